@@ -1,0 +1,40 @@
+# make venv   build .venv in the checkout, with everything installed
+# make run    the same, fetch the starter model if there is no model, and serve in the foreground
+# make test   the same, and run every check and test; needs only Python, pip and a C/C++ compiler
+# make clean  remove what these made
+
+PYTHON ?= python3
+OSU_PORT ?= 1337
+VENV = .venv
+BIN = $(VENV)/bin
+# What runs on a CPU-only Linux and on a Mac alike; elsewhere say EXTRAS=cuda.
+EXTRAS ?= cpu
+
+.PHONY: venv run test check lint types clean
+
+venv: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=23.2"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS),test,dev]"
+	touch $@
+
+run: venv
+	@$(BIN)/osaurus list | grep -q . || $(BIN)/osaurus pull smollm2:135m
+	OSU_PORT=$(OSU_PORT) $(BIN)/twistd -n --pidfile= osaurus
+
+test: lint types check
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/mypy
+
+check: venv
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -1,0 +1,203 @@
+"""The vocabulary that every part speaks: a request, the events that answer it, and what can go wrong.
+
+Values only. This module imports nothing of Osaurus, so that each layer can be understood (and tested) without the
+others.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from attrs import define, field, frozen
+
+FinishReason = Literal["stop", "length"]
+Role = Literal["system", "user", "assistant"]
+
+
+@frozen
+class Message:
+    """One turn of a conversation, as text."""
+
+    role: Role
+    content: str
+
+
+@frozen(kw_only=True)
+class Sampling:
+    """How a token is drawn from the model's distribution.
+
+    `temperature` 0 takes the most probable token. The filters apply to the tempered distribution: `top_k` keeps that
+    many tokens, `top_p` the smallest set that holds this much probability, `min_p` those at least this fraction as
+    probable as the best. `seed` makes the draws repeatable; None draws one.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+
+
+@frozen(kw_only=True)
+class ChatRequest:
+    """A conversation to be continued by a model.
+
+    `max_tokens` counts tokens of the answer; None means to the end of the context. Where prompt and `max_tokens`
+    together exceed the context, the answer is bounded by the context if `max_tokens_may_shrink`, else the request is
+    refused. `context_length`, in tokens, narrows the model's own.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    max_tokens: int | None
+    max_tokens_may_shrink: bool
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    context_length: int | None = None
+
+
+@frozen(kw_only=True)
+class Usage:
+    """Tokens read and written; an end-of-sequence token that the model wrote counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@frozen(kw_only=True)
+class Timings:
+    """Measured durations in nanoseconds: all of it, loading the model, reading the prompt, writing the answer."""
+
+    total: int
+    load: int
+    prompt: int
+    generation: int
+
+
+@frozen
+class Started:
+    """The model is loaded and the prompt admitted: from here on only the engine itself can fail."""
+
+    prompt_tokens: int
+
+
+@frozen
+class Piece:
+    """Text of the answer: whole characters, never any part of a stop string."""
+
+    text: str
+
+
+@frozen(kw_only=True)
+class Finished:
+    """The answer is complete."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@frozen
+class Completion:
+    """A whole answer."""
+
+    text: str
+    finished: Finished
+
+
+@frozen(kw_only=True)
+class InstalledModel:
+    """A usable model folder. `size` is in bytes, `modified` in seconds since the epoch."""
+
+    id: str
+    repository: str
+    folder: Path
+    size: int
+    modified: float
+    family: str
+    parameters: int
+    quantization: str
+
+
+@define
+class ApiError(Exception):
+    """Something that a client is told, with the status and the names of API.md's error table.
+
+    `param` names the field at fault, None when there is none. `retry_after` is in seconds.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_server_error"
+
+    message: str
+    param: str | None = field(default=None, kw_only=True)
+    retry_after: int | None = field(default=None, kw_only=True)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InternalError(ApiError):
+    """A fault of ours; the log has the traceback, under the request's id."""
+
+
+class InvalidRequest(ApiError):
+    """The body is not what the endpoint takes; `param` names the field."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class ContextLengthExceeded(ApiError):
+    """The prompt, or the prompt and the tokens asked for, exceed the model's context."""
+
+    status, type, code = 400, "invalid_request_error", "context_length_exceeded"
+
+
+class ModelNotFound(ApiError):
+    """No model of that name is installed."""
+
+    status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class NotFound(ApiError):
+    """There is no such path."""
+
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+@define
+class MethodNotAllowed(ApiError):
+    """The path exists, but not for this method; `allow` holds those it takes."""
+
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+    allow: tuple[str, ...] = ()
+
+
+class RequestTooLarge(ApiError):
+    """The body exceeds the limit."""
+
+    status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class ServiceUnavailable(ApiError):
+    """The server is stopping, or its engine cannot generate."""
+
+    status, type, code = 503, "server_error", "service_unavailable"
+
+
+class ModelLoadFailed(ApiError):
+    """The model is installed but could not be loaded; the message has the reason."""
+
+    status, type, code = 503, "server_error", "model_load_failed"
+
+
+@frozen
+class Failed:
+    """The answer ends here, with an error."""
+
+    error: ApiError
+
+
+Event = Started | Piece | Finished | Failed

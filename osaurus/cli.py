@@ -1,0 +1,57 @@
+"""The `osaurus` command."""
+
+import os
+from pathlib import Path
+
+import click
+
+from . import __version__, settings
+from .library.names import SHORT_NAMES
+from .library.pull import PullFailed, pull
+from .library.store import ModelStore
+
+
+def _models_folder(given: Path | None) -> Path:
+    try:
+        return settings.load({"models_dir": str(given)} if given else {}, os.environ).models_dir
+    except settings.BadSetting as error:
+        raise click.ClickException(str(error)) from error
+
+
+models_dir = click.option(
+    "--models-dir", type=click.Path(path_type=Path), help="Where models are; as OSU_MODELS_DIR, else ~/MLXModels."
+)
+
+
+@click.group()
+def main() -> None:
+    """Serve MLX language models from your own machine. The server itself is `twistd -n osaurus`."""
+
+
+@main.command("pull")
+@click.argument("model")
+@models_dir
+def pull_command(model: str, models_dir: Path | None) -> None:
+    """Install MODEL, unless it is installed."""
+    try:
+        pull(model, _models_folder(models_dir), click.echo)
+    except PullFailed as error:
+        raise click.ClickException(str(error)) from error
+
+
+pull_command.help = f"Install MODEL, unless it is installed. There is: {', '.join(SHORT_NAMES)}."
+
+
+@main.command("list")
+@models_dir
+def list_command(models_dir: Path | None) -> None:
+    """List the installed models."""
+    folder = _models_folder(models_dir)
+    for model in ModelStore(folder).models():
+        click.echo(f"{model.id}\t{model.repository}\t{model.size / 2**20:.0f} MiB")
+
+
+@main.command("version")
+def version_command() -> None:
+    """Tell the version."""
+    click.echo(__version__)

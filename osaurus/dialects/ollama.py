@@ -1,0 +1,243 @@
+"""The Ollama dialect: chat, the list of models, errors.
+
+The contract is Ollama's API documentation (https://github.com/ollama/ollama/blob/main/docs/api.md) as docs/ollama.md
+narrows it. Lines are ASCII: clients that split at U+2028 or U+0085 would cut them. Durations are in nanoseconds.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from attrs import frozen
+
+from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, InstalledModel, Piece, Sampling
+from .fields import (
+    DEFAULT_MAX_TOKENS,
+    Fraction,
+    ModelName,
+    Part,
+    Seed,
+    StopList,
+    StopString,
+    Temperature,
+    message,
+    refuse,
+    refuse_unserved,
+    stop_strings,
+)
+from .strict import Between, Items, parse
+
+# Fields that change the answer and are not served yet, each with the values that ask for nothing.
+UNSERVED: dict[str, Iterable[object]] = {"tools": [[]], "format": [""], "think": [False], "template": [""]}
+UNSERVED_OPTIONS: dict[str, Iterable[object]] = {
+    "repeat_penalty": [0, 1],
+    "presence_penalty": [0],
+    "frequency_penalty": [0],
+    "mirostat": [0],
+    "tfs_z": [1],
+    "typical_p": [1],
+    "logit_bias": [{}],
+}
+
+ZERO_DURATION = re.compile(r"0+(\.0*)?(ns|us|µs|ms|s|m|h)?")
+
+
+@frozen(kw_only=True)
+class _Message:
+    role: str
+    content: str | list[Part] | None = None
+    images: Any = None
+    tool_calls: Any = None
+
+
+@frozen(kw_only=True)
+class _Options:
+    temperature: Temperature = 0.7
+    top_p: Fraction = 0.9
+    top_k: Annotated[int, Between(-1, 2**31)] = 0
+    min_p: Fraction = 0
+    seed: Seed | None = None
+    num_predict: Annotated[int, Between(-2, 2**31)] | None = None
+    num_ctx: Annotated[int, Between(1, 2**31)] | None = None
+    stop: StopString | StopList | None = None
+    repeat_penalty: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    mirostat: Any = None
+    tfs_z: Any = None
+    typical_p: Any = None
+    logit_bias: Any = None
+
+
+@frozen(kw_only=True)
+class _ChatBody:
+    """What is known of the body of a chat; unknown keys are ignored."""
+
+    model: ModelName
+    messages: Annotated[list[_Message], Items(0, 100_000)]
+    stream: bool | None = None
+    options: _Options = _Options()
+    keep_alive: Any = None
+    tools: Any = None
+    format: Any = None
+    think: Any = None
+    template: Any = None
+
+
+@frozen(kw_only=True)
+class ChatCall:
+    """A chat that was asked for; without messages (`request` None) only the model is to be loaded or unloaded.
+
+    `stream` is None where the body does not say. `unload` asks for the model's memory back afterwards.
+    """
+
+    model: str
+    request: ChatRequest | None
+    stream: bool | None
+    unload: bool
+
+
+def chat_call(body: bytes) -> ChatCall:
+    """Read the body of a chat. Raises InvalidRequest naming the field at fault."""
+    chat = parse(_ChatBody, body)
+    options = chat.options
+    refuse_unserved({name: getattr(chat, name) for name in UNSERVED}, UNSERVED)
+    refuse_unserved(
+        {f"options.{name}": getattr(options, name) for name in UNSERVED_OPTIONS},
+        {f"options.{name}": neutral for name, neutral in UNSERVED_OPTIONS.items()},
+    )
+    for index, turn in enumerate(chat.messages):
+        for name in ("images", "tool_calls"):
+            if getattr(turn, name):
+                refuse(f"messages[{index}].{name}", "is not supported by this server yet; leave it out")
+    if options.num_predict == 0:
+        refuse("options.num_predict", "must be at least 1, or -1 for as many tokens as the context holds")
+    to_the_end = options.num_predict is not None and options.num_predict < 0
+    request = ChatRequest(
+        model=chat.model,
+        messages=tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages)),
+        max_tokens=None if to_the_end else options.num_predict or DEFAULT_MAX_TOKENS,
+        # Ollama bounds an answer by the context, whatever was asked for.
+        max_tokens_may_shrink=True,
+        sampling=Sampling(
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k if options.top_k > 0 else None,
+            min_p=options.min_p or None,
+            seed=options.seed,
+        ),
+        stop=stop_strings(options.stop),
+        context_length=options.num_ctx,
+    )
+    return ChatCall(
+        model=chat.model,
+        request=request if chat.messages else None,
+        stream=chat.stream,
+        unload=_is_zero(chat.keep_alive),
+    )
+
+
+def _is_zero(keep_alive: object) -> bool:
+    match keep_alive:
+        case None | bool():
+            return False
+        case int() | float():
+            return keep_alive == 0
+        case str():
+            return ZERO_DURATION.fullmatch(keep_alive) is not None
+    return refuse("keep_alive", "must be a number of seconds or a duration such as '5m'")
+
+
+def tags(found: Iterable[tuple[InstalledModel, str]]) -> dict[str, Any]:
+    """Return the list of models, each given with its digest."""
+    return {"models": [_tag(model, digest) for model, digest in found]}
+
+
+def _tag(model: InstalledModel, digest: str) -> dict[str, Any]:
+    return {
+        "name": model.id,
+        "model": model.id,
+        "modified_at": rfc3339(datetime.fromtimestamp(model.modified, UTC)),
+        "size": model.size,
+        "digest": digest,
+        "details": {
+            "parent_model": "",
+            "format": "safetensors",
+            "family": model.family,
+            "families": [model.family],
+            "parameter_size": _abbreviated(model.parameters),
+            "quantization_level": model.quantization,
+        },
+    }
+
+
+def _abbreviated(parameters: int) -> str:
+    for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if parameters >= unit:
+            return f"{parameters / unit:.3g}{name}"
+    return str(parameters)
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return a moment in UTC as Ollama writes it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def error(problem: ApiError) -> dict[str, Any]:
+    """Return the body of an error answer for Ollama's own SDKs, which take a string; an object crashes them."""
+    return {"error": problem.message, "code": problem.code, "type": problem.type}
+
+
+@frozen(kw_only=True)
+class ChatAnswer:
+    """Builds the one answer, or the stream, of one chat."""
+
+    model: str
+
+    def completion(self, completion: Completion, now: datetime) -> dict[str, Any]:
+        """Return the whole answer."""
+        return {**self._head(completion.text, now), **_final(completion.finished)}
+
+    def idle(self, reason: str, load_duration: int, now: datetime) -> dict[str, Any]:
+        """Return the answer to a chat without messages: the model was loaded or unloaded, for this `reason`."""
+        done = {"done": True, "done_reason": reason, "total_duration": load_duration, "load_duration": load_duration}
+        return {**self._head("", now), **done}
+
+    def event(self, event: Event, now: datetime) -> bytes:
+        """Return the line of the stream that tells an event."""
+        match event:
+            case Piece(text):
+                return line({**self._head(text, now), "done": False})
+            case Finished():
+                return line({**self._head("", now), **_final(event)})
+            case Failed(problem):
+                return line(error(problem))
+            case _:
+                return b""
+
+    def _head(self, text: str, now: datetime) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "created_at": rfc3339(now),
+            "message": {"role": "assistant", "content": text},
+        }
+
+
+def _final(finished: Finished) -> dict[str, Any]:
+    return {
+        "done": True,
+        "done_reason": finished.reason,
+        "total_duration": finished.timings.total,
+        "load_duration": finished.timings.load,
+        "prompt_eval_count": finished.usage.prompt_tokens,
+        "prompt_eval_duration": finished.timings.prompt,
+        "eval_count": finished.usage.completion_tokens,
+        "eval_duration": finished.timings.generation,
+    }
+
+
+def line(value: dict[str, Any]) -> bytes:
+    """Return one line of a stream."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"

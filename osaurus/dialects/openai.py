@@ -1,0 +1,221 @@
+"""The OpenAI dialect: chat completions, the list of models, errors.
+
+The contract is OpenAI's API reference (https://platform.openai.com/docs/api-reference/chat) as docs/openai.md narrows
+it. Streams are ASCII: some clients split lines at U+2028 and U+0085 as well.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from attrs import frozen
+
+from ..chat import (
+    ApiError,
+    ChatRequest,
+    Completion,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    InstalledModel,
+    Piece,
+    Sampling,
+    Usage,
+)
+from .fields import (
+    DEFAULT_MAX_TOKENS,
+    Fraction,
+    ModelName,
+    Part,
+    Seed,
+    StopList,
+    StopString,
+    Temperature,
+    message,
+    refuse,
+    refuse_unserved,
+    stop_strings,
+)
+from .strict import Between, Items, parse
+
+# Fields that change the answer and are not served yet, each with the values that ask for nothing.
+UNSERVED: dict[str, Iterable[object]] = {
+    "tools": [[]],
+    "tool_choice": ["none", "auto"],
+    "functions": [[]],
+    "function_call": ["none", "auto"],
+    "response_format": [{"type": "text"}],
+    "n": [1],
+    "logprobs": [False],
+    "top_logprobs": [0],
+    "logit_bias": [{}],
+    "presence_penalty": [0],
+    "frequency_penalty": [0],
+    "repetition_penalty": [1],
+    "reasoning_effort": [],
+    "modalities": [["text"]],
+    "audio": [],
+    "prediction": [],
+    "web_search_options": [],
+}
+
+
+@frozen(kw_only=True)
+class _Message:
+    role: str
+    content: str | list[Part] | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+@frozen(kw_only=True)
+class _StreamOptions:
+    include_usage: bool = False
+
+
+@frozen(kw_only=True)
+class _ChatBody:
+    """What is known of the body of a chat completion; unknown keys are ignored."""
+
+    model: ModelName
+    messages: Annotated[list[_Message], Items(1, 100_000)]
+    max_tokens: Annotated[int, Between(1, 2**31)] | None = None
+    max_completion_tokens: Annotated[int, Between(1, 2**31)] | None = None
+    temperature: Temperature = 0.7
+    top_p: Fraction = 0.9
+    top_k: Annotated[int, Between(0, 2**31)] = 0
+    min_p: Fraction = 0
+    seed: Seed | None = None
+    stop: StopString | StopList | None = None
+    stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    n: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    logit_bias: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    repetition_penalty: Any = None
+    reasoning_effort: Any = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+
+
+@frozen(kw_only=True)
+class ChatCall:
+    """A chat completion that was asked for, and how the answer is to be sent."""
+
+    request: ChatRequest
+    stream: bool
+    include_usage: bool
+
+
+def chat_call(body: bytes) -> ChatCall:
+    """Read the body of a chat completion. Raises InvalidRequest naming the field at fault."""
+    chat = parse(_ChatBody, body)
+    refuse_unserved({name: getattr(chat, name) for name in UNSERVED}, UNSERVED)
+    for index, turn in enumerate(chat.messages):
+        if turn.tool_calls or turn.function_call:
+            refuse(f"messages[{index}].tool_calls", "tool calls are not supported by this server yet")
+    max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
+    request = ChatRequest(
+        model=chat.model,
+        messages=tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages)),
+        max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
+        max_tokens_may_shrink=max_tokens is None,
+        sampling=Sampling(
+            temperature=chat.temperature,
+            top_p=chat.top_p,
+            top_k=chat.top_k or None,
+            min_p=chat.min_p or None,
+            seed=chat.seed,
+        ),
+        stop=stop_strings(chat.stop),
+    )
+    return ChatCall(request=request, stream=chat.stream, include_usage=chat.stream_options.include_usage)
+
+
+def models(found: Iterable[InstalledModel]) -> dict[str, Any]:
+    """Return the list of models."""
+    data = [
+        {"id": model.id, "object": "model", "created": int(model.modified), "owned_by": "osaurus"} for model in found
+    ]
+    return {"object": "list", "data": data}
+
+
+def error(problem: ApiError) -> dict[str, Any]:
+    """Return the body of an error answer."""
+    described = {"message": problem.message, "type": problem.type, "param": problem.param, "code": problem.code}
+    return {"error": described}
+
+
+@frozen(kw_only=True)
+class ChatAnswer:
+    """Builds the one answer, or the stream, of one chat completion. `created` is in seconds since the epoch."""
+
+    id: str
+    created: int
+    model: str
+    include_usage: bool = False
+
+    def completion(self, completion: Completion) -> dict[str, Any]:
+        """Return the whole answer."""
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": completion.text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": completion.finished.reason,
+        }
+        return {**self._head("chat.completion"), "choices": [choice], "usage": _usage(completion.finished.usage)}
+
+    def opening(self) -> bytes:
+        """Return the chunk that begins the stream."""
+        return self._chunk({"role": "assistant", "content": "", "refusal": None})
+
+    def event(self, event: Event) -> bytes:
+        """Return the part of the stream that tells an event."""
+        match event:
+            case Piece(text):
+                return self._chunk({"content": text})
+            case Finished():
+                usage = self._usage_chunk(event.usage) if self.include_usage else b""
+                return self._chunk({}, event.reason) + usage + DONE
+            case Failed(problem):
+                return _data(error(problem)) + DONE
+            case _:
+                return b""
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _chunk(self, delta: dict[str, Any], reason: FinishReason | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        usage = {"usage": None} if self.include_usage else {}
+        return _data({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
+
+    def _usage_chunk(self, usage: Usage) -> bytes:
+        return _data({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(usage)})
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def _data(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n\n"
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }

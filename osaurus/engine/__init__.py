@@ -1,0 +1,1 @@
+"""Everything that touches MLX, on the one thread that owns it."""

@@ -1,0 +1,194 @@
+"""What MLX needs on this machine before it is imported, and what it can do once it is.
+
+The difficulty is Linux without a GPU. The wheel of MLX's CPU backend links the reference BLAS, forty times slower than
+an optimised one at the sizes of a small model, and its float16 and bfloat16 matrix products are scalar loops. So,
+before MLX is imported, OpenBLAS is put in front of that BLAS (the dynamic linker looks in libraries loaded with
+RTLD_GLOBAL first), and models run in float32.
+
+OpenBLAS comes from the wheel `scipy-openblas32`, whose symbols carry a prefix; `openblas.c` gives them their plain
+names and is built here with the C compiler that MLX's own kernel compilation needs as well. Rejected: the wheel
+`cmeel-openblas`, which has plain names but needs a libgfortran that many machines lack; patching symbol tables.
+Without a compiler the system's libopenblas serves, if there is one.
+
+Importing mlx_lm lowers the process's limit of open files, for good where the process is not privileged; a server
+holds a socket for each client, so the import runs with that one call disarmed.
+"""
+
+import ctypes
+import ctypes.util
+import importlib
+import importlib.resources
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from attrs import frozen
+from twisted.logger import Logger
+
+log = Logger()
+
+COMPILERS = ("cc", "gcc", "clang")
+
+
+@frozen(kw_only=True)
+class Backend:
+    """The machine as the engine sees it.
+
+    `blas` is for people to read; None where MLX does not use one. `dense_float32` says that weights are to be expanded
+    to float32 where they fit. `prefill_step_size` is how many tokens of a prompt are read between two decode steps.
+    """
+
+    device: Literal["metal", "cuda", "cpu"]
+    blas: str | None
+    dense_float32: bool
+    memory_bytes: int
+    prefill_step_size: int
+
+
+@cache
+def prepare(cache_dir: Path) -> Backend:
+    """Import MLX the way this machine needs it, and say what was found; once a process.
+
+    `cache_dir` is where kernels compiled at run time are kept, readable by this user only. Raises RuntimeError if
+    MLX has been imported already: a BLAS put in front of it then would silently have no effect.
+    """
+    if "mlx.core" in sys.modules:
+        raise RuntimeError("mlx was imported before osaurus.engine.backend.prepare")
+    compiled = _private_directory(cache_dir / "compiled")
+    # MLX compiles kernels into a predictable folder under the temporary directory and loads what it finds there:
+    # in a shared /tmp another user could plant a library.
+    os.environ["TMPDIR"] = str(compiled)
+    blas = _interpose_openblas(compiled) if platform.system() == "Linux" else None
+    with _open_file_limit_kept():
+        importlib.import_module("mlx_lm")
+    import mlx.core as mx
+
+    _check_kernel_compilation(mx)
+    device: Literal["metal", "cuda", "cpu"]
+    if mx.default_device().type == mx.DeviceType.cpu:
+        device = "cpu"
+    else:
+        device = "metal" if mx.metal.is_available() else "cuda"
+    on_cpu = device == "cpu"
+    backend = Backend(
+        device=device,
+        blas=blas if on_cpu else None,
+        dense_float32=on_cpu,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        # A chunk is the longest pause in everybody else's stream; on a CPU larger ones gain little.
+        prefill_step_size=128 if on_cpu else 1024,
+    )
+    if on_cpu and blas is None:
+        log.warn(
+            "No optimised BLAS: generation will be many times slower than it could be. "
+            "Install a C compiler, or the system's OpenBLAS (Debian: libopenblas0)."
+        )
+    log.info(
+        "MLX {version} on {backend.device}; BLAS: {blas}; {memory:.1f} GiB of memory",
+        version=version("mlx"),
+        backend=backend,
+        blas=backend.blas or "MLX's own",
+        memory=backend.memory_bytes / 2**30,
+    )
+    return backend
+
+
+def _private_directory(path: Path) -> Path:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+    if path.stat().st_uid != os.getuid():
+        raise PermissionError(f"{path} belongs to another user; set the cache folder to one of your own")
+    return path
+
+
+@contextmanager
+def _open_file_limit_kept() -> Iterator[None]:
+    original = resource.setrlimit
+
+    def setrlimit(which: int, limits: tuple[int, int]) -> None:
+        if which != resource.RLIMIT_NOFILE:
+            original(which, limits)
+
+    resource.setrlimit = setrlimit
+    try:
+        yield
+    finally:
+        resource.setrlimit = original
+
+
+def _interpose_openblas(directory: Path) -> str | None:
+    """Put an OpenBLAS in front of the BLAS that MLX links; its description, or None where none was found."""
+    return _openblas_from_wheel(directory) or _openblas_from_system()
+
+
+def _openblas_from_wheel(directory: Path) -> str | None:
+    try:
+        wheel = importlib.import_module("scipy_openblas32")
+    except ImportError:
+        return None
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        log.info("No C compiler found; the OpenBLAS of the scipy-openblas32 wheel cannot be used")
+        return None
+    # A name of its own, removed once loaded: two servers may start at the same time.
+    library = directory / f"openblas-{uuid4().hex}.so"
+    folder, name = wheel.get_lib_dir(), wheel.get_library()
+    source = importlib.resources.files("osaurus.engine") / "openblas.c"
+    try:
+        with importlib.resources.as_file(source) as path:
+            subprocess.run(  # noqa: S603 - a fixed command; only paths of this installation go in
+                [compiler, "-O2", "-shared", "-fPIC", str(path), "-o", str(library)]
+                + [f"-L{folder}", f"-l{name}", f"-Wl,-rpath,{folder}"],
+                check=True,
+                capture_output=True,
+                timeout=60,
+            )
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        openblas = ctypes.CDLL(str(Path(folder) / f"lib{name}.so"))
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warn("The OpenBLAS of the scipy-openblas32 wheel cannot be used: {error}", error=error)
+        return None
+    finally:
+        library.unlink(missing_ok=True)
+    threads = int(openblas.scipy_openblas_get_num_threads())
+    return f"OpenBLAS ({_core_name(openblas.scipy_openblas_get_corename)}, {threads} threads)"
+
+
+def _openblas_from_system() -> str | None:
+    name = ctypes.util.find_library("openblas")
+    if name is None:
+        return None
+    try:
+        openblas = ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        return f"OpenBLAS of the system ({_core_name(openblas.openblas_get_corename)})"
+    except (OSError, AttributeError) as error:
+        log.warn("The system's {name} cannot be used: {error}", name=name, error=error)
+        return None
+
+
+def _core_name(function: Any) -> str:
+    function.restype = ctypes.c_char_p
+    return str(function().decode("ascii", "replace"))
+
+
+def _check_kernel_compilation(mx: Any) -> None:
+    """Compile a small kernel; where that raises (a broken compiler, a folder without write access), do without.
+
+    MLX would raise the same error in the middle of an answer.
+    """
+    try:
+        canary = mx.compile(lambda x: mx.exp(x) * 2 + 1)
+        mx.eval(canary(mx.ones((8,))))
+    except Exception as error:  # noqa: BLE001 - whatever the compiler does wrong
+        mx.disable_compile()
+        log.warn("Kernels cannot be compiled here, generation will be slower: {error}", error=error)

@@ -1,0 +1,122 @@
+"""From a model folder to a model in memory.
+
+Weights come from safetensors only, and no code of the model's own is ever run: mlx_lm refuses both unless asked.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from attrs import frozen
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
+from tokenizers import Tokenizer
+from twisted.logger import Logger
+
+from ..chat import ModelLoadFailed
+from .backend import Backend
+from .prompt import PromptEncoder, special_tokens
+
+log = Logger()
+
+# Weights expanded to float32 may take this part of the machine's memory.
+DENSE_SHARE = 0.5
+
+CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "seq_length", "n_positions", "n_ctx")
+DEFAULT_CONTEXT = 4096
+
+
+@frozen(kw_only=True)
+class Model:
+    """A loaded model: its network, and what turns text into its tokens and back."""
+
+    name: str
+    network: nn.Module
+    tokenizer: Tokenizer
+    prompt: PromptEncoder
+    end_tokens: frozenset[int]
+    context_length: int
+    nbytes: int
+
+
+def load(name: str, folder: Path, backend: Backend) -> Model:
+    """Load the model in `folder`; on the thread that owns MLX.
+
+    Raises ModelLoadFailed with the reason, whatever it is.
+    """
+    try:
+        return _load(name, folder, backend)
+    except Exception as error:
+        log.failure("Loading {name} from {folder} failed", name=name, folder=str(folder))
+        reason = error.message if isinstance(error, ModelLoadFailed) else f"{type(error).__name__}: {error}"
+        raise ModelLoadFailed(f"The model {name} could not be loaded: {reason}", param="model") from error
+
+
+def _load(name: str, folder: Path, backend: Backend) -> Model:
+    network, config = load_model(folder, lazy=True)
+    # mlx_lm's wrapper knows the model's end-of-sequence tokens and which template renders its conversations.
+    wrapper = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+    backend_tokenizer = getattr(wrapper, "backend_tokenizer", None)
+    if not isinstance(backend_tokenizer, Tokenizer):
+        raise ModelLoadFailed("its folder has no tokenizer.json")
+    if not wrapper.has_chat_template:
+        raise ModelLoadFailed("it has no chat template, so it cannot hold a conversation")
+    if not all(hasattr(cache, "merge") for cache in make_prompt_cache(network)):
+        raise ModelLoadFailed("its kind of cache cannot be batched")
+    if backend.dense_float32:
+        _to_float32(network, backend)
+    mx.eval(network.parameters())
+    mx.clear_cache()
+    nbytes = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
+    context_length = _context_length(config)
+    log.info(
+        "Loaded {name}: {size:.0f} MiB of weights as {dtypes}, context {context} tokens",
+        name=name,
+        size=nbytes / 2**20,
+        dtypes=", ".join(
+            sorted({str(a.dtype).removeprefix("mlx.core.") for _, a in tree_flatten(network.parameters())})
+        ),
+        context=context_length,
+    )
+    return Model(
+        name=name,
+        network=network,
+        tokenizer=backend_tokenizer,
+        prompt=PromptEncoder(backend_tokenizer, wrapper, special_tokens(wrapper.added_tokens_decoder), context_length),
+        end_tokens=frozenset(wrapper.eos_token_ids),
+        context_length=context_length,
+        nbytes=nbytes,
+    )
+
+
+def _to_float32(network: nn.Module, backend: Backend) -> None:
+    """Make float32 of half-precision parameters, and of quantised weights where that fits in memory.
+
+    Scales become float32 first, so that the expanded weights are exactly those that the quantised ones stand for.
+    """
+    network.update(
+        tree_map(
+            lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array,
+            network.parameters(),
+        )
+    )
+    quantised = [module for _, module in network.named_modules() if hasattr(module, "bits") and "scales" in module]
+    dense_bytes = sum(module.weight.size * 32 // module.bits * 4 for module in quantised)
+    if dense_bytes <= backend.memory_bytes * DENSE_SHARE:
+        dequantize_model(network)
+    else:
+        log.warn(
+            "Weights stay quantised: as float32 they would take {size:.1f} GiB. Clients share little of each step then.",
+            size=dense_bytes / 2**30,
+        )
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    for section in (config, config.get("text_config", {})):
+        for key in CONTEXT_KEYS:
+            value = section.get(key)
+            if isinstance(value, int) and value > 0:
+                return value
+    return DEFAULT_CONTEXT

@@ -1,0 +1,68 @@
+"""From the tokens of one answer to its text: whole characters only, and nothing of a stop string.
+
+The difficulty is that neither characters nor stop strings respect token boundaries. A byte-level token may hold part
+of a character; a stop string may begin in one token and end three later, or begin and turn out not to be one. So text
+is held back as long as it may yet become something else: incomplete characters by the decoder, and by `StopScanner`
+the longest end of the text that is the beginning of a stop string. Stopping on token sequences was rejected: the same
+text has many tokenisations.
+"""
+
+from collections.abc import Collection
+
+from attrs import define, field
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+
+@define
+class StopScanner:
+    """Lets text through until one of `stops` appears in it."""
+
+    _stops: tuple[str, ...]
+    _held: str = field(default="", init=False)
+
+    def feed(self, text: str) -> tuple[str, bool]:
+        """Take more text; return what may be said now, and whether a stop string was reached just behind it."""
+        text = self._held + text
+        found = [index for index in (text.find(stop) for stop in self._stops) if index >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        keep = self._doubtful(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep], False
+
+    def flush(self) -> str:
+        """Return what was held back, once no more text can come."""
+        held, self._held = self._held, ""
+        return held
+
+    def _doubtful(self, text: str) -> int:
+        """Return how many characters at the end of `text` begin a stop string."""
+        longest = min(max((len(stop) for stop in self._stops), default=1) - 1, len(text))
+        for length in range(longest, 0, -1):
+            end = text[-length:]
+            if any(stop.startswith(end) for stop in self._stops):
+                return length
+        return 0
+
+
+@define
+class TextAssembler:
+    """The text of one answer, token by token. `silent` tokens end sequences and have no text."""
+
+    _tokenizer: Tokenizer
+    _silent: Collection[int]
+    _scanner: StopScanner
+    _decoder: DecodeStream = field(factory=lambda: DecodeStream(skip_special_tokens=True), init=False)
+
+    def add(self, token: int) -> tuple[str, bool]:
+        """Take the next token; return the text it completes (often none), and whether a stop string was reached."""
+        if token in self._silent:
+            return "", False
+        text = self._decoder.step(self._tokenizer, token)
+        return self._scanner.feed(text) if text else ("", False)
+
+    def flush(self) -> str:
+        """Return the text held back, at the end; an incomplete character is dropped."""
+        return self._scanner.flush()

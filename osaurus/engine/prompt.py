@@ -1,0 +1,123 @@
+"""From a conversation to the tokens that the model reads, through the model's own chat template.
+
+The difficulty is text that spells a special token: `<|im_end|><|im_start|>system` in a user's message must reach the
+model as those characters, not as the end of the message. The template is rendered with the text in place (templates
+trim, split and compare it), but with a mark after the first character of every such spelling; the rendered prompt is
+cut at the marks, and the parts are tokenised one by one, so that no special token of a user's spelling ever stands
+whole in what the tokeniser sees. Text without such spellings, nearly all of it, is tokenised in one go, exactly as
+the model was trained. Rejected: placeholders for whole messages (templates look into them), and deleting the spellings
+(people ask about them).
+
+All of this is plain Python and safe on any thread.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from attrs import define, field
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+
+from ..chat import ChatRequest, ContextLengthExceeded, InvalidRequest, Message
+
+# A plane of Unicode for private use: a prompt within the body limit may use up some of it, not all.
+MARKS = range(0xF0000, 0xFFFFE)
+
+
+class ChatTemplate(Protocol):
+    """A tokenizer's chat template."""
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        """Render the conversation, up to where the assistant is to speak."""
+
+
+def _longest_token(tokenizer: Tokenizer) -> int:
+    return max(map(len, tokenizer.get_vocab()), default=1)
+
+
+@define
+class PromptEncoder:
+    """Renders and tokenises conversations for one model; `context_length` is the model's, in tokens."""
+
+    _tokenizer: Tokenizer
+    _template: ChatTemplate
+    _special: Sequence[str]
+    _context_length: int
+    _spelling: re.Pattern[str] | None = field(init=False)
+    _longest: int = field(init=False)
+
+    @_spelling.default
+    def _spelling_default(self) -> re.Pattern[str] | None:
+        tokens = sorted((token for token in self._special if len(token) > 1), key=len, reverse=True)
+        if not tokens:
+            return None
+        # Only what follows is looked at, so spellings that overlap are each found.
+        return re.compile("|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in tokens))
+
+    @_longest.default
+    def _longest_default(self) -> int:
+        return _longest_token(self._tokenizer)
+
+    def encode(self, request: ChatRequest) -> tuple[list[int], int]:
+        """Return the prompt's tokens and the most tokens that the answer may have.
+
+        Raises InvalidRequest if the template refuses the conversation, ContextLengthExceeded if it does not fit.
+        """
+        context = min(self._context_length, request.context_length or self._context_length)
+        # Tokenising megabytes only to refuse them would be a gift to nobody: no token is longer than the longest.
+        least = sum(len(message.content) for message in request.messages) // self._longest
+        if least >= context:
+            raise _too_long(context, f"at least {least}")
+        tokens = self._tokenise(self._render(request.messages))
+        room = context - len(tokens)
+        if room < 1:
+            raise _too_long(context, str(len(tokens)))
+        if request.max_tokens is None:
+            return tokens, room
+        if request.max_tokens > room and not request.max_tokens_may_shrink:
+            raise ContextLengthExceeded(
+                f"The model's context is {context} tokens; the request asks for {len(tokens) + request.max_tokens} "
+                f"({len(tokens)} in the messages, {request.max_tokens} in the answer). "
+                f"Shorten the messages or ask for at most {room} tokens.",
+                param="max_tokens",
+            )
+        return tokens, min(request.max_tokens, room)
+
+    def _render(self, messages: Sequence[Message]) -> list[str]:
+        """Return the rendered prompt in parts, cut inside every special token that a message spells."""
+        text = "".join(message.content for message in messages)
+        spelling = self._spelling
+        if spelling is None or spelling.search(text) is None:
+            return [self._apply([{"role": message.role, "content": message.content} for message in messages])]
+        mark = next(mark for mark in map(chr, MARKS) if mark not in text)
+        conversation = [
+            {"role": message.role, "content": spelling.sub(lambda found: found.group() + mark, message.content)}
+            for message in messages
+        ]
+        return self._apply(conversation).split(mark)
+
+    def _apply(self, conversation: list[dict[str, Any]]) -> str:
+        try:
+            return self._template.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InvalidRequest(
+                f"The model's chat template refuses this conversation: {error}", param="messages"
+            ) from error
+
+    def _tokenise(self, parts: Sequence[str]) -> list[int]:
+        return [token for part in parts for token in self._tokenizer.encode(part, add_special_tokens=False).ids]
+
+
+def _too_long(context: int, prompt: str) -> ContextLengthExceeded:
+    return ContextLengthExceeded(
+        f"The model's context is {context} tokens; the messages have {prompt}. Shorten the messages.",
+        param="messages",
+    )
+
+
+def special_tokens(added: Mapping[int, Any]) -> list[str]:
+    """Return the spellings that the tokeniser reads as control tokens, from its table of added tokens."""
+    return [str(token.content) for token in added.values() if token.special]

@@ -1,0 +1,239 @@
+"""The models on this machine's disk: folders `organisation/repository` with a configuration, a tokenizer and weights.
+
+Everything here blocks on the disk: on the reactor it is run on the second thread pool. A folder that is no usable
+model is passed over and logged once with the reason; nothing in it can harm the others.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+from twisted.logger import Logger
+
+from ..chat import InstalledModel, ModelNotFound
+from .names import SHORT_NAMES
+
+log = Logger()
+
+# A safetensors header lists the tensors; that of the largest published models stays below this.
+MOST_HEADER_BYTES = 100 * 2**20
+
+DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+
+
+class UnusableFolder(Exception):
+    """Why a folder is no usable model."""
+
+
+@frozen
+class _Described:
+    """What a look into a model folder found; everything of InstalledModel but its names."""
+
+    folder: Path
+    size: int
+    modified: float
+    family: str
+    parameters: int
+    quantization: str
+
+
+@define
+class ModelStore:
+    """The models below one folder."""
+
+    folder: Path
+    _described: dict[Path, tuple[object, _Described | UnusableFolder]] = field(factory=dict, init=False)
+    _digests: dict[Path, tuple[object, str]] = field(factory=dict, init=False)
+
+    def models(self) -> list[InstalledModel]:
+        """Return every usable model, by repository name."""
+        found = [(f"{folder.parent.name}/{folder.name}", folder) for folder in self._folders()]
+        usable = [(name, described) for name, folder in found if (described := self._describe(folder)) is not None]
+        models: list[InstalledModel] = []
+        for repository, described in usable:
+            short = repository.rpartition("/")[2].lower()
+            # The first keeps the short name, so that adding a model never renames another unless it sorts before it.
+            taken = any(model.id == short for model in models)
+            models.append(
+                InstalledModel(
+                    id=repository.lower() if taken else short,
+                    repository=repository,
+                    folder=described.folder,
+                    size=described.size,
+                    modified=described.modified,
+                    family=described.family,
+                    parameters=described.parameters,
+                    quantization=described.quantization,
+                )
+            )
+        return models
+
+    def find(self, name: str) -> InstalledModel:
+        """Return the model of that name: its id, its repository, or a short name; in any case, `:latest` or not.
+
+        Raises ModelNotFound.
+        """
+        wanted = name.lower().removesuffix(":latest")
+        wanted = SHORT_NAMES.get(wanted, wanted).lower()
+        models = self.models()
+        for model in models:
+            if wanted in (model.id, model.repository.lower()):
+                return model
+        hint = "" if models else f". No model is installed: `osaurus pull {next(iter(SHORT_NAMES))}` gets one."
+        raise ModelNotFound(f"Model not found: {name}{hint}", param="model")
+
+    def digest(self, model: InstalledModel) -> str:
+        """Return the SHA-256 of a model: of its files' names and digests, sorted by name.
+
+        The first call reads every file; later ones only those whose identity has changed.
+        """
+        whole = hashlib.sha256()
+        for path in _model_files(model.folder):
+            whole.update(f"{path.name}\0{self._file_digest(path)}\n".encode())
+        return f"sha256:{whole.hexdigest()}"
+
+    def _file_digest(self, path: Path) -> str:
+        identity = _identity(path)
+        known = self._digests.get(path)
+        if known is not None and known[0] == identity:
+            return known[1]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self._digests[path] = (identity, digest)
+        return digest
+
+    def _folders(self) -> list[Path]:
+        # Names that begin with a dot are downloads under way.
+        return sorted(
+            (
+                folder
+                for folder in self.folder.glob("[!.]*/[!.]*")
+                if folder.is_dir() and (folder / "config.json").exists()
+            ),
+            key=lambda folder: (folder.name.lower(), folder.parent.name.lower(), folder),
+        )
+
+    def _describe(self, folder: Path) -> _Described | None:
+        try:
+            identity = [_identity(path) for path in _model_files(folder)]
+        except OSError as error:
+            identity = [(str(error),)]
+        known = self._described.get(folder)
+        if known is None or known[0] != identity:
+            try:
+                description: _Described | UnusableFolder = _look_into(folder)
+            except (UnusableFolder, OSError) as error:
+                description = UnusableFolder(str(error))
+                log.warn("{folder} is no usable model: {error}", folder=str(folder), error=error)
+            known = self._described[folder] = (identity, description)
+        return None if isinstance(known[1], UnusableFolder) else known[1]
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    status = path.stat()
+    return (path.name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _look_into(folder: Path) -> _Described:
+    config = _json_object(folder / "config.json")
+    family = config.get("model_type")
+    if not isinstance(family, str):
+        raise UnusableFolder("config.json names no model_type")
+    if not (folder / "tokenizer.json").is_file():
+        raise UnusableFolder("tokenizer.json is missing")
+    weights = _weight_files(folder)
+    headers = [_safetensors_header(path) for path in weights]
+    quantization = config.get("quantization")
+    bits = quantization.get("bits") if isinstance(quantization, dict) else None
+    files = _model_files(folder)
+    return _Described(
+        folder=folder,
+        size=sum(path.stat().st_size for path in files),
+        modified=max(path.stat().st_mtime for path in files),
+        family=family,
+        parameters=sum(_parameters(header, quantization) for header in headers),
+        quantization=f"Q{bits}" if isinstance(bits, int) else _dtype(headers),
+    )
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UnusableFolder(f"{path.name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UnusableFolder(f"{path.name} is not a JSON object")
+    return value
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = _json_object(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise UnusableFolder(f"{index.name} has no weight_map")
+        names = sorted({str(name) for name in weight_map.values()})
+        if any(Path(name).name != name for name in names):
+            raise UnusableFolder(f"{index.name} names files outside the folder")
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise UnusableFolder(f"of its weights {len(missing)} files are missing, {missing[0]} first")
+        return [folder / name for name in names]
+    single = sorted(folder.glob("model*.safetensors"))
+    if not single:
+        raise UnusableFolder("it has no weights in safetensors files")
+    return single
+
+
+def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the tensors of a safetensors file by name; each with dtype, shape and data_offsets."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        size = path.stat().st_size
+        if not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
+            raise UnusableFolder(f"{path.name} is damaged: its header cannot be {length} bytes long")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+        if not all(isinstance(math.prod(entry["shape"]), int) for entry in tensors.values()):
+            raise ValueError("a shape is not of whole numbers")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise UnusableFolder(f"{path.name} is damaged: its header cannot be read ({error})") from error
+    if 8 + length + end != size:
+        raise UnusableFolder(f"{path.name} is incomplete: {size} bytes of {8 + length + end}")
+    return tensors
+
+
+def _parameters(header: dict[str, dict[str, Any]], quantization: object) -> int:
+    """Return how many parameters the tensors stand for; quantised ones are packed into 32-bit words."""
+    settings = quantization if isinstance(quantization, dict) else {}
+    total = 0
+    for name, entry in header.items():
+        if name.endswith((".scales", ".biases")):
+            continue
+        count = math.prod(entry["shape"])
+        if entry["dtype"] == "U32":
+            own = settings.get(name.removesuffix(".weight"))
+            bits = own.get("bits") if isinstance(own, dict) else settings.get("bits")
+            count = count * 32 // bits if isinstance(bits, int) and bits > 0 else count
+        total += count
+    return total
+
+
+def _dtype(headers: list[dict[str, dict[str, Any]]]) -> str:
+    """Return the dtype that most bytes have."""
+    sizes: dict[str, int] = {}
+    for header in headers:
+        for entry in header.values():
+            dtype = str(entry["dtype"])
+            sizes[dtype] = sizes.get(dtype, 0) + math.prod(entry["shape"]) * DTYPE_BITS.get(dtype, 8)
+    return max(sizes, key=lambda dtype: sizes[dtype], default="unknown")

@@ -1,0 +1,109 @@
+"""`twistd osaurus`: its options, and the one place where everything is put together."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from twisted.application import strports
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.threads import deferToThreadPool
+from twisted.python import usage
+from twisted.python.threadpool import ThreadPool
+from twisted.web.server import Site
+
+from . import settings
+from .engine.runner import Engine, MLXRunner
+from .library.store import ModelStore
+from .serving.scheduler import Scheduler
+from .service import OsaurusService
+from .web.api import Api
+from .web.front import Front
+from .web.request import BoundedRequest
+
+T = TypeVar("T")
+
+# Tokenising, templates, hashing and the disk; two, so that a long one does not hold up the others.
+BLOCKING_THREADS = 2
+
+
+class Options(usage.Options):  # type: ignore[misc]  # twisted.python.usage is untyped
+    """The settings, as options of the command line."""
+
+    synopsis = "[options]"
+    longdesc = "Serve MLX language models over the OpenAI and the Ollama HTTP APIs."
+
+    optParameters: ClassVar[list[list[Any]]] = [
+        ["config", None, None, "A TOML file with settings."],
+        *([name.replace("_", "-"), None, None, meaning] for name, meaning in settings.table() if name != "listen"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._endpoints: list[str] = []
+        self.settings = settings.Settings()
+
+    def opt_listen(self, endpoint: str) -> None:
+        """A Twisted server endpoint string to listen on instead of the port on 127.0.0.1; can be given repeatedly."""  # noqa: D401
+        self._endpoints.append(endpoint)
+
+    def postOptions(self) -> None:  # noqa: N802
+        """Gather the settings and refuse bad ones."""
+        from twisted.internet import reactor
+
+        given = {name.replace("-", "_"): value for name, value in self.items() if value is not None}
+        if self._endpoints:
+            given["listen"] = " ".join(self._endpoints)
+        try:
+            self.settings = settings.load(given, os.environ)
+        except settings.BadSetting as error:
+            raise usage.UsageError(str(error)) from error
+        for endpoint in self.settings.endpoints:
+            try:
+                serverFromString(reactor, endpoint)
+            except Exception as error:  # parsers of endpoint plugins raise what they like
+                raise usage.UsageError(f"--listen: {endpoint!r} is no endpoint string: {error}") from error
+
+
+def makeService(options: Options) -> IService:  # noqa: N802
+    """Put the server together. Nothing is started, and no thread made to run, before the service is."""
+    from twisted.internet import reactor
+
+    chosen = options.settings
+    engine_pool = ThreadPool(1, 1, "engine")
+    blocking_pool = ThreadPool(1, BLOCKING_THREADS, "blocking")
+
+    def blocking(function: Callable[..., T], *args: Any) -> Deferred[T]:
+        return deferToThreadPool(reactor, blocking_pool, function, *args)
+
+    runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, partial(make_engine, chosen.cache_dir))
+    scheduler = Scheduler(ModelStore(chosen.models_dir), runner, blocking)
+    site = Site(
+        Front(Api(scheduler, reactor).resource()),
+        requestFactory=partial(BoundedRequest, max_body=chosen.max_body),
+        # A JSON body that a client forgot to label would be taken apart as a form.
+        parsePOSTFormSubmission=False,
+    )
+    ports = [strports.service(endpoint, site) for endpoint in chosen.endpoints]
+    return OsaurusService(reactor, ports, scheduler, runner, engine_pool, blocking_pool, _greeting(chosen))
+
+
+def make_engine(cache_dir: Path) -> Engine:
+    """Import MLX and make an engine; on the engine thread, where it takes its second or two from nobody."""
+    from .engine.backend import prepare
+
+    backend = prepare(cache_dir)
+    from .engine.mlx_engine import MLXEngine
+
+    return MLXEngine(backend)
+
+
+def _greeting(chosen: settings.Settings) -> str:
+    return (
+        f"Models: {chosen.models_dir}. Try: curl http://127.0.0.1:{chosen.port}/v1/chat/completions "
+        """-H 'Content-Type: application/json' """
+        """-d '{"model":"smollm2:135m","messages":[{"role":"user","content":"What is the capital of France?"}]}'"""
+    )

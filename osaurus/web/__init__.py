@@ -1,0 +1,1 @@
+"""The Klein resource tree and what surrounds every HTTP request."""

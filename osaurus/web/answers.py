@@ -1,0 +1,58 @@
+"""What every HTTP answer has in common: its headers, JSON bodies, and errors in the shape that the client takes."""
+
+import json
+import re
+from typing import Any
+from uuid import uuid4
+
+from twisted.web.http import Request
+
+from .. import __version__
+from ..chat import ApiError, MethodNotAllowed
+from ..dialects import ollama, openai
+
+OLLAMA_SDKS = ("ollama-python/", "ollama-js/", "ollama/")
+
+ALLOWED_HEADERS = ("Content-Type", "Authorization")
+HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
+MOST_REFLECTED_HEADERS = 64
+
+
+def stamp(request: Request) -> None:
+    """Set the headers that every answer has."""
+    request.setHeader("Server", f"osaurus/{__version__}")
+    request.setHeader("X-Request-Id", f"req_{uuid4().hex}")
+    request.setHeader("Access-Control-Allow-Origin", "*")
+    request.setHeader("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
+    request.setHeader("Access-Control-Allow-Headers", ", ".join(_allowed_headers(request)))
+
+
+def _allowed_headers(request: Request) -> list[str]:
+    """Return the request headers that a page may send: ours, and those it asks for that are plain names.
+
+    The OpenAI SDK sends a set of its own from browsers, which grows with its versions.
+    """
+    asked = (request.getHeader("Access-Control-Request-Headers") or "").split(",")[:MOST_REFLECTED_HEADERS]
+    names = [name for name in map(str.strip, asked) if HEADER_NAME.fullmatch(name)]
+    ours = {name.lower() for name in ALLOWED_HEADERS}
+    return [*ALLOWED_HEADERS, *(name for name in names if name.lower() not in ours)]
+
+
+def json_answer(request: Request, value: dict[str, Any]) -> bytes:
+    """Return a JSON body, having set its headers."""
+    body = json.dumps(value, separators=(",", ":")).encode("ascii")
+    request.setHeader("Content-Type", "application/json")
+    request.setHeader("Content-Length", str(len(body)))
+    return body
+
+
+def error_answer(request: Request, error: ApiError) -> bytes:
+    """Return the body of an error answer, having set its status and headers."""
+    request.setResponseCode(error.status)
+    if error.retry_after is not None:
+        request.setHeader("Retry-After", str(error.retry_after))
+    if isinstance(error, MethodNotAllowed):
+        request.setHeader("Allow", ", ".join(error.allow))
+    request.setHeader("Vary", "User-Agent")
+    agent = request.getHeader("User-Agent") or ""
+    return json_answer(request, (ollama if agent.startswith(OLLAMA_SDKS) else openai).error(error))

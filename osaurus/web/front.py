@@ -1,0 +1,43 @@
+"""The root of the HTTP tree: what happens to every request before it is routed.
+
+The API answers under each prefix and bare, with or without a trailing slash. Prefixes are mounts: they are taken off
+the path here, and one resource tree, whose rules all end in a slash, serves them all.
+"""
+
+from twisted.web.http import NO_CONTENT, Request
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
+
+from ..chat import NotFound
+from .answers import error_answer, stamp
+
+# The longer first.
+PREFIXES = ([b"v1", b"api"], [b"v1"], [b"api"])
+
+
+class Front(Resource):
+    """Stamps every answer, answers preflights, takes off prefixes; the rest is the API's."""
+
+    isLeaf = True
+
+    def __init__(self, api: IResource) -> None:
+        super().__init__()
+        self._api = api
+
+    def render(self, request: Request) -> bytes | int:
+        """Answer a request."""
+        stamp(request)
+        if request.method == b"OPTIONS":
+            request.setResponseCode(NO_CONTENT)
+            return b""
+        path = request.postpath or []
+        try:
+            b"/".join(path).decode("utf-8")
+        except UnicodeDecodeError:
+            return error_answer(request, NotFound("The path is not UTF-8"))
+        taken = next((len(prefix) for prefix in PREFIXES if path[: len(prefix)] == prefix), 0)
+        request.prepath, request.postpath = path[:taken], path[taken:]
+        if request.postpath[-1:] != [b""]:
+            request.postpath.append(b"")
+        self._api.render(request)
+        return NOT_DONE_YET
