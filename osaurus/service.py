@@ -34,7 +34,7 @@ class OsaurusService(Service):
     _blocking_pool: ThreadPool
     _greeting: str
 
-    def privilegedStartService(self) -> None:  # noqa: N802
+    def privilegedStartService(self) -> None:
         """Open the ports. Ends the process with status 1 and one line if one cannot be had."""
         for port in self._ports:
             try:
@@ -42,7 +42,7 @@ class OsaurusService(Service):
             except CannotListenError as error:
                 raise SystemExit(f"osaurus: {error}") from error
 
-    def startService(self) -> None:  # noqa: N802
+    def startService(self) -> None:
         """Start the threads and serve."""
         super().startService()
         self._blocking_pool.start()
@@ -52,7 +52,7 @@ class OsaurusService(Service):
             port.startService()
         log.info("Osaurus is running. {greeting}", greeting=self._greeting)
 
-    def stopService(self) -> Deferred[None]:  # noqa: N802
+    def stopService(self) -> Deferred[None]:
         """Stop; fires when everything has ended."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())

@@ -18,8 +18,8 @@ from twisted.web.server import Site
 from . import settings
 from .engine.runner import Engine, MLXRunner
 from .library.store import ModelStore
-from .serving.scheduler import Scheduler
 from .service import OsaurusService
+from .serving.scheduler import Scheduler
 from .web.api import Api
 from .web.front import Front
 from .web.request import BoundedRequest
@@ -30,7 +30,7 @@ T = TypeVar("T")
 BLOCKING_THREADS = 2
 
 
-class Options(usage.Options):  # type: ignore[misc]  # twisted.python.usage is untyped
+class Options(usage.Options):
     """The settings, as options of the command line."""
 
     synopsis = "[options]"
@@ -47,13 +47,11 @@ class Options(usage.Options):  # type: ignore[misc]  # twisted.python.usage is u
         self.settings = settings.Settings()
 
     def opt_listen(self, endpoint: str) -> None:
-        """A Twisted server endpoint string to listen on instead of the port on 127.0.0.1; can be given repeatedly."""  # noqa: D401
+        """A Twisted server endpoint string to listen on instead of the port on 127.0.0.1; can be given repeatedly."""
         self._endpoints.append(endpoint)
 
-    def postOptions(self) -> None:  # noqa: N802
+    def postOptions(self) -> None:
         """Gather the settings and refuse bad ones."""
-        from twisted.internet import reactor
-
         given = {name.replace("-", "_"): value for name, value in self.items() if value is not None}
         if self._endpoints:
             given["listen"] = " ".join(self._endpoints)
@@ -63,15 +61,14 @@ class Options(usage.Options):  # type: ignore[misc]  # twisted.python.usage is u
             raise usage.UsageError(str(error)) from error
         for endpoint in self.settings.endpoints:
             try:
-                serverFromString(reactor, endpoint)
+                serverFromString(_reactor(), endpoint)
             except Exception as error:  # parsers of endpoint plugins raise what they like
                 raise usage.UsageError(f"--listen: {endpoint!r} is no endpoint string: {error}") from error
 
 
-def makeService(options: Options) -> IService:  # noqa: N802
+def makeService(options: Options) -> IService:
     """Put the server together. Nothing is started, and no thread made to run, before the service is."""
-    from twisted.internet import reactor
-
+    reactor = _reactor()
     chosen = options.settings
     engine_pool = ThreadPool(1, 1, "engine")
     blocking_pool = ThreadPool(1, BLOCKING_THREADS, "blocking")
@@ -99,6 +96,13 @@ def make_engine(cache_dir: Path) -> Engine:
     from .engine.mlx_engine import MLXEngine
 
     return MLXEngine(backend)
+
+
+def _reactor() -> Any:
+    """Return the reactor; imported late, since `twistd --reactor` chooses it. Typed as each use needs it."""
+    from twisted.internet import reactor
+
+    return reactor
 
 
 def _greeting(chosen: settings.Settings) -> str:

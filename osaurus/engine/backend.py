@@ -74,14 +74,9 @@ def prepare(cache_dir: Path) -> Backend:
     import mlx.core as mx
 
     _check_kernel_compilation(mx)
-    device: Literal["metal", "cuda", "cpu"]
-    if mx.default_device().type == mx.DeviceType.cpu:
-        device = "cpu"
-    else:
-        device = "metal" if mx.metal.is_available() else "cuda"
-    on_cpu = device == "cpu"
+    on_cpu = mx.default_device().type == mx.DeviceType.cpu
     backend = Backend(
-        device=device,
+        device="cpu" if on_cpu else "metal" if mx.metal.is_available() else "cuda",
         blas=blas if on_cpu else None,
         dense_float32=on_cpu,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -147,8 +142,18 @@ def _openblas_from_wheel(directory: Path) -> str | None:
     try:
         with importlib.resources.as_file(source) as path:
             subprocess.run(  # noqa: S603 - a fixed command; only paths of this installation go in
-                [compiler, "-O2", "-shared", "-fPIC", str(path), "-o", str(library)]
-                + [f"-L{folder}", f"-l{name}", f"-Wl,-rpath,{folder}"],
+                [
+                    compiler,
+                    "-O2",
+                    "-shared",
+                    "-fPIC",
+                    path,
+                    "-o",
+                    library,
+                    f"-L{folder}",
+                    f"-l{name}",
+                    f"-Wl,-rpath,{folder}",
+                ],
                 check=True,
                 capture_output=True,
                 timeout=60,

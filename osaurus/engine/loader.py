@@ -69,15 +69,14 @@ def _load(name: str, folder: Path, backend: Backend) -> Model:
         _to_float32(network, backend)
     mx.eval(network.parameters())
     mx.clear_cache()
-    nbytes = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
+    parameters: list[mx.array] = [array for _, array in tree_flatten(network.parameters())]
+    nbytes = sum(array.nbytes for array in parameters)
     context_length = _context_length(config)
     log.info(
         "Loaded {name}: {size:.0f} MiB of weights as {dtypes}, context {context} tokens",
         name=name,
         size=nbytes / 2**20,
-        dtypes=", ".join(
-            sorted({str(a.dtype).removeprefix("mlx.core.") for _, a in tree_flatten(network.parameters())})
-        ),
+        dtypes=", ".join(sorted({str(array.dtype).removeprefix("mlx.core.") for array in parameters})),
         context=context_length,
     )
     return Model(
@@ -108,7 +107,7 @@ def _to_float32(network: nn.Module, backend: Backend) -> None:
         dequantize_model(network)
     else:
         log.warn(
-            "Weights stay quantised: as float32 they would take {size:.1f} GiB. Clients share little of each step then.",
+            "Weights stay quantised, as float32 they would take {size:.1f} GiB; each further client costs a full step",
             size=dense_bytes / 2**30,
         )
 

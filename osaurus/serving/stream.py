@@ -38,16 +38,16 @@ class TokenStream:
         self._generation.listen(self._event)
         return self._done
 
-    def pauseProducing(self) -> None:  # noqa: N802
+    def pauseProducing(self) -> None:
         """Keep what comes until the consumer takes more."""
         self._paused = True
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         """Write what was kept, and what comes."""
         self._paused = False
         self._flush()
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         """The consumer is gone: end the answer."""
         self._waiting.clear()
         self._done.cancel()

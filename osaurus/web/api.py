@@ -5,7 +5,6 @@ raised as ApiError and answered in one place; model and prompt are resolved befo
 stream that cannot begin has its real status.
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -19,9 +18,8 @@ from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 
-from ..chat import ApiError, Event, InternalError, MethodNotAllowed, NotFound
+from ..chat import ApiError, InternalError, MethodNotAllowed, NotFound
 from ..dialects import ollama, openai
-from ..serving.generation import Generation
 from ..serving.scheduler import Scheduler
 from ..serving.stream import TokenStream
 from .answers import error_answer, json_answer
@@ -74,7 +72,7 @@ class Api:
     @_app.route("/chat/completions/", methods=["POST"])
     async def chat_completions(self, request: Request) -> bytes | None:
         """Continue a conversation as OpenAI does."""
-        call = openai.chat_call(request.content.read())
+        call = openai.chat_call(_body(request))
         generation = self._scheduler.submit(call.request)
         await generation.started()
         answer = openai.ChatAnswer(
@@ -89,12 +87,13 @@ class Api:
         request.setHeader("X-Accel-Buffering", "no")
         request.setHeader("Content-Type", "text/event-stream")
         request.write(answer.opening())
-        return await self._stream(request, generation, answer.event)
+        await TokenStream(generation, answer.event, request).run()
+        return None
 
     @_app.route("/chat/", methods=["POST"])
     async def chat(self, request: Request) -> bytes | None:
         """Continue a conversation as Ollama does; without messages, load or unload the model."""
-        call = ollama.chat_call(request.content.read())
+        call = ollama.chat_call(_body(request))
         answer = ollama.ChatAnswer(model=call.model)
         # Ollama's Go client expects a stream and asks for one in this way alone.
         accept = request.getHeader("Accept") or ""
@@ -118,7 +117,8 @@ class Api:
         if not stream:
             return json_answer(request, answer.completion(await generation.completion(), self._now()))
         request.setHeader("Content-Type", "application/x-ndjson")
-        return await self._stream(request, generation, lambda event: answer.event(event, self._now()))
+        await TokenStream(generation, lambda event: answer.event(event, self._now()), request).run()
+        return None
 
     @_app.handle_errors(Exception)
     def error(self, request: Request, failure: Failure) -> bytes:
@@ -136,17 +136,18 @@ class Api:
                 error = NotFound(f"There is no {_text(request.path)} here")
             case _:
                 request_id = request.responseHeaders.getRawHeaders("X-Request-Id", [""])[0]
-                log.failure(
-                    "{id}: {method} {path} failed", failure, id=request_id, method=request.method, path=request.path
-                )
+                what = f"{request_id}: {_text(request.method)} {_text(request.path)}"
+                log.failure("{what} failed", failure, what=what)
                 error = InternalError("The server failed to answer; its log has the reason under this request's id.")
         return error_answer(request, error)
 
-    async def _stream(self, request: Request, generation: Generation, encode: Callable[[Event], bytes]) -> None:
-        await TokenStream(generation, encode, request).run()
-
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.seconds(), UTC)
+
+
+def _body(request: Request) -> bytes:
+    assert request.content is not None, "a request that is routed is complete"
+    return request.content.read()
 
 
 def _text(data: bytes) -> str:

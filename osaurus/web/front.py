@@ -4,9 +4,9 @@ The API answers under each prefix and bare, with or without a trailing slash. Pr
 the path here, and one resource tree, whose rules all end in a slash, serves them all.
 """
 
-from twisted.web.http import NO_CONTENT, Request
+from twisted.web.http import NO_CONTENT
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import NOT_DONE_YET, Request
 
 from ..chat import NotFound
 from .answers import error_answer, stamp
@@ -18,7 +18,7 @@ PREFIXES = ([b"v1", b"api"], [b"v1"], [b"api"])
 class Front(Resource):
     """Stamps every answer, answers preflights, takes off prefixes; the rest is the API's."""
 
-    isLeaf = True
+    isLeaf = True  # a path is Klein's to take apart
 
     def __init__(self, api: IResource) -> None:
         super().__init__()

@@ -23,20 +23,21 @@ class BoundedRequest(Request):
         super().__init__(channel, *args)
         self._max_body = max_body
         self._received = 0
+        self._body = BytesIO()
 
-    def gotLength(self, length: int | None) -> None:  # noqa: ARG002, N802
+    def gotLength(self, length: int | None) -> None:  # noqa: ARG002
         """Make room for the body; its length is told by what arrives, in both framings."""
-        self.content = BytesIO()
+        self.content = self._body
 
-    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802
+    def handleContentChunk(self, data: bytes) -> None:
         """Take a part of the body."""
         self._received += len(data)
         if self._received <= self._max_body:
-            self.content.write(data)
+            self._body.write(data)
         elif self._received > self._max_body * PATIENCE:
             self.channel.loseConnection()
         else:
-            self.content.truncate(0)
+            self._body.truncate(0)
 
     def process(self) -> None:
         """Answer the request, now that its body is complete."""

@@ -1,0 +1,110 @@
+"""What tests share: this machine's backend, a tiny real model, and the starter model.
+
+The tiny model has random weights, but everything about it is real: a byte-level BPE tokenizer trained here, a chat
+template, safetensors, mlx_lm's own Llama. The starter model is fetched once and kept in `.cache/models`.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from osaurus.engine.backend import Backend, prepare
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+CACHE = Path(__file__).parent.parent / ".cache"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+TINY_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(scope="session")
+def backend() -> Backend:
+    """This machine's backend; MLX may be imported from here on."""
+    return prepare(CACHE)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer with ChatML's special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [AddedToken(token, special=True) for token in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    text = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    tokenizer.train_from_iterator(
+        text,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return tokenizer
+
+
+def write_tiny_model(folder: Path, tokenizer: Tokenizer, seed: int = 0) -> None:
+    """Write a model with random weights to `folder`; MLX must have been prepared."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.llama import Model, ModelArgs
+
+    config = {
+        **TINY_CONFIG,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
+    }
+    mx.random.seed(seed)
+    network = Model(ModelArgs.from_dict(config))
+    # Weights larger than training starts from: answers vary with the prompt instead of repeating one token.
+    weights = {name: array * 4 for name, array in tree_flatten(network.parameters())}
+    folder.mkdir(parents=True)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "chat_template": CHAT_TEMPLATE,
+                "eos_token": "<|im_end|>",
+                "clean_up_tokenization_spaces": False,
+            }
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer, backend: Backend) -> Path:  # noqa: ARG001 - MLX
+    """A models folder with `tests/tiny` and `tests/other`."""
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_model(folder / "tests" / "tiny", tiny_tokenizer)
+    write_tiny_model(folder / "tests" / "other", tiny_tokenizer, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def starter_models() -> Path:
+    """A models folder with the starter model, fetched on first use."""
+    from osaurus.library.pull import pull
+
+    folder = Path(os.environ.get("OSU_TEST_MODELS", CACHE / "models"))
+    pull("smollm2:135m", folder, print)
+    return folder
