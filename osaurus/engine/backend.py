@@ -138,22 +138,12 @@ def _openblas_from_wheel(directory: Path) -> str | None:
     # A name of its own, removed once loaded: two servers may start at the same time.
     library = directory / f"openblas-{uuid4().hex}.so"
     folder, name = wheel.get_lib_dir(), wheel.get_library()
+    link = (f"-L{folder}", f"-l{name}", f"-Wl,-rpath,{folder}")
     source = importlib.resources.files("osaurus.engine") / "openblas.c"
     try:
         with importlib.resources.as_file(source) as path:
             subprocess.run(  # noqa: S603 - a fixed command; only paths of this installation go in
-                [
-                    compiler,
-                    "-O2",
-                    "-shared",
-                    "-fPIC",
-                    path,
-                    "-o",
-                    library,
-                    f"-L{folder}",
-                    f"-l{name}",
-                    f"-Wl,-rpath,{folder}",
-                ],
+                [compiler, "-O2", "-shared", "-fPIC", path, "-o", library, *link],
                 check=True,
                 capture_output=True,
                 timeout=60,

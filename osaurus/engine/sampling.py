@@ -46,7 +46,8 @@ class RandomSampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self._key = mx.random.key(secrets.randbits(63) if sampling.seed is None else sampling.seed)
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        self._key = mx.random.key(seed % 2**64)
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Draw one token for each row."""

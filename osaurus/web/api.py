@@ -120,7 +120,7 @@ class Api:
         await TokenStream(generation, lambda event: answer.event(event, self._now()), request).run()
         return None
 
-    @_app.handle_errors(Exception)
+    @_app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein types the request by its interface
     def error(self, request: Request, failure: Failure) -> bytes:
         """Answer an error in the shape that the client takes."""
         problem = failure.value
@@ -147,7 +147,7 @@ class Api:
 
 def _body(request: Request) -> bytes:
     assert request.content is not None, "a request that is routed is complete"
-    return request.content.read()
+    return bytes(request.content.read())
 
 
 def _text(data: bytes) -> str:

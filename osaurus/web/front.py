@@ -30,6 +30,9 @@ class Front(Resource):
         if request.method == b"OPTIONS":
             request.setResponseCode(NO_CONTENT)
             return b""
+        if not request.requestHeaders.hasHeader("Host"):
+            # HTTP/1.0 allows it; over a UNIX socket, which has no host name of its own, Klein would fail.
+            request.requestHeaders.setRawHeaders("Host", ["localhost"])
         path = request.postpath or []
         try:
             b"/".join(path).decode("utf-8")

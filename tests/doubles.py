@@ -1,0 +1,131 @@
+"""Stand-ins at the border between reactor and engine thread, and what drives them.
+
+`MemoryWorker` is the engine thread's place without a thread: tests turn it by hand. `ScriptedEngine` is an engine whose
+answers are written down beforehand; it keeps the protocol that MLXEngine keeps.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attrs import define, field
+from osaurus.chat import ChatRequest, Event, Failed, Finished, Piece, Timings, Usage
+from osaurus.engine.runner import MLXRunner, Row
+from twisted.internet.defer import Deferred, maybeDeferred
+
+T = TypeVar("T")
+
+
+def finished(tokens: int = 2, reason: Any = "stop") -> Finished:
+    """The end of an answer."""
+    return Finished(
+        reason=reason,
+        usage=Usage(prompt_tokens=3, completion_tokens=tokens),
+        timings=Timings(total=40, load=10, prompt=20, generation=10),
+    )
+
+
+def inline(function: Callable[..., T], *args: Any) -> Deferred[T]:
+    """What is run on the second thread pool, run at once."""
+    return maybeDeferred(function, *args)
+
+
+@define
+class CountingPrompt:
+    """Reads a prompt as one token a character."""
+
+    def encode(self, request: ChatRequest) -> tuple[list[int], int]:
+        """Return the tokens and the most tokens of the answer."""
+        text = "".join(message.content for message in request.messages)
+        return [ord(character) for character in text], request.max_tokens or 100
+
+
+@define
+class ScriptedModel:
+    """A loaded model."""
+
+    prompt: Any = field(factory=CountingPrompt)
+
+
+@define
+class ScriptedEngine:
+    """Answers every row with `script`, one event of each row a step."""
+
+    script: list[Event] = field(factory=lambda: [Piece("Hel"), Piece("lo"), finished()])
+    model: ScriptedModel = field(factory=ScriptedModel)
+    failure: BaseException | None = None
+    loads: list[str] = field(factory=list)
+    unloads: list[str] = field(factory=list)
+    rows: dict[int, tuple[Row, list[Event]]] = field(factory=dict)
+    removed: list[int] = field(factory=list)
+    steps: int = 0
+    closed: bool = False
+
+    def load(self, name: str, folder: Path) -> ScriptedModel:  # noqa: ARG002 - the protocol's
+        """Load at once, or fail as told."""
+        if self.failure is not None:
+            raise self.failure
+        self.loads.append(name)
+        return self.model
+
+    def unload(self, name: str) -> None:
+        """Remember."""
+        self.unloads.append(name)
+
+    def add(self, name: str, folder: Path, row: Row) -> None:  # noqa: ARG002 - the protocol's
+        """Take a row in."""
+        self.rows[row.id] = (row, list(self.script))
+
+    def remove(self, row_id: int) -> None:
+        """Free a row."""
+        if self.rows.pop(row_id, None):
+            self.removed.append(row_id)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are rows."""
+        return bool(self.rows)
+
+    def step(self) -> list[tuple[int, Event]]:
+        """Say the next thing of every row."""
+        if self.failure is not None:
+            raise self.failure
+        self.steps += 1
+        events = []
+        for row_id, (_, rest) in list(self.rows.items()):
+            event = rest.pop(0)
+            events.append((row_id, event))
+            if isinstance(event, (Finished, Failed)):
+                del self.rows[row_id]
+        return events
+
+    def close(self) -> None:
+        """Remember."""
+        self.closed = True
+
+
+@define
+class MemoryWorker:
+    """A runner on a scripted engine whose turns are made by the test."""
+
+    engine: ScriptedEngine = field(factory=ScriptedEngine)
+    wakeups: int = 0
+    runner: MLXRunner = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.runner = MLXRunner(lambda run: None, self._call, lambda: self.engine)
+
+    def _call(self, function: Callable[[], object]) -> None:
+        self.wakeups += 1
+        function()
+
+    def turn(self, times: int = 1) -> None:
+        """Let the thread's loop go round."""
+        for _ in range(times):
+            self.runner.turn(wait=False)
+
+    def settle(self) -> None:
+        """Let the loop go round until nothing is left to do."""
+        self.turn()
+        while self.engine.busy:
+            self.turn()

@@ -1,0 +1,88 @@
+"""A real server in a process of its own, for the tests that go through sockets."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import frozen
+
+TWISTD = Path(sys.executable).with_name("twistd")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(folder: Path, models: Path, port: int) -> dict[str, str]:
+    """Nothing of whoever runs the tests but the path, and a home of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OSU_")}
+    cache = Path(__file__).parent.parent / ".cache"
+    return {
+        **kept,
+        "HOME": str(folder),
+        "OSU_PORT": str(port),
+        "OSU_MODELS_DIR": str(models),
+        "OSU_CACHE_DIR": str(cache),
+    }
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the server ended with status {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("the server does not listen")
+
+
+@frozen
+class Server:
+    """A running server."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status; twistd stops in order and then ends by that same signal."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextmanager
+def serving(folder: Path, models: Path, *options: str) -> Iterator[Server]:
+    """Run `twistd -n osaurus` for a while."""
+    port, log = free_port(), folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [TWISTD, "-n", "--pidfile=", "osaurus", *options],
+            cwd=folder,
+            env=environment(folder, models, port),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for_port(port, process)
+        yield Server(port, process, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(30)

@@ -1,0 +1,456 @@
+"""The HTTP contract, in memory: treq's StubTreq in front of the real resource tree, a scripted engine behind it.
+
+How to test here: `Client.ask` sends a request; it turns the engine by hand until the answer is there. To look at a
+stream half way, use `Client.begin`, `worker.turn` and `stub.flush`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field, frozen
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from osaurus.chat import Failed, InternalError, ModelLoadFailed, Piece
+from osaurus.library.store import ModelStore
+from osaurus.serving.scheduler import Scheduler
+from osaurus.web.api import Api
+from osaurus.web.front import Front
+from treq.testing import StubTreq
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+
+from .doubles import MemoryWorker, finished, inline
+
+NOON = 1710509445.0  # 2024-03-15T13:30:45Z
+PREFIXES = ["", "/v1", "/api", "/v1/api"]
+HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@frozen
+class Answer:
+    """An answer, whole."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def lines(self) -> list[Any]:
+        """The objects of an NDJSON stream."""
+        assert self.body.endswith(b"\n")
+        return [json.loads(line) for line in self.body.split(b"\n")[:-1]]
+
+    @property
+    def data(self) -> list[Any]:
+        """The objects of an SSE stream, `[DONE]` as text."""
+        assert self.body.endswith(b"\n\n")
+        events = [event.removeprefix(b"data: ") for event in self.body.split(b"\n\n")[:-1]]
+        return [event.decode() if event == b"[DONE]" else json.loads(event) for event in events]
+
+
+@define
+class Client:
+    """An HTTP client without a network, and the server's engine to be turned."""
+
+    models: Path
+    worker: MemoryWorker = field(factory=MemoryWorker)
+    clock: Clock = field(factory=Clock)
+    scheduler: Scheduler = field(init=False)
+    stub: StubTreq = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.clock.advance(NOON)
+        self.scheduler = Scheduler(ModelStore(self.models), self.worker.runner, inline)
+        self.stub = StubTreq(Front(Api(self.scheduler, self.clock).resource()))
+
+    def begin(self, method: str, path: str, body: Any = None, **headers: str) -> list[Any]:
+        """Send a request; the list receives the response when its headers are there."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        responses: list[Any] = []
+        sent: Deferred[Any] = self.stub.request(method, f"http://127.0.0.1:1337{path}", data=data, headers=named)
+        sent.addCallback(responses.append)
+        self.stub.flush()
+        return responses
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """Send a request and return the answer."""
+        responses = self.begin(method, path, body, **headers)
+        for _ in range(20):
+            self.worker.turn()
+            self.stub.flush()
+        [response] = responses
+        content: list[bytes] = []
+        response.content().addCallback(content.append)
+        self.stub.flush()
+        [body] = content
+        found = {name.decode().lower(): values[0].decode() for name, values in response.headers.getAllRawHeaders()}
+        return Answer(response.code, found, body)
+
+    def chat(self, **changes: Any) -> Answer:
+        return self.ask("POST", "/v1/chat/completions", {**HELLO, **changes})
+
+    def ollama(self, accept: str = "*/*", **changes: Any) -> Answer:
+        return self.ask("POST", "/api/chat", {**HELLO, **changes}, Accept=accept)
+
+
+@pytest.fixture
+def client(tiny_models: Path) -> Client:
+    return Client(tiny_models)
+
+
+# Every endpoint, everywhere.
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_every_endpoint_answers_under_every_prefix(client: Client, prefix: str, slash: str) -> None:
+    assert client.ask("GET", f"{prefix}{slash or '/'}").body == b"Osaurus is running"
+    assert client.ask("GET", f"{prefix}/health{slash}").json["status"] == "ok"
+    assert client.ask("GET", f"{prefix}/models{slash}").json["object"] == "list"
+    assert len(client.ask("GET", f"{prefix}/tags{slash}").json["models"]) == 2
+    assert client.ask("POST", f"{prefix}/chat/completions{slash}", HELLO).json["object"] == "chat.completion"
+    assert client.ask("POST", f"{prefix}/chat{slash}", HELLO).json["done"] is True
+
+
+def test_the_root_is_plain_text_and_head_is_empty(client: Client) -> None:
+    assert client.ask("GET", "/").headers["content-type"].startswith("text/plain")
+    head = client.ask("HEAD", "/")
+    assert (head.status, head.body) == (200, b"")
+
+
+def test_health_tells_the_time(client: Client) -> None:
+    assert client.ask("GET", "/health").json == {"status": "ok", "timestamp": "2024-03-15T13:30:45Z"}
+
+
+def test_health_is_503_with_the_reason_once_the_engine_has_died(client: Client) -> None:
+    client.worker.engine.failure = MemoryError("out of it")
+    client.begin("POST", "/v1/chat/completions", HELLO)
+    client.worker.runner.run()
+    responses = client.begin("GET", "/health")
+    assert responses[0].code == 503
+    body: list[Any] = []
+    responses[0].json().addCallback(body.append)
+    assert body[0]["status"] == "error"
+    assert "out of it" in body[0]["reason"]
+
+
+def test_models_are_listed_as_openai_does(client: Client) -> None:
+    listed = client.ask("GET", "/v1/models").json
+    assert [model["id"] for model in listed["data"]] == ["other", "tiny"]
+    for model in listed["data"]:
+        assert set(model) == {"id", "object", "created", "owned_by"}
+        assert (model["object"], model["owned_by"], type(model["created"])) == ("model", "osaurus", int)
+
+
+def test_models_are_listed_as_ollama_does(client: Client) -> None:
+    for model in client.ask("GET", "/api/tags").json["models"]:
+        assert model["name"] == model["model"]
+        assert model["digest"].startswith("sha256:")
+        assert type(model["size"]) is int
+        assert model["details"]["families"] == ["llama"]
+
+
+def test_every_answer_carries_cors_and_a_request_id_of_its_own(client: Client) -> None:
+    answers = [
+        client.ask("GET", "/"),
+        client.ask("GET", "/nope"),
+        client.ask("DELETE", "/v1/models"),
+        client.ask("OPTIONS", "/v1/chat/completions"),
+        client.ask("POST", "/v1/chat/completions", b"{"),
+        client.chat(stream=True),
+        client.ollama(stream=True),
+    ]
+    for answer in answers:
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert answer.headers["access-control-allow-methods"] == "GET, POST, OPTIONS"
+    assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+
+
+def test_a_preflight_lets_in_the_headers_it_asks_for_if_they_are_plain_names(client: Client) -> None:
+    asked = "x-stainless-lang, Authorization, bad name, x-stainless-os"
+    answer = client.ask("OPTIONS", "/v1/chat/completions", Access_Control_Request_Headers=asked)
+    assert (answer.status, answer.body) == (204, b"")
+    allowed = answer.headers["access-control-allow-headers"]
+    assert allowed == "Content-Type, Authorization, x-stainless-lang, x-stainless-os"
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("path", ["/nope", "/v1/nope", "/v1/v1/models", "/api/v1/models", "/v1/chat/completions/x"])
+def test_an_unknown_path_is_a_json_404(client: Client, path: str) -> None:
+    answer = client.ask("GET", path)
+    assert (answer.status, answer.json["error"]["code"]) == (404, "not_found")
+
+
+def test_a_path_that_is_not_utf8_is_a_json_404(client: Client) -> None:
+    assert client.ask("GET", "/v1/%ff").json["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("PUT", "/api/chat", "POST"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_a_json_405_that_says_which_are_right(
+    client: Client, method: str, path: str, allow: str
+) -> None:
+    answer = client.ask(method, path)
+    assert (answer.status, answer.json["error"]["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allow
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"{", None),
+        (b"[]", None),
+        (b"", None),
+        ({"messages": []}, "model"),
+        ({"model": "tiny"}, "messages"),
+        ({"model": "tiny", "messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
+        ({**HELLO, "stream": "yes"}, "stream"),
+        ({**HELLO, "tools": [{"type": "function"}]}, "tools"),
+    ],
+)
+def test_a_bad_body_is_400_and_names_the_field(client: Client, path: str, body: Any, param: str | None) -> None:
+    answer = client.ask("POST", path, body)
+    assert answer.status == 400
+    error = answer.json["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "invalid_request", param)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_an_unknown_model_is_404_in_a_stream_too(client: Client, path: str, stream: bool) -> None:
+    answer = client.ask("POST", path, {**HELLO, "model": "nope", "stream": stream})
+    assert answer.status == 404
+    assert answer.json["error"] == {
+        "message": "Model not found: nope",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
+
+
+def test_a_model_that_cannot_be_loaded_is_503_with_the_reason(client: Client) -> None:
+    client.worker.engine.failure = ModelLoadFailed("no weights")
+    answer = client.chat(stream=True)
+    assert (answer.status, answer.json["error"]["code"]) == (503, "model_load_failed")
+    assert "no weights" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("agent", ["ollama-python/0.6.3 (x86_64)", "ollama-js/0.6.0", "ollama/0.12.0"])
+def test_ollamas_own_sdks_get_the_error_as_a_string(client: Client, agent: str) -> None:
+    answer = client.ask("POST", "/api/chat", {**HELLO, "model": "nope"}, User_Agent=agent)
+    assert answer.json == {
+        "error": "Model not found: nope",
+        "code": "model_not_found",
+        "type": "invalid_request_error",
+    }
+    assert answer.headers["vary"] == "User-Agent"
+
+
+def test_a_fault_of_ours_is_a_500_that_tells_nothing_of_the_inside(client: Client) -> None:
+    client.worker.engine.model.prompt = None
+    answer = client.chat()
+    assert (answer.status, answer.json["error"]["code"]) == (500, "internal_server_error")
+    assert b"NoneType" not in answer.body
+
+
+JSON_VALUES = st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists)
+BODIES = st.binary(max_size=64) | JSON_VALUES.map(
+    lambda value: json.dumps({"model": "tiny", "messages": value, "options": value}).encode()
+)
+
+
+# Not parametrised: pytest-twisted wraps the function that hypothesis calls once for each set of parameters.
+@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(["/v1/chat/completions", "/api/chat"]), body=BODIES)
+def test_whatever_is_sent_gets_an_answer_in_the_dialects_shape(client: Client, path: str, body: bytes) -> None:
+    answer = client.ask("POST", path, body)
+    assert answer.status in (200, 400)
+    assert ("error" in answer.json) == (answer.status == 400)
+
+
+# OpenAI chat.
+
+
+def test_a_chat_completion_has_the_specified_shape(client: Client) -> None:
+    answer = client.chat().json
+    assert answer.pop("id").startswith("chatcmpl-")
+    assert answer == {
+        "object": "chat.completion",
+        "created": int(NOON),
+        "model": "tiny",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 3,
+            "completion_tokens": 2,
+            "total_tokens": 5,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+    }
+
+
+def test_a_streamed_chat_completion_is_server_sent_events_in_order(client: Client) -> None:
+    answer = client.chat(stream=True)
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["x-accel-buffering"] == "no"
+    *chunks, done = answer.data
+    assert done == "[DONE]"
+    assert len({(chunk["id"], chunk["created"]) for chunk in chunks}) == 1
+    [choices] = zip(*(chunk["choices"] for chunk in chunks), strict=True)
+    assert [choice["delta"].get("content") for choice in choices] == ["", "Hel", "lo", None]
+    assert choices[0]["delta"]["role"] == "assistant"
+    assert choices[-1]["delta"] == {}
+    assert [choice["finish_reason"] for choice in choices] == [None, None, None, "stop"]
+
+
+def test_usage_is_streamed_only_when_asked_for(client: Client) -> None:
+    assert all("usage" not in chunk for chunk in client.chat(stream=True).data[:-1])
+    *chunks, usage, _ = client.chat(stream=True, stream_options={"include_usage": True}).data
+    assert (usage["choices"], usage["usage"]["total_tokens"]) == ([], 5)
+    assert all(chunk["usage"] is None for chunk in chunks)
+
+
+def test_an_error_after_the_first_byte_is_an_event_and_then_the_end(client: Client) -> None:
+    client.worker.engine.script = [Piece("Hel"), Failed(InternalError("broken"))]
+    *_, error, done = client.chat(stream=True).data
+    assert error["error"] == {
+        "message": "broken",
+        "type": "server_error",
+        "param": None,
+        "code": "internal_server_error",
+    }
+    assert done == "[DONE]"
+
+
+def test_an_answer_cut_by_max_tokens_says_length(client: Client) -> None:
+    client.worker.engine.script = [Piece("Hel"), finished(1, "length")]
+    assert client.chat(max_tokens=1).json["choices"][0]["finish_reason"] == "length"
+
+
+# Ollama chat.
+
+
+def test_an_ollama_chat_has_the_specified_shape(client: Client) -> None:
+    assert client.ollama().json == {
+        "model": "tiny",
+        "created_at": "2024-03-15T13:30:45.000000Z",
+        "message": {"role": "assistant", "content": "Hello"},
+        "done": True,
+        "done_reason": "stop",
+        "total_duration": 40,
+        "load_duration": 10,
+        "prompt_eval_count": 3,
+        "prompt_eval_duration": 20,
+        "eval_count": 2,
+        "eval_duration": 10,
+    }
+
+
+def test_an_ollama_stream_is_one_object_a_line(client: Client) -> None:
+    answer = client.ollama(stream=True)
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert [line["message"]["content"] for line in answer.lines] == ["Hel", "lo", ""]
+    assert [line["done"] for line in answer.lines] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("accept", "stream", "lines"),
+    [("*/*", None, 1), ("application/x-ndjson", None, 3), ("application/x-ndjson", False, 1), ("*/*", True, 3)],
+)
+def test_without_stream_only_the_go_client_gets_one(
+    client: Client, accept: str, stream: bool | None, lines: int
+) -> None:
+    answer = client.ollama(accept=accept, stream=stream)
+    assert len(answer.body.rstrip(b"\n").split(b"\n")) == lines
+
+
+def test_an_error_after_the_first_line_is_a_line(client: Client) -> None:
+    client.worker.engine.script = [Piece("Hel"), Failed(InternalError("broken"))]
+    assert client.ollama(stream=True).lines[-1]["error"] == "broken"
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "reason", "loads", "unloads"),
+    [(None, "load", ["tiny"], []), ("5m", "load", ["tiny"], []), (0, "unload", [], ["tiny"])],
+)
+def test_a_chat_without_messages_loads_or_unloads_the_model(
+    client: Client, keep_alive: Any, reason: str, loads: list[str], unloads: list[str]
+) -> None:
+    answer = client.ollama(messages=[], keep_alive=keep_alive).json
+    assert (answer["done"], answer["done_reason"], answer["message"]["content"]) == (True, reason, "")
+    assert (client.worker.engine.loads, client.worker.engine.unloads) == (loads, unloads)
+
+
+def test_keep_alive_zero_unloads_the_model_after_the_answer(client: Client) -> None:
+    assert client.ollama(keep_alive=0).json["message"]["content"] == "Hello"
+    assert client.worker.engine.unloads == ["tiny"]
+
+
+# Leaving.
+
+
+class Reader(Protocol):
+    """Reads a body as it comes, and can leave."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+
+def test_a_client_that_disconnects_frees_its_row(client: Client) -> None:
+    responses: list[Any] = []
+    body = json.dumps({**HELLO, "stream": True}).encode()
+    sent = client.stub.request("POST", "http://127.0.0.1:1337/v1/chat/completions", data=body, unbuffered=True)
+    sent.addCallback(responses.append)
+    client.stub.flush()
+    client.worker.turn(2)
+    client.stub.flush()
+    reader = Reader()
+    responses[0].deliverBody(reader)
+    client.stub.flush()
+    assert b"Hel" in reader.received
+    assert len(client.worker.engine.rows) == 1
+    assert reader.transport is not None
+    reader.transport.loseConnection()
+    client.stub.flush()
+    client.worker.turn()
+    assert client.worker.engine.rows == {}
+
+
+def test_a_client_that_disconnects_while_the_model_loads_gets_no_row(client: Client) -> None:
+    sent = client.stub.request("POST", "http://127.0.0.1:1337/v1/chat/completions", data=json.dumps(HELLO).encode())
+    client.stub.flush()
+    sent.addErrback(lambda failure: None)
+    sent.cancel()
+    client.stub.flush()
+    client.worker.settle()
+    assert client.worker.engine.steps == 0

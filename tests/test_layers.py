@@ -1,0 +1,73 @@
+"""The order of the layers: who may import whom."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import osaurus
+import pytest
+
+ROOT = Path(osaurus.__file__).parent
+
+# Each layer with those below it, which it may import.
+BELOW = {
+    "chat": set(),
+    "settings": set(),
+    "library": {"chat"},
+    "engine": {"chat"},
+    "dialects": {"chat"},
+    "serving": {"chat", "library", "engine"},
+    "web": {"chat", "dialects", "serving"},
+    "service": {"engine", "serving"},
+    "tap": {"settings", "library", "engine", "serving", "web", "service"},
+    "cli": {"settings", "library"},
+}
+# What of the engine may be imported before MLX is: the runner, its prompts, and on the engine's thread the backend.
+WITHOUT_MLX = {"runner", "prompt", "backend", "output"}
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(ROOT.rglob("*.py")) if path.name != "__init__.py"]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the dotted names, below `osaurus`, of what a module imports from it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            package = path.parent.relative_to(ROOT).parts[: len(path.parent.relative_to(ROOT).parts) - node.level + 1]
+            stem = [*package, *((node.module or "").split(".") if node.module else [])]
+            for alias in node.names:
+                yield ".".join([*stem, alias.name])
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_from_layers_below_its_own(path: Path) -> None:
+    layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name in imported(path):
+        other = name.split(".")[0]
+        assert other in BELOW[layer] | {layer, "__version__"}, f"{path.name} imports {name}"
+
+
+def test_only_the_engine_imports_mlx() -> None:
+    for path in modules():
+        names = {
+            (alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and not getattr(node, "level", 0)
+            for alias in node.names
+        }
+        if names & {"mlx", "mlx_lm"}:
+            assert path.parent.name == "engine", path
+            # The backend does so in functions only, when the process is ready for it.
+            assert path.stem not in WITHOUT_MLX - {"backend"}, path
+
+
+def test_the_command_line_imports_neither_mlx_nor_transformers() -> None:
+    code = (
+        "import sys, osaurus.tap, osaurus.engine.backend\n"
+        "heavy = {'mlx', 'mlx_lm', 'transformers', 'numpy', 'gguf'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,244 @@
+"""The engine on a tiny real model: real weights, real tokenizer, mlx_lm's own batching."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+from osaurus.chat import (
+    ChatRequest,
+    Event,
+    Failed,
+    Finished,
+    InternalError,
+    Message,
+    ModelLoadFailed,
+    Piece,
+    Sampling,
+)
+from osaurus.engine.backend import Backend
+from osaurus.engine.runner import Row
+from tokenizers import Tokenizer
+
+from .conftest import write_tiny_model
+
+GREEDY = Sampling(temperature=0)
+PROMPTS = ["Hello", "def test_one(client):", "a longer prompt than the others, " * 8, "x", "return None"]
+
+
+@define
+class Desk:
+    """An engine, the models it can load, and what its rows have said."""
+
+    engine: Any
+    models: Path
+    texts: dict[int, str] = field(factory=dict)
+    ends: dict[int, Event] = field(factory=dict)
+
+    def add(self, number: int, content: str, name: str = "tiny", **changes: Any) -> None:
+        fields = {"max_tokens": 24, "sampling": GREEDY, "stop": ()} | changes
+        request = ChatRequest(
+            model=name, messages=(Message("user", content),), max_tokens_may_shrink=True, **fields
+        )
+        prompt, max_tokens = self.engine.load(name, self.folder(name)).prompt.encode(request)
+        self.engine.add(
+            name,
+            self.folder(name),
+            Row(
+                id=number,
+                prompt=prompt,
+                max_tokens=max_tokens,
+                sampling=request.sampling,
+                stop=request.stop,
+                arrived=0,
+                load=0,
+            ),
+        )
+
+    def folder(self, name: str) -> Path:
+        return self.models / "tests" / name
+
+    def step(self) -> None:
+        for number, event in self.engine.step():
+            match event:
+                case Piece(text):
+                    self.texts[number] = self.texts.get(number, "") + text
+                case _:
+                    self.ends[number] = event
+
+    def finish(self) -> dict[int, str]:
+        while self.engine.busy:
+            self.step()
+        return self.texts
+
+    def alone(self, content: str, **changes: Any) -> str:
+        """What a prompt is answered when nobody else is there."""
+        self.add(999, content, **changes)
+        self.finish()
+        self.ends.pop(999)
+        return self.texts.pop(999, "")
+
+
+@pytest.fixture
+def desk(backend: Backend, tiny_models: Path) -> Desk:
+    from osaurus.engine.mlx_engine import MLXEngine
+
+    # Not closed: closing ends the thread's use of MLX, and all these tests share a thread.
+    return Desk(MLXEngine(backend), tiny_models)
+
+
+def test_a_model_answers_and_says_why_it_ended(desk: Desk) -> None:
+    desk.add(1, "Hello", max_tokens=5)
+    desk.finish()
+    end = desk.ends[1]
+    assert isinstance(end, Finished)
+    assert end.usage.completion_tokens <= 5
+    assert end.reason in ("stop", "length")
+    assert end.timings.prompt > 0
+    assert end.timings.generation > 0
+
+
+def test_different_prompts_are_answered_differently(desk: Desk) -> None:
+    assert len({desk.alone(prompt) for prompt in PROMPTS}) == len(PROMPTS)
+
+
+def test_rows_decoded_together_say_what_each_says_alone(desk: Desk) -> None:
+    alone = [desk.alone(prompt) for prompt in PROMPTS]
+    for number, prompt in enumerate(PROMPTS):
+        desk.add(number, prompt)
+    together = desk.finish()
+    assert [together[number] for number in range(len(PROMPTS))] == alone
+
+
+def test_a_row_that_joins_in_the_middle_says_what_it_says_alone(desk: Desk) -> None:
+    alone = [desk.alone(prompt) for prompt in PROMPTS]
+    for number, prompt in enumerate(PROMPTS):
+        desk.add(number, prompt)
+        for _ in range(3):
+            desk.step()
+    together = desk.finish()
+    assert [together[number] for number in range(len(PROMPTS))] == alone
+
+
+def test_a_seed_repeats_an_answer_in_any_company(desk: Desk) -> None:
+    seeded = {"sampling": Sampling(temperature=1.5, top_p=0.95, seed=7)}
+    alone = desk.alone("Hello", **seeded)
+    assert desk.alone("Hello", sampling=Sampling(temperature=1.5, top_p=0.95, seed=8)) != alone
+    desk.add(1, "something else", sampling=Sampling(temperature=1.0))
+    desk.add(2, "Hello", **seeded)
+    assert desk.finish()[2] == alone
+
+
+def test_a_removed_row_is_silent_and_its_neighbours_do_not_notice(desk: Desk) -> None:
+    alone = desk.alone(PROMPTS[0])
+    desk.add(1, PROMPTS[0])
+    desk.add(2, PROMPTS[1])
+    for _ in range(4):
+        desk.step()
+    said = desk.texts.get(2, "")
+    desk.engine.remove(2)
+    desk.finish()
+    assert desk.texts.get(2, "") == said
+    assert 2 not in desk.ends
+    assert desk.texts[1] == alone
+
+
+def test_a_row_can_be_removed_before_its_prompt_is_read(desk: Desk) -> None:
+    desk.add(1, PROMPTS[0])
+    desk.engine.remove(1)
+    assert not desk.engine.busy
+
+
+def test_an_answer_ends_before_its_stop_string(desk: Desk) -> None:
+    whole = desk.alone("Hello")
+    middle = whole[len(whole) // 2 : len(whole) // 2 + 3]
+    desk.add(1, "Hello", stop=(middle,))
+    desk.add(2, "Hello")
+    texts = desk.finish()
+    assert texts.get(1, "") == whole[: whole.index(middle)]
+    assert texts[2] == whole
+    assert isinstance(desk.ends[1], Finished)
+    assert desk.ends[1].reason == "stop"
+
+
+def test_max_tokens_is_exact(desk: Desk) -> None:
+    for tokens in (1, 2, 7):
+        desk.add(tokens, "def test_one(client):", max_tokens=tokens)
+    desk.finish()
+    for tokens in (1, 2, 7):
+        end = desk.ends[tokens]
+        assert isinstance(end, Finished)
+        assert (end.usage.completion_tokens, end.reason) == (tokens, "length")
+
+
+def test_two_models_answer_at_the_same_time(desk: Desk) -> None:
+    alone = desk.alone("Hello"), desk.alone("Hello", name="other")
+    assert alone[0] != alone[1]
+    desk.add(1, "Hello")
+    desk.add(2, "Hello", name="other")
+    texts = desk.finish()
+    assert (texts[1], texts[2]) == alone
+
+
+def test_a_model_with_nothing_to_do_makes_room_for_another(desk: Desk) -> None:
+    desk.alone("Hello")
+    desk.alone("Hello", name="other")
+    assert list(desk.engine._resident) == ["other"]
+
+
+def test_unloading_waits_for_the_last_row(desk: Desk) -> None:
+    desk.add(1, "Hello")
+    desk.engine.unload("tiny")
+    assert list(desk.engine._resident) == ["tiny"]
+    desk.finish()
+    assert list(desk.engine._resident) == []
+    assert isinstance(desk.ends[1], Finished)
+
+
+def test_a_step_that_fails_ends_its_rows_with_an_error_and_the_next_row_is_served(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = desk.alone("Hello")
+    desk.add(1, "Hello")
+    desk.step()
+    _, batch = desk.engine._resident["tiny"]
+
+    def fail() -> None:
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(batch._generator, "next", fail)
+    desk.step()
+    assert isinstance(desk.ends[1], Failed)
+    assert isinstance(desk.ends[1].error, InternalError)
+    assert desk.alone("Hello") == alone
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b'{"model_type": "no-such-architecture"}'),
+        ("config.json", b'{"model_type": "llama", "model_file": "evil.py"}'),
+        ("model.safetensors", b"not weights"),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_says_why_and_harms_nothing(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer, file: str, content: bytes
+) -> None:
+    alone = desk.alone("Hello")
+    write_tiny_model(tmp_path / "broken", tiny_tokenizer)
+    (tmp_path / "broken" / file).write_bytes(content)
+    with pytest.raises(ModelLoadFailed, match="broken could not be loaded"):
+        desk.engine.load("broken", tmp_path / "broken")
+    assert desk.alone("Hello") == alone
+
+
+def test_no_code_of_a_models_own_is_run(desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    folder = tmp_path / "evil"
+    write_tiny_model(folder, tiny_tokenizer)
+    config = (folder / "config.json").read_text().replace("{", '{"model_file": "evil.py", ', 1)
+    (folder / "config.json").write_text(config)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ModelLoadFailed):
+        desk.engine.load("evil", folder)
+    assert not (tmp_path / "ran").exists()

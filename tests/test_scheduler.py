@@ -1,0 +1,152 @@
+"""Admission: from a request to a row, and the ways it can end on the way."""
+
+from pathlib import Path
+
+import pytest
+from attrs import define, field
+from osaurus.chat import (
+    ChatRequest,
+    Completion,
+    ContextLengthExceeded,
+    Event,
+    Failed,
+    InternalError,
+    Message,
+    ModelLoadFailed,
+    ModelNotFound,
+    Piece,
+    ServiceUnavailable,
+    Started,
+)
+from osaurus.library.store import ModelStore
+from osaurus.serving.generation import Generation
+from osaurus.serving.scheduler import Scheduler
+from twisted.internet.defer import Deferred
+
+from .doubles import MemoryWorker, finished, inline
+from .test_generation import outcome
+
+
+@define
+class Stage:
+    """A scheduler over a scripted engine and the models in a folder."""
+
+    models: Path
+    worker: MemoryWorker = field(factory=MemoryWorker)
+    scheduler: Scheduler = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.scheduler = Scheduler(ModelStore(self.models), self.worker.runner, inline)
+
+
+@pytest.fixture
+def stage(tiny_models: Path) -> Stage:
+    return Stage(tiny_models)
+
+
+def ask(model: str = "tiny", content: str = "abc") -> ChatRequest:
+    return ChatRequest(
+        model=model, messages=(Message("user", content),), max_tokens=8, max_tokens_may_shrink=True, stop=("x",)
+    )
+
+
+def test_an_admitted_request_is_answered(stage: Stage) -> None:
+    generation = stage.scheduler.submit(ask())
+    stage.worker.turn()
+    assert outcome(generation.started()) == [Started(3)]
+    fired = outcome(generation.completion())
+    stage.worker.settle()
+    assert fired == [Completion("Hello", finished())]
+
+
+def test_the_row_has_what_the_request_asked_for(stage: Stage) -> None:
+    request = ask()
+    stage.scheduler.submit(request)
+    stage.worker.turn(2)
+    [(row, _)] = stage.worker.engine.rows.values()
+    assert (row.prompt, row.max_tokens, row.stop, row.sampling) == ([97, 98, 99], 8, ("x",), request.sampling)
+
+
+def test_an_unknown_model_is_not_found_and_nothing_is_loaded(stage: Stage) -> None:
+    [error] = outcome(stage.scheduler.submit(ask("nope")).started())
+    assert isinstance(error, ModelNotFound)
+    assert stage.worker.engine.loads == []
+
+
+def test_a_model_that_cannot_be_loaded_is_told_to_everyone_who_waits(stage: Stage) -> None:
+    stage.worker.engine.failure = ModelLoadFailed("no weights")
+    waiting = [outcome(stage.scheduler.submit(ask()).started()) for _ in range(3)]
+    stage.worker.turn()
+    assert waiting == [[stage.worker.engine.failure]] * 3
+
+
+@pytest.mark.parametrize("error", [ContextLengthExceeded("too long"), ValueError("a bug of ours")])
+def test_a_prompt_that_cannot_be_encoded_fails_that_request(stage: Stage, error: Exception) -> None:
+    class Refusing:
+        def encode(self, request: ChatRequest) -> tuple[list[int], int]:
+            raise error
+
+    stage.worker.engine.model.prompt = Refusing()
+    fired = outcome(stage.scheduler.submit(ask()).started())
+    stage.worker.turn()
+    assert [type(failure) for failure in fired] == [
+        ContextLengthExceeded if isinstance(error, ContextLengthExceeded) else InternalError
+    ]
+    assert stage.worker.engine.rows == {}
+
+
+def test_a_client_that_leaves_while_the_model_loads_gets_no_row(stage: Stage) -> None:
+    generation = stage.scheduler.submit(ask())
+    generation.cancel()
+    stage.worker.settle()
+    assert stage.worker.engine.steps == 0
+
+
+def test_a_client_that_leaves_frees_its_row_and_no_other(stage: Stage) -> None:
+    leaving, staying = stage.scheduler.submit(ask()), stage.scheduler.submit(ask())
+    stage.worker.turn(2)
+    leaving.cancel()
+    fired = outcome(staying.completion())
+    stage.worker.settle()
+    assert len(stage.worker.engine.removed) == 1
+    assert fired == [Completion("Hello", finished())]
+
+
+def test_stopping_ends_what_is_being_answered_and_refuses_what_comes(stage: Stage) -> None:
+    running = stage.scheduler.submit(ask())
+    stage.worker.turn(2)
+    heard: list[Event] = []
+    running.listen(heard.append)
+    stage.scheduler.stop()
+    assert isinstance(heard[-1], Failed)
+    assert isinstance(heard[-1].error, ServiceUnavailable)
+    stage.worker.settle()
+    assert len(stage.worker.engine.removed) == 1
+    [refused] = outcome(stage.scheduler.submit(ask()).started())
+    assert isinstance(refused, ServiceUnavailable)
+    assert stage.scheduler.problem is not None
+
+
+def test_stopping_while_a_model_loads_fails_the_request_that_waits(stage: Stage) -> None:
+    fired = outcome(stage.scheduler.submit(ask()).started())
+    stage.scheduler.stop()
+    assert [type(failure) for failure in fired] == [ServiceUnavailable]
+
+
+def test_loading_and_unloading_by_name(stage: Stage) -> None:
+    loaded = outcome(Deferred.fromCoroutine(stage.scheduler.load("tests/TINY")))
+    stage.worker.turn()
+    assert [type(value).__name__ for value in loaded] == ["Loaded"]
+    unloaded = outcome(Deferred.fromCoroutine(stage.scheduler.unload("tiny:latest")))
+    stage.worker.turn()
+    assert unloaded == [None]
+    assert (stage.worker.engine.loads, stage.worker.engine.unloads) == (["tiny"], ["tiny"])
+
+
+def test_a_listener_hears_every_piece(stage: Stage) -> None:
+    generation: Generation = stage.scheduler.submit(ask())
+    heard: list[Event] = []
+    stage.worker.turn()
+    generation.listen(heard.append)
+    stage.worker.settle()
+    assert heard == [Piece("Hel"), Piece("lo"), finished()]

@@ -1,0 +1,210 @@
+"""Settings: four spellings of rising precedence, and what is said about those that cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from osaurus import settings
+from osaurus.settings import BadSetting, Settings, load
+
+# Each setting: a text that it can have, what that means, and a text that it cannot have.
+EVERY = [
+    ("port", "8080", 8080, "http"),
+    ("listen", "unix:/tmp/osaurus.sock", ("unix:/tmp/osaurus.sock",), " "),
+    ("models_dir", "/srv/models", Path("/srv/models"), ""),
+    ("cache_dir", "/srv/cache", Path("/srv/cache"), ""),
+    ("max_body", "2MiB", 2097152, "much"),
+]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without anything in it."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+def toml(folder: Path, text: str) -> str:
+    """Write a configuration file; return its path."""
+    path = folder / "osaurus.toml"
+    path.write_text(text, "utf-8")
+    return str(path)
+
+
+def test_nothing_need_be_set(home: Path) -> None:
+    assert load({}, {}) == Settings(
+        port=1337,
+        listen=(),
+        models_dir=home / "MLXModels",
+        cache_dir=home / ".osaurus" / "cache",
+        max_body=33554432,
+    )
+
+
+def test_the_table_above_has_every_setting() -> None:
+    assert [name for name, _ in settings.table()] == [name for name, *_ in EVERY]
+
+
+@pytest.mark.parametrize(("name", "text", "value", "_"), EVERY)
+def test_each_setting_has_each_spelling(name: str, text: str, value: Any, _: str, tmp_path: Path) -> None:
+    config = toml(tmp_path, f'{name} = "{text}"')
+    assert getattr(load({"config": config}, {}), name) == value
+    assert getattr(load({}, {f"OSU_{name.upper()}": text}), name) == value
+    assert getattr(load({name: text}, {}), name) == value
+
+
+def test_the_command_line_precedes_the_environment_which_precedes_the_file(tmp_path: Path) -> None:
+    config = toml(tmp_path, "port = 1001\nmax_body = 1001\ncache_dir = '/file'")
+    environ = {"OSU_PORT": "1002", "OSU_MAX_BODY": "1002"}
+    found = load({"config": config, "port": "1003"}, environ)
+    assert (found.port, found.max_body, found.cache_dir) == (1003, 1002, Path("/file"))
+
+
+def test_an_empty_variable_is_no_setting(tmp_path: Path) -> None:
+    config = toml(tmp_path, "port = 1001")
+    assert load({"config": config}, {"OSU_PORT": "", "OSU_MODELS_DIR": ""}).port == 1001
+
+
+def test_the_environment_can_name_the_file_and_the_command_line_another(tmp_path: Path) -> None:
+    environ = {"OSU_CONFIG": toml(tmp_path, "port = 1001")}
+    assert load({}, environ).port == 1001
+    other = tmp_path / "other"
+    other.mkdir()
+    assert load({"config": toml(other, "port = 1002")}, environ).port == 1002
+
+
+def test_a_file_is_found_below_the_home_folder(home: Path) -> None:
+    toml(home, "port = 1001")
+    assert load({"config": "~/osaurus.toml"}, {}).port == 1001
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("max_boddy", "max_body"), ("model_dir", "models_dir"), ("ports", "port"), ("listen_", "listen")]
+)
+def test_an_unknown_key_is_answered_with_the_nearest(key: str, meant: str, tmp_path: Path) -> None:
+    config = toml(tmp_path, f"{key} = 1")
+    with pytest.raises(BadSetting) as caught:
+        load({"config": config}, {})
+    message = str(caught.value)
+    assert config in message
+    assert f"{key}," in message
+    assert f"did you mean {meant}?" in message
+
+
+def test_an_unknown_key_unlike_any_is_answered_with_all(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="quux") as caught:
+        load({"config": toml(tmp_path, "quux = 1")}, {})
+    assert all(name in str(caught.value) for name, *_ in EVERY)
+
+
+@pytest.mark.parametrize(("name", "_", "__", "bad"), EVERY)
+def test_a_bad_value_is_named_with_the_spelling_that_was_used(
+    name: str, _: str, __: Any, bad: str, tmp_path: Path
+) -> None:
+    config = toml(tmp_path, f'{name} = "{bad}"')
+    spellings: list[tuple[dict[str, str], dict[str, str], str]] = [
+        ({"config": config}, {}, f"{name} in {config}"),
+        ({name: bad}, {}, f"--{name.replace('_', '-')}"),
+    ]
+    if bad:
+        spellings.append(({}, {f"OSU_{name.upper()}": bad}, f"OSU_{name.upper()}"))
+    for command_line, environ, spelling in spellings:
+        with pytest.raises(BadSetting) as caught:
+            load(command_line, environ)
+        assert str(caught.value).startswith(f"{spelling} must be ")
+        assert str(caught.value).endswith(f", not {bad!r}")
+
+
+@pytest.mark.parametrize("text", ["", "0", "65536", "-1", "1337.0", "true", "0x50", "9" * 30])
+def test_a_port_is_a_port_number(text: str) -> None:
+    with pytest.raises(BadSetting, match="--port"):
+        load({"port": text}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1", 1),
+        ("7B", 7),
+        ("1KiB", 1024),
+        ("3 MiB", 3145728),
+        ("2GiB", 2147483648),
+        ("1kB", 1000),
+        ("5 mb", 5000000),
+        ("1GB", 1000000000),
+    ],
+)
+def test_bytes_are_counted_in_units_of_1000_and_of_1024(text: str, count: int) -> None:
+    assert load({"max_body": text}, {}).max_body == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "0MiB", "1.5MiB", "-1", "MiB", "12 parsecs", "1 MiB each", "0x10"])
+def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+    with pytest.raises(BadSetting, match="--max-body"):
+        load({"max_body": text}, {})
+
+
+def test_a_file_may_hold_numbers_and_lists(tmp_path: Path) -> None:
+    config = toml(tmp_path, 'port = 8080\nmax_body = 65536\nlisten = ["tcp:1", "unix:/tmp/s"]')
+    found = load({"config": config}, {})
+    assert (found.port, found.max_body, found.listen) == (8080, 65536, ("tcp:1", "unix:/tmp/s"))
+
+
+@pytest.mark.parametrize("value", ["true", "1337.0", "{ number = 1337 }", "1979-05-27"])
+def test_a_file_cannot_hold_a_port_of_another_type(value: str, tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="port in .* must be a port number"):
+        load({"config": toml(tmp_path, f"port = {value}")}, {})
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"port = 1\nport = 2", b"# \xff", None])
+def test_a_file_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadSetting) as caught:
+        load({"config": str(path)}, {})
+    assert str(path) in str(caught.value)
+
+
+def test_the_port_is_on_this_machine_only() -> None:
+    assert load({"port": "8080"}, {}).endpoints == ("tcp:8080:interface=127.0.0.1",)
+
+
+def test_endpoints_replace_the_port() -> None:
+    found = load({"listen": "tcp:80  unix:/run/osaurus", "port": "8080"}, {})
+    assert found.endpoints == ("tcp:80", "unix:/run/osaurus")
+
+
+@pytest.mark.parametrize(
+    ("present", "chosen"),
+    [
+        ([], "MLXModels"),
+        (["MLXModels"], "MLXModels"),
+        (["Documents/MLXModels"], "Documents/MLXModels"),
+        (["MLXModels", "Documents/MLXModels"], "MLXModels"),
+    ],
+)
+def test_models_are_where_a_models_folder_is(present: list[str], chosen: str, home: Path) -> None:
+    for folder in present:
+        (home / folder).mkdir(parents=True)
+    assert load({}, {}).models_dir == home / chosen
+
+
+def test_a_file_named_like_the_models_folder_is_none(home: Path) -> None:
+    (home / "MLXModels").write_text("not a folder")
+    (home / "Documents" / "MLXModels").mkdir(parents=True)
+    assert load({}, {}).models_dir == home / "Documents" / "MLXModels"
+
+
+def test_folders_are_absolute_whatever_was_said(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = load({"models_dir": "~/models", "cache_dir": "cache"}, {})
+    assert (found.models_dir, found.cache_dir) == (home / "models", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["models_dir", "cache_dir", "config"])
+def test_the_home_of_nobody_is_a_bad_setting(name: str) -> None:
+    with pytest.raises(BadSetting, match="no-such-user"):
+        load({name: "~no-such-user/models"}, {})

@@ -1,0 +1,92 @@
+"""An answer on its way to a consumer that sets the pace."""
+
+from osaurus.chat import Event, Failed, InternalError, Piece, Started
+from osaurus.serving.generation import Generation
+from osaurus.serving.stream import TokenStream
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IConsumer
+from twisted.internet.testing import StringTransport
+from zope.interface import implementer
+
+from .doubles import finished
+
+
+@implementer(IConsumer)
+class Consumer(StringTransport):
+    """A consumer that remembers what was written, as a transport does."""
+
+
+def encode(event: Event) -> bytes:
+    match event:
+        case Piece(text):
+            return text.encode()
+        case Failed(error):
+            return f"[{error}]".encode()
+        case _:
+            return b"."
+
+
+def stream() -> tuple[Generation, Consumer, TokenStream, list[Generation]]:
+    cancelled: list[Generation] = []
+    generation, consumer = Generation(cancelled.append), Consumer()
+    generation.deliver(Started(3))
+    return generation, consumer, TokenStream(generation, encode, consumer), cancelled
+
+
+def test_events_are_written_as_they_come_and_the_producer_leaves_at_the_end() -> None:
+    generation, consumer, tokens, _ = stream()
+    done = tokens.run()
+    generation.deliver(Piece("a"))
+    assert consumer.value() == b"a"
+    generation.deliver(finished())
+    assert consumer.value() == b"a."
+    assert done.called
+    assert consumer.producer is None
+
+
+def test_an_error_is_written_and_ends_the_stream() -> None:
+    generation, consumer, tokens, _ = stream()
+    done = tokens.run()
+    generation.deliver(Failed(InternalError("broken")))
+    assert consumer.value() == b"[broken]"
+    assert done.called
+
+
+def test_a_paused_client_gets_nothing_until_it_resumes_and_then_everything_in_order() -> None:
+    generation, consumer, tokens, _ = stream()
+    done = tokens.run()
+    tokens.pauseProducing()
+    for text in "abc":
+        generation.deliver(Piece(text))
+    generation.deliver(finished())
+    assert consumer.value() == b""
+    assert not done.called
+    tokens.resumeProducing()
+    assert consumer.value() == b"abc."
+    assert done.called
+
+
+def test_a_consumer_that_pauses_in_the_middle_of_a_write_is_obeyed() -> None:
+    generation, consumer, tokens, _ = stream()
+    tokens.run()
+    write = consumer.write
+
+    def write_and_pause(data: bytes) -> None:
+        write(data)
+        tokens.pauseProducing()
+
+    consumer.write = write_and_pause  # type: ignore[method-assign]
+    generation.deliver(Piece("a"))
+    generation.deliver(Piece("b"))
+    assert consumer.value() == b"a"
+
+
+def test_a_consumer_that_goes_away_ends_the_answer_and_nothing_more_is_written() -> None:
+    generation, consumer, tokens, cancelled = stream()
+    failures: list[type[BaseException]] = []
+    tokens.run().addErrback(lambda failure: failures.append(failure.type))
+    tokens.stopProducing()
+    generation.deliver(Piece("late"))
+    assert cancelled == [generation]
+    assert failures == [CancelledError]
+    assert consumer.value() == b""

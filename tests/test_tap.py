@@ -1,0 +1,134 @@
+"""`twistd osaurus` as a process: starting, refusing to start, stopping."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from time import monotonic, sleep
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from .server import TWISTD, environment, free_port, serving, wait_for_port
+
+
+def twistd(folder: Path, *options: str, port: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [TWISTD, "-n", "--pidfile=", "osaurus", *options],
+        cwd=folder,
+        env={**environment(folder, folder / "models", port or free_port()), **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def chat(url: str, stream: bool = False) -> Request:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": stream, "max_tokens": 400}
+    return Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+
+def test_a_taken_port_is_exit_status_1_and_one_line(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        done = twistd(tmp_path, port=holder.getsockname()[1])
+    assert done.returncode == 1
+    [line] = [line for line in (done.stdout + done.stderr).splitlines() if "osaurus: " in line]
+    assert "Address already in use" in line
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "said"),
+    [
+        (["--no-such-option"], {}, "no-such-option"),
+        (["--listen", "carrier-pigeon:1337"], {}, "carrier-pigeon"),
+        (["--port", "seventy"], {}, "--port must be a port number"),
+        ([], {"OSU_MAX_BODY": "plenty"}, "OSU_MAX_BODY must be a number of bytes"),
+    ],
+)
+def test_a_bad_option_is_a_usage_error(
+    tmp_path: Path, options: list[str], environ: dict[str, str], said: str
+) -> None:
+    done = twistd(tmp_path, *options, **environ)
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_without_models_it_starts_and_tells_how_to_get_one(tmp_path: Path) -> None:
+    with serving(tmp_path, tmp_path / "models") as server:
+        with urlopen(f"{server.url}/v1/models", timeout=30) as answer:
+            assert json.load(answer) == {"object": "list", "data": []}
+        with pytest.raises(HTTPError) as refused:
+            urlopen(chat(server.url), timeout=30)
+        error = json.load(refused.value)["error"]
+        assert (refused.value.code, error["code"]) == (404, "model_not_found")
+        assert "osaurus pull smollm2:135m" in error["message"]
+        assert server.stop() == -signal.SIGTERM
+
+
+def test_it_listens_on_every_endpoint_it_was_given(tmp_path: Path) -> None:
+    other = free_port()
+    path = tmp_path / "socket"
+    endpoints = ("--listen", f"tcp:{other}:interface=127.0.0.1", "--listen", f"unix:{path}")
+    process = subprocess.Popen(
+        [TWISTD, "-n", "--pidfile=", "osaurus", *endpoints],
+        cwd=tmp_path,
+        env=environment(tmp_path, tmp_path, free_port()),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_port(other, process)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            received = b""
+            while data := client.recv(4096):
+                received += data
+        assert received.endswith(b"Osaurus is running")
+    finally:
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_in_the_middle_of_a_stream_ends_it_with_an_error_event(
+    tmp_path: Path, tiny_models: Path, number: int
+) -> None:
+    with serving(tmp_path, tiny_models) as server:
+        with urlopen(chat(server.url, stream=True), timeout=60) as answer:
+            answer.readline()
+            status = server.stop(number)
+            events = answer.read().decode().strip().split("\n\n")
+        assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "service_unavailable"
+        assert events[-1] == "data: [DONE]"
+        assert status == -number
+        log = server.log.read_text()
+        assert "Traceback" not in log
+        assert "Server Shut Down" in log
+
+
+def test_as_a_daemon_it_answers_and_stops(tmp_path: Path, tiny_models: Path) -> None:
+    port = free_port()
+    subprocess.run(
+        [TWISTD, "osaurus"], cwd=tmp_path, env=environment(tmp_path, tiny_models, port), check=True, timeout=60
+    )
+    pid = int((tmp_path / "twistd.pid").read_text())
+    try:
+        wait_for_port(port)
+        with urlopen(chat(f"http://127.0.0.1:{port}"), timeout=60) as answer:
+            assert json.load(answer)["object"] == "chat.completion"
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        deadline = monotonic() + 30
+        while (tmp_path / "twistd.pid").exists() and monotonic() < deadline:
+            sleep(0.05)
+    assert not (tmp_path / "twistd.pid").exists()
+    assert "Traceback" not in (tmp_path / "twistd.log").read_text()
