@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 import pytest
-from osaurus.engine.backend import Backend, prepare
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from osaurus.engine.backend import Backend, prepare
 
 CACHE = Path(__file__).parent.parent / ".cache"
 
@@ -36,7 +37,7 @@ TINY_CONFIG = {
 
 @pytest.fixture(scope="session")
 def backend() -> Backend:
-    """This machine's backend; MLX may be imported from here on."""
+    """Return this machine's backend; MLX may be imported from here on."""
     return prepare(CACHE)
 
 
@@ -92,7 +93,7 @@ def write_tiny_model(folder: Path, tokenizer: Tokenizer, seed: int = 0) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer, backend: Backend) -> Path:  # noqa: ARG001 - MLX
+def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer, backend: Backend) -> Path:
     """A models folder with `tests/tiny` and `tests/other`."""
     folder = tmp_path_factory.mktemp("models")
     write_tiny_model(folder / "tests" / "tiny", tiny_tokenizer)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import define, field
+from twisted.internet.defer import Deferred, maybeDeferred
+
 from osaurus.chat import ChatRequest, Event, Failed, Finished, Piece, Timings, Usage
 from osaurus.engine.runner import MLXRunner, Row
-from twisted.internet.defer import Deferred, maybeDeferred
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class ScriptedEngine:
     steps: int = 0
     closed: bool = False
 
-    def load(self, name: str, folder: Path) -> ScriptedModel:  # noqa: ARG002 - the protocol's
+    def load(self, name: str, folder: Path) -> ScriptedModel:
         """Load at once, or fail as told."""
         if self.failure is not None:
             raise self.failure
@@ -72,7 +73,7 @@ class ScriptedEngine:
         """Remember."""
         self.unloads.append(name)
 
-    def add(self, name: str, folder: Path, row: Row) -> None:  # noqa: ARG002 - the protocol's
+    def add(self, name: str, folder: Path, row: Row) -> None:
         """Take a row in."""
         self.rows[row.id] = (row, list(self.script))
 

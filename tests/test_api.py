@@ -13,15 +13,16 @@ from attrs import define, field, frozen
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from treq.testing import StubTreq
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+
 from osaurus.chat import Failed, InternalError, ModelLoadFailed, Piece
 from osaurus.library.store import ModelStore
 from osaurus.serving.scheduler import Scheduler
 from osaurus.web.api import Api
 from osaurus.web.front import Front
-from treq.testing import StubTreq
-from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
 
 from .doubles import MemoryWorker, finished, inline
 
@@ -64,7 +65,7 @@ class Client:
     worker: MemoryWorker = field(factory=MemoryWorker)
     clock: Clock = field(factory=Clock)
     scheduler: Scheduler = field(init=False)
-    stub: StubTreq = field(init=False)
+    stub: Any = field(init=False)  # StubTreq has treq's functions, which its type does not tell
 
     def __attrs_post_init__(self) -> None:
         self.clock.advance(NOON)

@@ -1,14 +1,17 @@
 """One answer as the reactor sees it."""
 
+from typing import Any
+
 import pytest
+from twisted.internet.defer import CancelledError, Deferred
+
 from osaurus.chat import ApiError, Completion, Event, Failed, InternalError, Piece, Started
 from osaurus.serving.generation import Generation
-from twisted.internet.defer import CancelledError, Deferred
 
 from .doubles import finished
 
 
-def outcome(deferred: Deferred[object]) -> list[object]:
+def outcome(deferred: Deferred[Any]) -> list[object]:
     """What a Deferred has fired with: nothing yet, a value, or an exception."""
     fired: list[object] = []
     deferred.addCallbacks(fired.append, lambda failure: fired.append(failure.value))
@@ -67,7 +70,7 @@ def test_completion_fails_with_the_error(generation: Generation) -> None:
 def test_cancelling_what_one_waits_for_ends_the_answer_once(
     generation: Generation, cancelled: list[Generation], stage: str
 ) -> None:
-    waited: Deferred[object] = getattr(generation, stage)()
+    waited: Deferred[Any] = getattr(generation, stage)()
     fired = outcome(waited)
     waited.cancel()
     generation.cancel()

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import osaurus
 import pytest
+
+import osaurus
 
 ROOT = Path(osaurus.__file__).parent
 

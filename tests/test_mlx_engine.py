@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from attrs import define, field
+from tokenizers import Tokenizer
+
 from osaurus.chat import (
     ChatRequest,
     Event,
@@ -18,7 +20,6 @@ from osaurus.chat import (
 )
 from osaurus.engine.backend import Backend
 from osaurus.engine.runner import Row
-from tokenizers import Tokenizer
 
 from .conftest import write_tiny_model
 
@@ -36,10 +37,8 @@ class Desk:
     ends: dict[int, Event] = field(factory=dict)
 
     def add(self, number: int, content: str, name: str = "tiny", **changes: Any) -> None:
-        fields = {"max_tokens": 24, "sampling": GREEDY, "stop": ()} | changes
-        request = ChatRequest(
-            model=name, messages=(Message("user", content),), max_tokens_may_shrink=True, **fields
-        )
+        fields: dict[str, Any] = {"max_tokens": 24, "sampling": GREEDY, "stop": ()} | changes
+        request = ChatRequest(model=name, messages=(Message("user", content),), max_tokens_may_shrink=True, **fields)
         prompt, max_tokens = self.engine.load(name, self.folder(name)).prompt.encode(request)
         self.engine.add(
             name,
@@ -121,7 +120,7 @@ def test_a_row_that_joins_in_the_middle_says_what_it_says_alone(desk: Desk) -> N
 
 
 def test_a_seed_repeats_an_answer_in_any_company(desk: Desk) -> None:
-    seeded = {"sampling": Sampling(temperature=1.5, top_p=0.95, seed=7)}
+    seeded: dict[str, Any] = {"sampling": Sampling(temperature=1.5, top_p=0.95, seed=7)}
     alone = desk.alone("Hello", **seeded)
     assert desk.alone("Hello", sampling=Sampling(temperature=1.5, top_p=0.95, seed=8)) != alone
     desk.add(1, "something else", sampling=Sampling(temperature=1.0))

@@ -4,10 +4,11 @@ import json
 from functools import partial
 
 import pytest
-from osaurus.web.request import BoundedRequest
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
+
+from osaurus.web.request import BoundedRequest
 
 LIMIT = 1000
 

@@ -6,13 +6,15 @@ from threading import get_ident
 import pytest
 import pytest_twisted
 from attrs import evolve
-from osaurus.chat import Event, Failed, ModelLoadFailed, Piece, Sampling, ServiceUnavailable
-from osaurus.engine.runner import Crossing, MLXRunner, Row
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
+from osaurus.chat import Event, Failed, ModelLoadFailed, Piece, Sampling, ServiceUnavailable
+from osaurus.engine.runner import Crossing, MLXRunner, Row
+
 from .doubles import MemoryWorker, ScriptedEngine, finished
+from .test_generation import outcome
 
 FOLDER = Path("/models/tests/tiny")
 
@@ -71,8 +73,7 @@ def test_cancelling_a_row_that_has_ended_is_harmless() -> None:
 def test_a_model_that_cannot_be_loaded_fails_only_the_load() -> None:
     worker = MemoryWorker()
     worker.engine.failure = ModelLoadFailed("no weights")
-    failures: list[BaseException] = []
-    worker.runner.load("tiny", FOLDER).addErrback(lambda failure: failures.append(failure.value))
+    failures = outcome(worker.runner.load("tiny", FOLDER))
     worker.turn()
     assert failures == [worker.engine.failure]
     assert worker.runner.problem is None
@@ -98,21 +99,19 @@ def test_what_is_posted_while_the_reactor_drains_is_drained_too() -> None:
 def test_when_the_thread_dies_everyone_waiting_is_told_and_later_requests_are_refused() -> None:
     worker = MemoryWorker()
     heard: list[Event] = []
-    failures: list[BaseException] = []
     worker.runner.submit("tiny", FOLDER, row(1), heard.append)
     worker.engine.failure = MemoryError("out of it")
-    # The load is answered by the failing step's thread, so it is asked of a runner that is already doomed.
     worker.runner.run()
     assert isinstance(heard[-1], Failed)
     assert isinstance(heard[-1].error, ServiceUnavailable)
     assert "out of it" in str(worker.runner.problem)
     worker.runner.submit("tiny", FOLDER, row(2), heard.append)
-    worker.runner.load("tiny", FOLDER).addErrback(lambda failure: failures.append(failure.value))
+    failures = outcome(worker.runner.load("tiny", FOLDER))
     assert [type(event) for event in heard] == [Failed, Failed]
     assert [type(failure) for failure in failures] == [ServiceUnavailable]
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_events_of_a_real_thread_are_delivered_on_the_reactors_thread() -> None:
     pool = ThreadPool(1, 1)
     pool.start()

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from osaurus.chat import Sampling
 from osaurus.engine.backend import Backend
 
@@ -50,6 +51,7 @@ def test_the_filters_keep_what_the_reference_keeps(
     seed: int, spread: float, temperature: float, top_p: float, top_k: int | None, min_p: float | None
 ) -> None:
     import mlx.core as mx
+
     from osaurus.engine.sampling import filtered
 
     logits = np.random.default_rng(seed).normal(size=VOCABULARY) * spread
@@ -66,6 +68,7 @@ def test_the_filters_keep_what_the_reference_keeps(
 
 def test_temperature_zero_takes_the_best() -> None:
     import mlx.core as mx
+
     from osaurus.engine.sampling import make_sampler
 
     logits = mx.array([[0.1, 3.0, 2.9], [5.0, 1.0, 4.9]])
@@ -75,6 +78,7 @@ def test_temperature_zero_takes_the_best() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1, -1, -(2**63)])
 def test_a_seed_repeats_the_draws(seed: int) -> None:
     import mlx.core as mx
+
     from osaurus.engine.sampling import make_sampler
 
     logits = mx.zeros((1, 1000))
@@ -88,6 +92,7 @@ def test_a_seed_repeats_the_draws(seed: int) -> None:
 
 def test_draws_follow_the_distribution() -> None:
     import mlx.core as mx
+
     from osaurus.engine.sampling import make_sampler
 
     probabilities = np.array([0.5, 0.3, 0.15, 0.05])

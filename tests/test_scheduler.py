@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from attrs import define, field
+from twisted.internet.defer import Deferred
+
 from osaurus.chat import (
     ChatRequest,
     Completion,
@@ -21,7 +23,6 @@ from osaurus.chat import (
 from osaurus.library.store import ModelStore
 from osaurus.serving.generation import Generation
 from osaurus.serving.scheduler import Scheduler
-from twisted.internet.defer import Deferred
 
 from .doubles import MemoryWorker, finished, inline
 from .test_generation import outcome

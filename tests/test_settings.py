@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from osaurus import settings
 from osaurus.settings import BadSetting, Settings, load
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import ollama
 import openai
 import pytest
+
 from osaurus.engine.backend import Backend
 from osaurus.library.pull import STARTER, fetch
 
@@ -111,6 +112,7 @@ def test_the_converted_model_computes_what_the_gguf_says(
     backend: Backend, starter_models: Path, starter_gguf: Path
 ) -> None:
     import mlx.core as mx
+
     from osaurus.chat import ChatRequest, Message
     from osaurus.engine.loader import load
 

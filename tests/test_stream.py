@@ -1,14 +1,16 @@
 """An answer on its way to a consumer that sets the pace."""
 
-from osaurus.chat import Event, Failed, InternalError, Piece, Started
-from osaurus.serving.generation import Generation
-from osaurus.serving.stream import TokenStream
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
+from osaurus.chat import Event, Failed, InternalError, Piece, Started
+from osaurus.serving.generation import Generation
+from osaurus.serving.stream import TokenStream
+
 from .doubles import finished
+from .test_generation import outcome
 
 
 @implementer(IConsumer)
@@ -83,10 +85,9 @@ def test_a_consumer_that_pauses_in_the_middle_of_a_write_is_obeyed() -> None:
 
 def test_a_consumer_that_goes_away_ends_the_answer_and_nothing_more_is_written() -> None:
     generation, consumer, tokens, cancelled = stream()
-    failures: list[type[BaseException]] = []
-    tokens.run().addErrback(lambda failure: failures.append(failure.type))
+    failures = outcome(tokens.run())
     tokens.stopProducing()
     generation.deliver(Piece("late"))
     assert cancelled == [generation]
-    assert failures == [CancelledError]
+    assert [type(failure) for failure in failures] == [CancelledError]
     assert consumer.value() == b""

@@ -15,11 +15,11 @@ import pytest
 from .server import TWISTD, environment, free_port, serving, wait_for_port
 
 
-def twistd(folder: Path, *options: str, port: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
+def twistd(folder: Path, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [TWISTD, "-n", "--pidfile=", "osaurus", *options],
         cwd=folder,
-        env={**environment(folder, folder / "models", port or free_port()), **environ},
+        env={**environment(folder, folder / "models", free_port()), **environ},
         capture_output=True,
         text=True,
         check=False,
@@ -36,7 +36,7 @@ def test_a_taken_port_is_exit_status_1_and_one_line(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
-        done = twistd(tmp_path, port=holder.getsockname()[1])
+        done = twistd(tmp_path, "--port", str(holder.getsockname()[1]))
     assert done.returncode == 1
     [line] = [line for line in (done.stdout + done.stderr).splitlines() if "osaurus: " in line]
     assert "Address already in use" in line
@@ -52,9 +52,7 @@ def test_a_taken_port_is_exit_status_1_and_one_line(tmp_path: Path) -> None:
         ([], {"OSU_MAX_BODY": "plenty"}, "OSU_MAX_BODY must be a number of bytes"),
     ],
 )
-def test_a_bad_option_is_a_usage_error(
-    tmp_path: Path, options: list[str], environ: dict[str, str], said: str
-) -> None:
+def test_a_bad_option_is_a_usage_error(tmp_path: Path, options: list[str], environ: dict[str, str], said: str) -> None:
     done = twistd(tmp_path, *options, **environ)
     assert done.returncode == 1
     assert said in done.stdout + done.stderr

@@ -1,0 +1,28 @@
+"""What the documentation says about the code is true."""
+
+from pathlib import Path
+
+import pytest
+
+import osaurus
+from osaurus import settings
+
+ROOT = Path(osaurus.__file__).parent
+DOCS = ROOT.parent / "docs"
+
+
+@pytest.mark.parametrize(("name", "meaning"), settings.table())
+def test_every_setting_has_its_row_with_all_four_spellings(name: str, meaning: str) -> None:
+    rows = [line for line in (DOCS / "settings.md").read_text("utf-8").splitlines() if line.startswith(f"| `{name}`")]
+    assert len(rows) == 1
+    [row] = rows
+    assert f"`OSU_{name.upper()}`" in row
+    assert f"`--{name.replace('_', '-')}`" in row
+    assert row.endswith(f"| {meaning} |")
+
+
+def test_the_architecture_page_names_every_module_and_no_other() -> None:
+    tree = (DOCS / "architecture.md").read_text("utf-8").split("```")[1]
+    named = {word for line in tree.splitlines() for word in line.split("  ") if word.strip().endswith(".py")}
+    modules = {path.name for path in ROOT.rglob("*.py") if path.name != "__init__.py"} | {"osaurus_plugin.py"}
+    assert {word.strip().rpartition("/")[2] for word in named} == modules

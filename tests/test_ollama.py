@@ -1,0 +1,443 @@
+"""The Ollama dialect: how a chat is read, and what is answered."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from osaurus.chat import (
+    ChatRequest,
+    Completion,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    InstalledModel,
+    InternalError,
+    InvalidRequest,
+    Message,
+    ModelNotFound,
+    Piece,
+    Sampling,
+    Started,
+    Timings,
+    Usage,
+)
+from osaurus.dialects.ollama import ChatAnswer, ChatCall, chat_call, error, rfc3339, tags
+
+TURN = {"role": "user", "content": "hi"}
+NOON = datetime(2024, 3, 15, 12, 0, 0, 5, UTC)
+# Clients have been seen to split lines at each of these but the last, which is beyond 16 bits.
+TRICKY = 'a\u2028b\u2029c\u0085d\x0be\r\nf"\\ \U0001f995'
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+
+
+def call(**fields: Any) -> ChatCall:
+    """Read a chat with these fields."""
+    return chat_call(json.dumps({"model": "m", "messages": [TURN], **fields}).encode())
+
+
+def request(**options: Any) -> ChatRequest:
+    """Return what is asked of the model by a chat with these options."""
+    found = call(options=options).request
+    assert found is not None
+    return found
+
+
+def refusal(**fields: Any) -> InvalidRequest:
+    """Return what a chat with these fields is refused with."""
+    with pytest.raises(InvalidRequest) as caught:
+        call(**fields)
+    return caught.value
+
+
+def finished(reason: FinishReason = "stop") -> Finished:
+    """The end of an answer."""
+    return Finished(
+        reason=reason,
+        usage=Usage(prompt_tokens=11, completion_tokens=5),
+        timings=Timings(total=4_000_000_001, load=1_000_000_002, prompt=2_000_000_003, generation=3_000_000_004),
+    )
+
+
+def stream(*events: Event) -> list[Any]:
+    """Return the objects of a stream, after checking its form."""
+    encoded = b"".join(ChatAnswer(model="m").event(event, NOON) for event in events)
+    assert encoded.isascii()
+    assert encoded.endswith(b"\n")
+    lines = encoded.decode().removesuffix("\n").split("\n")
+    assert all(line.strip() and len(line.splitlines()) == 1 for line in lines)
+    return [json.loads(line) for line in lines]
+
+
+def model(**fields: Any) -> InstalledModel:
+    """A model with these particulars."""
+    usual: dict[str, Any] = {
+        "id": "small",
+        "repository": "org/Small",
+        "folder": Path("/models/org/Small"),
+        "size": 10,
+        "modified": NOON.timestamp(),
+        "family": "llama",
+        "parameters": 134_515_008,
+        "quantization": "Q4",
+    }
+    return InstalledModel(**{**usual, **fields})
+
+
+def test_only_a_model_and_messages_are_needed() -> None:
+    assert call() == ChatCall(
+        model="m",
+        request=ChatRequest(
+            model="m",
+            messages=(Message("user", "hi"),),
+            max_tokens=2048,
+            max_tokens_may_shrink=True,
+            sampling=Sampling(temperature=0.7, top_p=0.9, top_k=None, min_p=None, seed=None),
+            stop=(),
+            context_length=None,
+        ),
+        stream=None,
+        unload=False,
+    )
+
+
+@pytest.mark.parametrize("field", ["stream", "options", "keep_alive", "tools", "format", "think", "template"])
+def test_null_means_absent(field: str) -> None:
+    assert call(**{field: None}) == call()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("temperature", "top_p", "top_k", "min_p", "seed", "num_predict", "num_ctx", "stop", "repeat_penalty"),
+        *("presence_penalty", "frequency_penalty", "mirostat", "tfs_z", "typical_p", "num_gpu", "num_thread"),
+    ],
+)
+def test_a_null_option_means_absent(option: str) -> None:
+    assert call(options={option: None}) == call()
+
+
+def test_what_is_given_is_passed_on() -> None:
+    options = {
+        "temperature": 0,
+        "top_p": 0.25,
+        "top_k": 40,
+        "min_p": 0.125,
+        "seed": -7,
+        "num_predict": 5,
+        "num_ctx": 4096,
+        "stop": ["a", "b"],
+    }
+    assert call(model="org/repo:latest", stream=True, options=options) == ChatCall(
+        model="org/repo:latest",
+        request=ChatRequest(
+            model="org/repo:latest",
+            messages=(Message("user", "hi"),),
+            max_tokens=5,
+            # Ollama bounds an answer by the context, whatever was asked for.
+            max_tokens_may_shrink=True,
+            sampling=Sampling(temperature=0.0, top_p=0.25, top_k=40, min_p=0.125, seed=-7),
+            stop=("a", "b"),
+            context_length=4096,
+        ),
+        stream=True,
+        unload=False,
+    )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_whether_to_stream_is_told_from_not_said(stream: bool) -> None:
+    assert call(stream=stream).stream is stream
+    assert call().stream is None
+
+
+@pytest.mark.parametrize(
+    ("num_predict", "max_tokens"), [(1, 1), (100_000, 100_000), (-1, None), (-2, None), (None, 2048)]
+)
+def test_negative_num_predict_is_to_the_end_of_the_context(num_predict: int | None, max_tokens: int | None) -> None:
+    found = request(num_predict=num_predict)
+    assert found.max_tokens == max_tokens
+    assert found.max_tokens_may_shrink
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"), [("END", ("END",)), (["b", "a"], ("b", "a")), ("", ()), ([], ()), (["", "a"], ("a",))]
+)
+def test_stop_is_a_string_or_a_list(stop: Any, expected: tuple[str, ...]) -> None:
+    assert request(stop=stop).stop == expected
+
+
+@pytest.mark.parametrize("options", [{"top_k": 0}, {"top_k": -1}, {"min_p": 0.0}])
+def test_zero_filters_nothing(options: dict[str, Any]) -> None:
+    assert request(**options).sampling == Sampling()
+
+
+def test_unknown_fields_and_hints_are_ignored() -> None:
+    hints = {"num_gpu": 1, "num_thread": 4, "num_batch": 8, "num_keep": 5, "use_mmap": True, "low_vram": False}
+    assert call(options=hints, something_new=[1]) == call()
+
+
+def test_without_messages_a_model_is_loaded_or_unloaded() -> None:
+    assert call(messages=[]) == ChatCall(model="m", request=None, stream=None, unload=False)
+    assert call(messages=[], keep_alive=0) == ChatCall(model="m", request=None, stream=None, unload=True)
+
+
+def test_messages_must_be_there_all_the_same() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat_call(b'{"model":"m","keep_alive":0}')
+    assert (caught.value.param, caught.value.message) == ("messages", "messages: is required")
+
+
+@pytest.mark.parametrize(
+    "keep_alive", [0, 0.0, -0.0, "0", "00", "0s", "0m", "0h", "0ms", "0us", "0µs", "0ns", "0.0s", "0.s", "0h0m0s"]
+)
+def test_zero_keep_alive_unloads_however_it_is_spelled(keep_alive: Any) -> None:
+    assert call(keep_alive=keep_alive).unload
+
+
+@pytest.mark.parametrize("keep_alive", [1, -1, 300, 0.5, 1e-9, "5m", "-1", "-1m", "10s", "0.5s", "1h0m0s", "24h"])
+def test_other_keep_alive_keeps(keep_alive: Any) -> None:
+    assert not call(keep_alive=keep_alive).unload
+
+
+@pytest.mark.parametrize("keep_alive", [[], [0], {"seconds": 0}])
+def test_keep_alive_of_another_type_is_named(keep_alive: Any) -> None:
+    assert refusal(keep_alive=keep_alive).param == "keep_alive"
+
+
+@pytest.mark.parametrize(
+    ("role", "read_as"), [("system", "system"), ("developer", "system"), ("user", "user"), ("assistant", "assistant")]
+)
+def test_roles_are_read(role: str, read_as: str) -> None:
+    found = call(messages=[{"role": role, "content": "x"}]).request
+    assert found is not None
+    assert (found.messages[0].role, found.messages[0].content) == (read_as, "x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"model": ["m"]}, "model"),
+        ({"model": ""}, "model"),
+        ({"messages": None}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [5]}, "messages[0]"),
+        ({"messages": [{"content": "hi"}]}, "messages[0].role"),
+        ({"messages": [TURN, {"role": "user"}]}, "messages[1].content"),
+        ({"messages": [{"role": "tool", "content": "hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": "\ud83e"}]}, "messages[0].content"),
+        ({"stream": "true"}, "stream"),
+        ({"stream": 0}, "stream"),
+        ({"options": []}, "options"),
+        ({"options": "{}"}, "options"),
+        ({"options": {"temperature": "hot"}}, "options.temperature"),
+        ({"options": {"temperature": 2.5}}, "options.temperature"),
+        ({"options": {"top_p": 1.5}}, "options.top_p"),
+        ({"options": {"top_p": True}}, "options.top_p"),
+        ({"options": {"top_k": 0.5}}, "options.top_k"),
+        ({"options": {"top_k": -2}}, "options.top_k"),
+        ({"options": {"min_p": -1}}, "options.min_p"),
+        ({"options": {"seed": "7"}}, "options.seed"),
+        ({"options": {"num_predict": 0}}, "options.num_predict"),
+        ({"options": {"num_predict": -3}}, "options.num_predict"),
+        ({"options": {"num_predict": "all"}}, "options.num_predict"),
+        ({"options": {"num_ctx": 0}}, "options.num_ctx"),
+        ({"options": {"num_ctx": 2048.5}}, "options.num_ctx"),
+        ({"options": {"stop": 5}}, "options.stop"),
+        ({"options": {"stop": ["a", 5]}}, "options.stop[1]"),
+        ({"options": {"stop": ["a"] * 17}}, "options.stop"),
+    ],
+)
+def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
+    problem = refusal(**fields)
+    assert problem.param == param
+    assert problem.message.startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"model":"m","messages":[],"options":{"temperature":NaN}}', "NaN"),
+        (b'{"model":"m","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"model":"\xe9","messages":[]}', "not UTF-8"),
+        (b'"m"', "must be a JSON object"),
+        (b"", "not JSON"),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        chat_call(body)
+    assert caught.value.param is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"format": "json"}, "format"),
+        ({"format": {"type": "object"}}, "format"),
+        ({"think": True}, "think"),
+        ({"think": "high"}, "think"),
+        ({"template": "{{ .Prompt }}"}, "template"),
+        ({"options": {"repeat_penalty": 1.1}}, "options.repeat_penalty"),
+        ({"options": {"presence_penalty": 0.5}}, "options.presence_penalty"),
+        ({"options": {"frequency_penalty": 0.5}}, "options.frequency_penalty"),
+        ({"options": {"mirostat": 2}}, "options.mirostat"),
+        ({"options": {"tfs_z": 0.5}}, "options.tfs_z"),
+        ({"options": {"typical_p": 0.7}}, "options.typical_p"),
+        ({"messages": [{**TURN, "images": ["aGk="]}]}, "messages[0].images"),
+        ({"messages": [TURN, {"role": "assistant", "tool_calls": [{}]}]}, "messages[1].tool_calls"),
+    ],
+)
+def test_what_is_not_served_and_changes_the_answer_is_named(fields: dict[str, Any], param: str) -> None:
+    problem = refusal(**fields)
+    assert problem.param == param
+    assert problem.message.startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": []},
+        {"format": ""},
+        {"think": False},
+        {"template": ""},
+        {"options": {}},
+        {"options": {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0, "mirostat": 0}},
+        {"options": {"tfs_z": 1, "typical_p": 1.0}},
+        {"messages": [{**TURN, "images": [], "tool_calls": []}]},
+        {"messages": [{**TURN, "images": None}]},
+    ],
+)
+def test_a_value_that_asks_for_nothing_passes(fields: dict[str, Any]) -> None:
+    assert call(**fields) == call()
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_a_whole_answer_has_every_field(reason: FinishReason) -> None:
+    found = json.loads(json.dumps(ChatAnswer(model="m").completion(Completion("Paris", finished(reason)), NOON)))
+    assert found == {
+        "model": "m",
+        "created_at": "2024-03-15T12:00:00.000005Z",
+        "message": {"role": "assistant", "content": "Paris"},
+        "done": True,
+        "done_reason": reason,
+        "total_duration": 4_000_000_001,
+        "load_duration": 1_000_000_002,
+        "prompt_eval_count": 11,
+        "prompt_eval_duration": 2_000_000_003,
+        "eval_count": 5,
+        "eval_duration": 3_000_000_004,
+    }
+    assert all(type(value) is int for key, value in found.items() if key.endswith(("_duration", "_count")))
+
+
+def test_a_stream_is_done_with_its_last_line_only() -> None:
+    *lines, last = stream(Started(11), Piece("Par"), Piece("is"), finished("length"))
+    assert [line["message"] for line in lines] == [
+        {"role": "assistant", "content": "Par"},
+        {"role": "assistant", "content": "is"},
+    ]
+    assert all(line["done"] is False and "done_reason" not in line for line in lines)
+    assert last == ChatAnswer(model="m").completion(Completion("", finished("length")), NOON)
+    assert all(line["model"] == "m" and RFC3339.fullmatch(line["created_at"]) for line in [*lines, last])
+
+
+def test_what_needs_no_line_gets_none() -> None:
+    assert ChatAnswer(model="m").event(Started(11), NOON) == b""
+
+
+def test_text_reaches_the_client_unchanged_in_ascii() -> None:
+    assert stream(Piece(TRICKY), finished())[0]["message"]["content"] == TRICKY
+
+
+def test_an_error_in_a_stream_is_a_line_with_a_string() -> None:
+    lines = stream(Piece("a"), Failed(InternalError("broken\u2028")))
+    assert lines[-1] == {"error": "broken\u2028", "code": "internal_server_error", "type": "server_error"}
+
+
+def test_errors_are_strings_for_the_sdks_of_ollama() -> None:
+    assert error(ModelNotFound("Model not found: x", param="model")) == {
+        "error": "Model not found: x",
+        "code": "model_not_found",
+        "type": "invalid_request_error",
+    }
+
+
+@pytest.mark.parametrize(("reason", "duration"), [("load", 1_500_000_000), ("unload", 0)])
+def test_loading_and_unloading_are_answered_without_text(reason: str, duration: int) -> None:
+    assert ChatAnswer(model="m").idle(reason, duration, NOON) == {
+        "model": "m",
+        "created_at": "2024-03-15T12:00:00.000005Z",
+        "message": {"role": "assistant", "content": ""},
+        "done": True,
+        "done_reason": reason,
+        "total_duration": duration,
+        "load_duration": duration,
+    }
+
+
+@hypothesis_settings(deadline=None, max_examples=100)
+@given(moment=st.datetimes(datetime(1970, 1, 1), timezones=st.just(UTC)))
+def test_moments_are_rfc3339_and_lose_nothing(moment: datetime) -> None:
+    text = rfc3339(moment)
+    assert RFC3339.fullmatch(text)
+    assert datetime.fromisoformat(text) == moment
+
+
+def test_a_tag_has_what_strict_clients_need() -> None:
+    assert tags([(model(), "sha256:00")]) == {
+        "models": [
+            {
+                "name": "small",
+                "model": "small",
+                "modified_at": "2024-03-15T12:00:00.000005Z",
+                "size": 10,
+                "digest": "sha256:00",
+                "details": {
+                    "parent_model": "",
+                    "format": "safetensors",
+                    "family": "llama",
+                    "families": ["llama"],
+                    "parameter_size": "135M",
+                    "quantization_level": "Q4",
+                },
+            }
+        ]
+    }
+    assert tags([]) == {"models": []}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "size"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1500, "1.5K"),
+        (134_515_008, "135M"),
+        (7_241_732_096, "7.24B"),
+        (70_553_706_496, "70.6B"),
+        (671_026_419_200, "671B"),
+    ],
+)
+def test_parameters_are_abbreviated(parameters: int, size: str) -> None:
+    assert tags([(model(parameters=parameters), "")])["models"][0]["details"]["parameter_size"] == size
+
+
+@hypothesis_settings(deadline=None, max_examples=200)
+@given(parameters=st.integers(0, 10**13) | st.sampled_from([999_999, 999_999_999, 999_999_999_999]))
+def test_parameters_are_never_abbreviated_beyond_recognition(parameters: int) -> None:
+    size = tags([(model(parameters=parameters), "")])["models"][0]["details"]["parameter_size"]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBT]?)", size)
+    assert match is not None
+    meant = float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}[match[2]]
+    assert abs(meant - parameters) <= parameters / 100
