@@ -38,7 +38,14 @@ def _byte_count(text: str) -> int:
 def _folder(text: str) -> Path:
     if not text:
         raise ValueError("must be a folder")
-    return Path(text).expanduser().absolute()
+    return _expanded(text).absolute()
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError("must be a folder; there is no such home") from error
 
 
 def _endpoints(text: str) -> tuple[str, ...]:
@@ -95,7 +102,7 @@ def load(command_line: Mapping[str, str], environ: Mapping[str, str]) -> Setting
     """
     values: dict[str, Any] = {}
     config = command_line.get("config") or environ.get("OSU_CONFIG")
-    given = _from_file(Path(config).expanduser()) if config else []
+    given = _from_file(config) if config else []
     given += [
         (name, f"OSU_{name.upper()}", environ[f"OSU_{name.upper()}"])
         for name, _ in table()
@@ -111,9 +118,9 @@ def load(command_line: Mapping[str, str], environ: Mapping[str, str]) -> Setting
     return Settings(**values)
 
 
-def _from_file(path: Path) -> list[tuple[str, str, str]]:
+def _from_file(path: str) -> list[tuple[str, str, str]]:
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(_expanded(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise BadSetting(f"The configuration file {path} cannot be read: {error}") from error
     known = [name for name, _ in table()]

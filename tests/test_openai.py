@@ -365,7 +365,7 @@ def test_a_call_in_the_conversation_is_refused_by_its_name(field: str, value: An
 
 
 def test_no_calls_in_the_conversation_are_none() -> None:
-    turn = {"role": "assistant", "content": "x", "tool_calls": [], "function_call": None}
+    turn: dict[str, Any] = {"role": "assistant", "content": "x", "tool_calls": [], "function_call": None}
     assert request(messages=[TURN, turn]).messages[1] == Message("assistant", "x")
 
 

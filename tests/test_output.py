@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from osaurus.engine.output import StopScanner, TextAssembler
 from tokenizers import Tokenizer, pre_tokenizers
+
+from osaurus.engine.output import StopScanner, TextAssembler
 
 # Two letters make beginnings, repetitions and overlaps of stop strings likely.
 stop_strings = st.text("ab", min_size=1, max_size=4)
@@ -38,9 +39,16 @@ def until_a_stop(stops: list[str], text: str) -> tuple[str, bool]:
     return text, False
 
 
+def number_of(tokenizer: Tokenizer, token: str) -> int:
+    """Return the number of a token that there is."""
+    number = tokenizer.token_to_id(token)
+    assert number is not None
+    return number
+
+
 def assemble(tokenizer: Tokenizer, tokens: Iterable[int], stops: tuple[str, ...] = ()) -> tuple[list[str], bool]:
     """Return the pieces of an answer with these tokens, and whether a stop string was reached."""
-    assembler = TextAssembler(tokenizer, {tokenizer.token_to_id("<|im_end|>")}, StopScanner(stops))
+    assembler = TextAssembler(tokenizer, {number_of(tokenizer, "<|im_end|>")}, StopScanner(stops))
     said = []
     for token in tokens:
         text, stopped = assembler.add(token)
@@ -53,13 +61,13 @@ def assemble(tokenizer: Tokenizer, tokens: Iterable[int], stops: tuple[str, ...]
 def byte_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the tokens that hold one byte each of this text."""
     [(spelled, _)] = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
-    tokens = [tokenizer.token_to_id(character) for character in spelled]
+    tokens = [number_of(tokenizer, character) for character in spelled]
     assert len(tokens) == len(text.encode())
     return tokens
 
 
 @given(stop=stop_strings, pieces=pieces)
-@hypothesis_settings(deadline=None, max_examples=200)
+@hypothesis_settings(deadline=None, max_examples=150)
 def test_all_text_before_a_stop_string_is_let_through_and_no_more(stop: str, pieces: list[str]) -> None:
     before, found, _ = "".join(pieces).partition(stop)
     assert scan([stop], pieces) == (before, bool(found))
@@ -67,7 +75,7 @@ def test_all_text_before_a_stop_string_is_let_through_and_no_more(stop: str, pie
 
 @given(stops=st.lists(stop_strings, min_size=2, max_size=4), pieces=pieces)
 @example(stops=["abab", "ba"], pieces=["abab"])
-@hypothesis_settings(deadline=None, max_examples=300)
+@hypothesis_settings(deadline=None, max_examples=200)
 def test_of_several_stop_strings_the_first_one_counts_however_the_text_is_cut(
     stops: list[str], pieces: list[str]
 ) -> None:
@@ -75,7 +83,7 @@ def test_of_several_stop_strings_the_first_one_counts_however_the_text_is_cut(
 
 
 @given(stops=st.lists(stop_strings, max_size=4), pieces=pieces)
-@hypothesis_settings(deadline=None, max_examples=300)
+@hypothesis_settings(deadline=None, max_examples=200)
 def test_no_stop_string_is_ever_said(stops: list[str], pieces: list[str]) -> None:
     said, stopped = scan(stops, pieces)
     text = "".join(pieces)
@@ -91,7 +99,7 @@ def test_text_without_stop_strings_is_said_whole(stops: list[str], pieces: list[
 
 
 @given(stops=st.lists(stop_strings, max_size=3), pieces=pieces)
-@hypothesis_settings(deadline=None, max_examples=200)
+@hypothesis_settings(deadline=None, max_examples=150)
 def test_text_is_held_back_only_while_it_may_become_a_stop_string(stops: list[str], pieces: list[str]) -> None:
     assume(not any(stop in "".join(pieces) for stop in stops))
     scanner, fed, said = StopScanner(tuple(stops)), "", ""
@@ -117,7 +125,7 @@ def test_stop_strings_may_be_longer_than_characters_are_wide() -> None:
 
 
 @given(text=st.text(characters, max_size=30))
-@hypothesis_settings(deadline=None, max_examples=200)
+@hypothesis_settings(deadline=None, max_examples=150)
 def test_pieces_join_to_the_text(text: str, tiny_tokenizer: Tokenizer) -> None:
     tokens = tiny_tokenizer.encode(text, add_special_tokens=False).ids
     said, _ = assemble(tiny_tokenizer, tokens)
@@ -144,7 +152,7 @@ def test_an_incomplete_character_at_the_end_is_dropped(missing: int, tiny_tokeni
 
 
 @given(data=st.data())
-@hypothesis_settings(deadline=None, max_examples=200)
+@hypothesis_settings(deadline=None, max_examples=150)
 def test_any_tokens_give_the_text_that_decoding_them_together_gives(
     data: st.DataObject, tiny_tokenizer: Tokenizer
 ) -> None:
@@ -152,21 +160,27 @@ def test_any_tokens_give_the_text_that_decoding_them_together_gives(
     numbers = st.integers(0, tiny_tokenizer.get_vocab_size() - 1) | st.sampled_from(bytes_)
     tokens = data.draw(st.lists(numbers, max_size=12))
     said = "".join(assemble(tiny_tokenizer, tokens)[0])
-    whole = tiny_tokenizer.decode([token for token in tokens if token != tiny_tokenizer.token_to_id("<|im_end|>")])
+    whole = tiny_tokenizer.decode([token for token in tokens if token != number_of(tiny_tokenizer, "<|im_end|>")])
     assert whole.startswith(said)
     # What was held back to the end is the beginning of a character.
     assert set(whole.removeprefix(said)) <= {"\ufffd"}
 
 
 def test_tokens_that_end_a_sequence_are_silent(tiny_tokenizer: Tokenizer) -> None:
-    end = tiny_tokenizer.token_to_id("<|im_end|>")
+    end = number_of(tiny_tokenizer, "<|im_end|>")
     tokens = byte_tokens(tiny_tokenizer, f"a{SAUROPOD}")
     assert assemble(tiny_tokenizer, [*tokens, end]) == (["a", "", "", "", SAUROPOD, "", ""], False)
     assert assemble(tiny_tokenizer, [end]) == (["", ""], False)
 
 
+def test_an_ordinary_token_may_end_sequences(tiny_tokenizer: Tokenizer) -> None:
+    tokens = byte_tokens(tiny_tokenizer, "a;b")
+    assembler = TextAssembler(tiny_tokenizer, {number_of(tiny_tokenizer, ";")}, StopScanner(()))
+    assert [assembler.add(token) for token in tokens] == [("a", False), ("", False), ("b", False)]
+
+
 def test_other_special_tokens_have_no_text_either(tiny_tokenizer: Tokenizer) -> None:
-    start = tiny_tokenizer.token_to_id("<|im_start|>")
+    start = number_of(tiny_tokenizer, "<|im_start|>")
     tokens = byte_tokens(tiny_tokenizer, "ab")
     assert assemble(tiny_tokenizer, [start, tokens[0], start, tokens[1]]) == (["", "a", "", "b", ""], False)
 

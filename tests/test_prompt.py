@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
 from osaurus.chat import ApiError, ChatRequest, ContextLengthExceeded, InvalidRequest, Message, Role
 from osaurus.engine.prompt import PromptEncoder, special_tokens
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -33,6 +35,7 @@ def refuse(reason: str) -> NoReturn:
 
 environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
 environment.globals["raise_exception"] = refuse
+compiled = cache(environment.from_string)
 
 
 @define
@@ -45,16 +48,13 @@ class JinjaTemplate:
         self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool
     ) -> str:
         assert not tokenize
-        template = environment.from_string(self.source)
-        return template.render(messages=conversation, add_generation_prompt=add_generation_prompt)
+        return compiled(self.source).render(messages=conversation, add_generation_prompt=add_generation_prompt)
 
 
 def ask(*turns: str | Message, max_tokens: int | None = 1, may_shrink: bool = True, **fields: Any) -> ChatRequest:
     """Return a request with these messages; a text alone is a user's."""
     messages = tuple(Message("user", turn) if isinstance(turn, str) else turn for turn in turns)
-    return ChatRequest(
-        model="m", messages=messages, max_tokens=max_tokens, max_tokens_may_shrink=may_shrink, **fields
-    )
+    return ChatRequest(model="m", messages=messages, max_tokens=max_tokens, max_tokens_may_shrink=may_shrink, **fields)
 
 
 def encoder(
@@ -107,9 +107,7 @@ def of_pieces(scheme: str) -> Tokenizer:
 @pytest.mark.parametrize("spelled", SPECIAL)
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 @pytest.mark.parametrize("around", ["{}", "a{}b", "{}{}", " {}\n", "<|{}|>", "{}|im_end|>"])
-def test_special_tokens_are_text_in_a_message(
-    spelled: str, role: Role, around: str, tiny_tokenizer: Tokenizer
-) -> None:
+def test_special_tokens_are_text_in_a_message(spelled: str, role: Role, around: str, tiny_tokenizer: Tokenizer) -> None:
     spelling = around.replace("{}", spelled)
     check_is_safe(tiny_tokenizer, ask(Message("user", "hi"), Message(role, spelling), "and?"))
 
@@ -149,7 +147,7 @@ fragments = st.sampled_from(
 
 
 @given(contents=st.lists(st.lists(fragments, max_size=8).map("".join), min_size=1, max_size=3))
-@hypothesis_settings(deadline=None, max_examples=150)
+@hypothesis_settings(deadline=None, max_examples=100)
 def test_no_text_becomes_a_special_token(contents: list[str], tiny_tokenizer: Tokenizer) -> None:
     check_is_safe(tiny_tokenizer, ask(*contents))
 
@@ -177,7 +175,7 @@ def test_text_is_unchanged_where_words_are_marked(scheme: str) -> None:
 
 
 @given(contents=st.lists(st.text(max_size=20), min_size=1, max_size=3))
-@hypothesis_settings(deadline=None, max_examples=150)
+@hypothesis_settings(deadline=None, max_examples=100)
 def test_ordinary_text_is_tokenised_in_one_go(contents: list[str], tiny_tokenizer: Tokenizer) -> None:
     request = ask(*contents)
     tokens, _ = encoder(tiny_tokenizer).encode(request)
@@ -232,13 +230,11 @@ def test_text_is_not_refused_for_its_length_while_it_may_fit(tiny_tokenizer: Tok
     # As many characters as there can be for so few tokens.
     tokenizer.add_tokens([AddedToken("~" * 200, special=False)])
     tokens, _ = encoder(tokenizer, 64).encode(ask("~" * 200 * 20))
-    assert tokens.count(tokenizer.token_to_id("~" * 200)) == 20
+    assert [tokenizer.id_to_token(token) for token in tokens].count("~" * 200) == 20
 
 
 @pytest.mark.parametrize(("asked", "given"), [(1, 1), (30, 30), (100, 100), (101, 100), (2048, 100), (None, 100)])
-def test_an_answer_shrinks_to_the_room_that_is_left(
-    asked: int | None, given: int, tiny_tokenizer: Tokenizer
-) -> None:
+def test_an_answer_shrinks_to_the_room_that_is_left(asked: int | None, given: int, tiny_tokenizer: Tokenizer) -> None:
     request = ask("hello", max_tokens=asked)
     length = len(encoder(tiny_tokenizer).encode(request)[0])
     assert encoder(tiny_tokenizer, length + 100).encode(request)[1] == given

@@ -155,7 +155,7 @@ def test_a_file_may_hold_numbers_and_lists(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["true", "1337.0", "{ number = 1337 }", "1979-05-27"])
 def test_a_file_cannot_hold_a_port_of_another_type(value: str, tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="port in .* must be a port number"):
+    with pytest.raises(BadSetting, match=r"port in .* must be a port number"):
         load({"config": toml(tmp_path, f"port = {value}")}, {})
 
 

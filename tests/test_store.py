@@ -3,18 +3,19 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from osaurus.chat import InstalledModel, ModelNotFound
-from osaurus.library.store import ModelStore
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
 from twisted.logger import LogEvent, LogLevel, capturedLogs
+
+from osaurus.chat import InstalledModel, ModelNotFound
+from osaurus.library.store import ModelStore
 
 WEIGHTS: dict[str, Any] = {
     "model.norm.weight": np.ones(64, np.float32),
@@ -55,7 +56,7 @@ def ids(store: ModelStore) -> list[str]:
     return [model.id for model in store.models()]
 
 
-def complaints(events: list[LogEvent], folder: Path) -> list[LogEvent]:
+def complaints(events: Sequence[LogEvent], folder: Path) -> list[LogEvent]:
     """Return the warnings about a folder."""
     return [event for event in events if event["log_level"] is LogLevel.warn and event.get("folder") == str(folder)]
 
@@ -99,7 +100,9 @@ def test_a_model_is_found_by_the_short_name_it_was_pulled_by(name: str, tmp_path
     assert ModelStore(tmp_path).find(name).id == "smollm2-135m-instruct"
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-llama-1b:q4", "org/tiny-llama-1b", "", ":latest", "smollm2:135m", "../x"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "tiny-llama-1b:q4", "org/tiny-llama-1b", "", ":latest", "smollm2:135m", "../x"]
+)
 def test_what_is_not_there_is_not_found(name: str, tmp_path: Path) -> None:
     install(tmp_path, "Some-Org/Tiny-Llama-1B")
     with pytest.raises(ModelNotFound) as caught:
@@ -181,7 +184,9 @@ def test_a_model_may_be_in_several_files(tmp_path: Path) -> None:
     folder = install(tmp_path, "org/tiny")
     (folder / "model.safetensors").unlink()
     for number in (1, 2):
-        save_file({f"t{number}": np.zeros((number, 10), np.float32)}, folder / f"model-0000{number}-of-00002.safetensors")
+        save_file(
+            {f"t{number}": np.zeros((number, 10), np.float32)}, folder / f"model-0000{number}-of-00002.safetensors"
+        )
     assert ModelStore(tmp_path).models()[0].parameters == 30
     shard(folder, ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])
     assert ModelStore(tmp_path).models()[0].parameters == 30
@@ -384,11 +389,11 @@ def test_what_is_no_model_folder_is_not_talked_about(content: str, tmp_path: Pat
 
 
 def test_a_folder_that_may_not_be_read_harms_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "a/open")
+    # All may read this model; what is above the models folder need not be open.
+    for path in (tmp_path, *install(tmp_path, "a/open").iterdir()):
+        path.chmod(0o755)
     closed = install(tmp_path, "b/closed")
     closed.chmod(0)
-    tmp_path.chmod(0o755)
-    # The folders above are closed to others.
     monkeypatch.chdir(tmp_path)
     try:
         with without_privileges():

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from attrs import frozen
+from attrs import field, frozen
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -31,10 +31,10 @@ class Body:
     count: Annotated[int, Between(1, 2**53 + 1)] = 3
     ratio: Annotated[float, Between(-1, 1)] = 0.5
     flag: bool = True
-    words: Annotated[list[Annotated[str, Items(1, 3)]], Items(0, 2)] = []
+    words: Annotated[list[Annotated[str, Items(1, 3)]], Items(0, 2)] = field(factory=list)
     either: str | list[int] | None = None
     inner: Inner | None = None
-    inners: list[Inner] = []
+    inners: list[Inner] = field(factory=list)
     anything: Any = None
 
 
@@ -210,7 +210,7 @@ def test_a_whole_surrogate_pair_is_a_character() -> None:
 
 
 def test_a_number_that_overflows_is_refused() -> None:
-    assert refusal(b'{"name": "n", "ratio": 1e999}').param == "ratio"
+    assert refusal(b'{"name": "n", "ratio": 1e999}').message == "ratio: is too large a number"
     assert refusal(b'{"name": "n", "count": 1e999}').param == "count"
 
 
@@ -251,12 +251,15 @@ def read_or_refuse(chat_call: Callable[[bytes], Any], body: bytes) -> None:
     """Read a body; what it is refused with must be fit to be told."""
     try:
         chat_call(body)
-    except InvalidRequest as problem:
-        problem.message.encode("utf-8")
-        assert problem.param is None or problem.param.split(".")[0].split("[")[0] in KEYS
+    except InvalidRequest as error:
+        problem = error
+    else:
+        return
+    problem.message.encode("utf-8")
+    assert problem.param is None or problem.param.split(".")[0].split("[")[0] in KEYS
 
 
-@hypothesis_settings(deadline=None, max_examples=600)
+@hypothesis_settings(deadline=None, max_examples=400)
 @given(chat_call=dialects, body=bodies | values)
 def test_any_json_is_read_or_refused(chat_call: Callable[[bytes], Any], body: Any) -> None:
     read_or_refuse(chat_call, json.dumps(body).encode())

@@ -41,7 +41,7 @@ UNSERVED_OPTIONS: dict[str, Iterable[object]] = {
     "logit_bias": [{}],
 }
 
-ZERO_DURATION = re.compile(r"0+(\.0*)?(ns|us|µs|ms|s|m|h)?")
+ZERO_DURATION = re.compile(r"0+(\.0*)?|(0+(\.0*)?(ns|us|µs|ms|s|m|h))+")
 
 
 @frozen(kw_only=True)
@@ -174,9 +174,9 @@ def _tag(model: InstalledModel, digest: str) -> dict[str, Any]:
 
 
 def _abbreviated(parameters: int) -> str:
-    for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if parameters >= unit:
-            return f"{parameters / unit:.3g}{name}"
+    for unit, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if parameters >= unit * 0.9995:
+            return f"{float(f'{parameters / unit:.3g}'):g}{name}"
     return str(parameters)
 
 

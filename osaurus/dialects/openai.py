@@ -123,8 +123,9 @@ def chat_call(body: bytes) -> ChatCall:
     chat = parse(_ChatBody, body)
     refuse_unserved({name: getattr(chat, name) for name in UNSERVED}, UNSERVED)
     for index, turn in enumerate(chat.messages):
-        if turn.tool_calls or turn.function_call:
-            refuse(f"messages[{index}].tool_calls", "tool calls are not supported by this server yet")
+        for name in ("tool_calls", "function_call"):
+            if getattr(turn, name):
+                refuse(f"messages[{index}].{name}", "is not supported by this server yet; leave it out")
     max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
     request = ChatRequest(
         model=chat.model,

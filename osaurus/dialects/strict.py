@@ -31,7 +31,7 @@ class Between:
     def check(self, value: float) -> None:
         """Raise ValueError unless the value is within the bounds."""
         if not self.least <= value <= self.most:
-            raise ValueError(f"must be between {self.least:g} and {self.most:g}, not {value:g}")
+            raise ValueError(f"must be between {self.least} and {self.most}, not {value}")
 
 
 @attrs.frozen
@@ -107,7 +107,7 @@ def _boolean(value: object, _: object) -> bool:
 
 def _integer(value: object, _: object) -> int:
     if isinstance(value, float):
-        raise ValueError(f"must be a whole number, not {value:g}")
+        raise ValueError(f"must be a whole number, not {value}")
     if not isinstance(value, int) or isinstance(value, bool):
         raise _wrong("a whole number", value)
     return value

@@ -24,10 +24,10 @@ class StopScanner:
     def feed(self, text: str) -> tuple[str, bool]:
         """Take more text; return what may be said now, and whether a stop string was reached just behind it."""
         text = self._held + text
-        found = [index for index in (text.find(stop) for stop in self._stops) if index >= 0]
+        found = [(index + len(stop), index) for stop in self._stops if (index := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)], True
+            return text[: min(found)[1]], True
         keep = self._doubtful(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

