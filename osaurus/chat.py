@@ -43,7 +43,8 @@ class ChatRequest:
 
     `max_tokens` counts tokens of the answer; None means to the end of the context. Where prompt and `max_tokens`
     together exceed the context, the answer is bounded by the context if `max_tokens_may_shrink`, else the request is
-    refused. `context_length`, in tokens, narrows the model's own.
+    refused. `context_length`, in tokens, narrows the model's own. `unload_after` gives the model's memory back once the
+    last answer from it is complete.
     """
 
     model: str
@@ -53,6 +54,7 @@ class ChatRequest:
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     context_length: int | None = None
+    unload_after: bool = False
 
 
 @frozen(kw_only=True)

@@ -90,7 +90,7 @@ class _ChatBody:
 class ChatCall:
     """A chat that was asked for; without messages (`request` None) only the model is to be loaded or unloaded.
 
-    `stream` is None where the body does not say. `unload` asks for the model's memory back afterwards.
+    `stream` is None where the body does not say. `unload` asks for the model's memory back.
     """
 
     model: str
@@ -114,6 +114,7 @@ def chat_call(body: bytes) -> ChatCall:
                 refuse(f"messages[{index}].{name}", "is not supported by this server yet; leave it out")
     if options.num_predict == 0:
         refuse("options.num_predict", "must be at least 1, or -1 for as many tokens as the context holds")
+    unload = _is_zero(chat.keep_alive)
     to_the_end = options.num_predict is not None and options.num_predict < 0
     request = ChatRequest(
         model=chat.model,
@@ -130,12 +131,13 @@ def chat_call(body: bytes) -> ChatCall:
         ),
         stop=stop_strings(options.stop),
         context_length=options.num_ctx,
+        unload_after=unload,
     )
     return ChatCall(
         model=chat.model,
         request=request if chat.messages else None,
         stream=chat.stream,
-        unload=_is_zero(chat.keep_alive),
+        unload=unload,
     )
 
 

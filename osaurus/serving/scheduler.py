@@ -131,6 +131,9 @@ class Scheduler:
         generation.deliver(Started(len(prompt)))
         if not generation.over:
             self._runner.submit(stored.id, stored.folder, row, lambda event: self._deliver(generation, event))
+            if request.unload_after:
+                # Takes effect once the model has no rows; should the engine die before, there is nothing to unload.
+                self._runner.unload(stored.id).addErrback(lambda failure: failure.trap(ApiError))
 
     def _deliver(self, generation: Generation, event: Event) -> None:
         if isinstance(event, (Finished, Failed)):

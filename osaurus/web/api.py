@@ -111,9 +111,6 @@ class Api:
             return json_answer(request, idle)
         generation = self._scheduler.submit(call.request)
         await generation.started()
-        if call.unload:
-            # Takes effect when the model's last answer, at the earliest this one, is complete.
-            await self._scheduler.unload(call.model)
         if not stream:
             return json_answer(request, answer.completion(await generation.completion(), self._now()))
         request.setHeader("Content-Type", "application/x-ndjson")
