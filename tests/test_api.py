@@ -455,12 +455,3 @@ def test_a_client_that_disconnects_while_the_model_loads_gets_no_row(client: Cli
     client.stub.flush()
     client.worker.settle()
     assert client.worker.engine.steps == 0
-
-
-def test_a_client_that_disconnects_from_an_unloading_chat_frees_its_row(client: Client) -> None:
-    responses = client.begin("POST", "/api/chat", {**HELLO, "keep_alive": 0})
-    client.worker.turn(1)
-    assert responses == []
-    client.scheduler.stop()
-    client.worker.turn()
-    assert client.worker.engine.rows == {}
