@@ -199,17 +199,42 @@ def test_a_step_that_fails_ends_its_rows_with_an_error_and_the_next_row_is_serve
 ) -> None:
     alone = desk.alone("Hello")
     desk.add(1, "Hello")
-    desk.step()
-    _, batch = desk.engine._resident["tiny"]
+    for _ in range(4):
+        desk.step()
 
-    def fail() -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError("injected")
 
-    monkeypatch.setattr(batch._generator, "next", fail)
-    desk.step()
+    with monkeypatch.context() as patch:
+        patch.setattr("osaurus.engine.batch.sample", fail)
+        desk.step()
     assert isinstance(desk.ends[1], Failed)
     assert isinstance(desk.ends[1].error, InternalError)
     assert desk.alone("Hello") == alone
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(desk: Desk) -> None:
+    desk.add(1, "x" * 450, max_tokens=4)
+    desk.add(2, "Hello", max_tokens=4)
+    desk.add(3, "Hello", max_tokens=60)
+    while 2 not in desk.ends:
+        desk.step()
+    assert 1 not in desk.ends or 3 not in desk.ends
+
+
+def test_models_whose_caches_cannot_be_merged_write_one_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_lm.models.cache import KVCache
+
+    alone = [desk.alone(prompt) for prompt in PROMPTS]
+    # A batch made now finds that this kind of cache has no merge, as those of some models have not.
+    desk.engine.unload("tiny")
+    with monkeypatch.context() as patch:
+        patch.delattr(KVCache, "merge")
+        for number, prompt in enumerate(PROMPTS):
+            desk.add(number, prompt)
+        together = desk.finish()
+    desk.engine.unload("tiny")
+    assert [together[number] for number in range(len(PROMPTS))] == alone
 
 
 @pytest.mark.parametrize(

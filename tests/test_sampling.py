@@ -50,42 +50,62 @@ def reference(logits: Floats, sampling: Sampling) -> set[int]:
 def test_the_filters_keep_what_the_reference_keeps(
     seed: int, spread: float, temperature: float, top_p: float, top_k: int | None, min_p: float | None
 ) -> None:
-    import mlx.core as mx
-
-    from osaurus.engine.sampling import filtered
+    from osaurus.engine.sampling import kept
 
     logits = np.random.default_rng(seed).normal(size=VOCABULARY) * spread
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p)
-    kept = np.isfinite(np.array(filtered(mx.array(logits[None], dtype=mx.float32), sampling)))[0]
-    # A filter's edge may fall within float32's rounding of a token; then either answer is right.
-    nudged = [
-        reference(logits, Sampling(temperature=temperature, top_p=top_p * (1 + nudge), top_k=top_k, min_p=min_p))
-        for nudge in (-1e-5, 0, 1e-5)
-    ]
-    found = set(np.flatnonzero(kept).tolist())
-    assert min(nudged, key=len) <= found <= max(nudged, key=len)
+    tempered = logits / temperature
+    probabilities = np.exp(tempered - tempered.max())
+    probabilities = np.sort(probabilities / probabilities.sum())[::-1]
+    expected = len(reference(logits, sampling))
+    assert kept(probabilities, sampling, whole=True) == expected
+    for few in (1, 5, VOCABULARY - 1):
+        # What is found among a few must be what is found among all, or nothing.
+        assert kept(probabilities[:few], sampling, whole=False) in (None, expected)
 
 
-def test_temperature_zero_takes_the_best() -> None:
+@pytest.mark.parametrize("vocabulary", [40, 1000])
+@pytest.mark.parametrize("top_p", [0.1, 0.9, 1])
+def test_rows_draw_the_same_from_a_few_candidates_as_from_everything(
+    vocabulary: int, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlx.core as mx
 
-    from osaurus.engine.sampling import make_sampler
+    from osaurus.engine import sampling as module
 
-    logits = mx.array([[0.1, 3.0, 2.9], [5.0, 1.0, 4.9]])
-    assert make_sampler(Sampling(temperature=0))(logits).tolist() == [1, 0]
+    logits = mx.array(np.random.default_rng(0).normal(size=(6, vocabulary)) * 3)
+
+    def draws() -> list[list[int]]:
+        rows = [module.RowSampler(Sampling(temperature=1, top_p=top_p, seed=seed)) for seed in range(6)]
+        return [module.sample(logits, rows) for _ in range(10)]
+
+    few = draws()
+    monkeypatch.setattr(module, "CANDIDATES", vocabulary)
+    assert draws() == few
+
+
+def test_temperature_zero_takes_the_best_in_any_company() -> None:
+    import mlx.core as mx
+
+    from osaurus.engine.sampling import RowSampler, sample
+
+    logits = mx.array([[0.1, 3.0, 2.9], [5.0, 1.0, 4.9], [0.0, 0.0, 9.0]])
+    greedy, random = RowSampler(Sampling(temperature=0)), RowSampler(Sampling(temperature=0.1))
+    assert sample(logits, [greedy, greedy, greedy]) == [1, 0, 2]
+    assert sample(logits, [greedy, greedy, random]) == [1, 0, 2]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1, -1, -(2**63)])
 def test_a_seed_repeats_the_draws(seed: int) -> None:
     import mlx.core as mx
 
-    from osaurus.engine.sampling import make_sampler
+    from osaurus.engine.sampling import RowSampler, sample
 
     logits = mx.zeros((1, 1000))
     draws = []
     for _ in range(2):
-        sampler = make_sampler(Sampling(temperature=1, top_p=1, seed=seed))
-        draws.append([sampler(logits).item() for _ in range(8)])
+        sampler = RowSampler(Sampling(temperature=1, top_p=1, seed=seed))
+        draws.append([sample(logits, [sampler])[0] for _ in range(8)])
     assert draws[0] == draws[1]
     assert len(set(draws[0])) > 4
 
@@ -93,14 +113,13 @@ def test_a_seed_repeats_the_draws(seed: int) -> None:
 def test_draws_follow_the_distribution() -> None:
     import mlx.core as mx
 
-    from osaurus.engine.sampling import make_sampler
+    from osaurus.engine.sampling import RowSampler, sample
 
     probabilities = np.array([0.5, 0.3, 0.15, 0.05])
-    sampler = make_sampler(Sampling(temperature=1, top_p=0.9, seed=3))
-    rows = mx.broadcast_to(mx.log(mx.array(probabilities)), (20_000, 4))
-    counts = np.bincount(np.array(sampler(rows)), minlength=4) / 20_000
-    expected = np.array([0.5, 0.3, 0.15, 0]) / 0.95
+    logits = mx.log(mx.array(probabilities))[None]
+    sampler = RowSampler(Sampling(temperature=1, top_p=0.9, seed=3))
+    times = 4000
+    counts = np.bincount([sample(logits, [sampler])[0] for _ in range(times)], minlength=4) / times
     # Five standard deviations of a count.
-    tolerance = 5 * math.sqrt(0.25 / 20_000)
-    assert np.abs(counts - expected).max() < tolerance
+    assert np.abs(counts - np.array([0.5, 0.3, 0.15, 0]) / 0.95).max() < 5 * math.sqrt(0.25 / times)
     assert counts[3] == 0

@@ -1,14 +1,32 @@
 """The step loop over the rows that one model is answering at a time.
 
-mlx_lm's BatchGenerator does the continuous batching: rows join and leave between steps, and each step decodes one
-token for every row and reads at most one chunk of prompts. This module puts our rows into it and takes events out.
+A row waits, reads its prompt in chunks into a cache of its own, then joins the rows that write. One step draws a token
+for every writing row from the logits that the step before set in motion, says what came of it, lets rows leave and
+join, sets the next forward pass in motion, and behind it as much reading as the time allows. So the device has work
+while the host turns tokens into text and events, and a row that has ended is never computed once more.
+
+The difficulty is reading: a long prompt takes as long as many steps, and everybody else's stream would stand still.
+`Pace` measures what a step and a token of reading cost on this machine and allows reading for a few steps' time, so
+that the gap in a neighbour's stream is bounded by its own pace, not by somebody's prompt. Rows take turns at reading,
+chunk by chunk: a short prompt does not wait for a long one.
+
+The last token of a prompt is not read but joins with the row: the pass that all rows share computes its logits.
+
+mlx_lm's BatchGenerator was the first design. It draws one step ahead (so a sampler may not look at its logits), calls
+a sampler for every row, reads in chunks of a fixed size and decodes rows once more after their end. What is built on
+is the layer below: mlx_lm's cache classes, with `merge`, `extend`, `filter` and `extract`. Models whose caches cannot
+be merged write one at a time, through the same loop.
+
 Everything here runs on the thread that owns MLX.
 """
 
-from time import monotonic_ns
+from collections import deque
+from time import monotonic_ns, perf_counter
+from typing import Any
 
+import mlx.core as mx
 from attrs import define, field
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import make_prompt_cache
 from twisted.logger import Logger
 
 from ..chat import Event, Failed, Finished, FinishReason, InternalError, Piece, Timings, Usage
@@ -16,110 +34,244 @@ from .backend import Backend
 from .loader import Model
 from .output import StopScanner, TextAssembler
 from .runner import Row
-from .sampling import make_sampler
+from .sampling import RowSampler, sample
 
 log = Logger()
 
-# More rows than this wait in the generator for a place.
-MOST_ROWS = 32
+# Rows that write together, and rows that take turns at reading; more wait.
+MOST_WRITING = 32
+MOST_READING = 4
+
+# While rows write, reading may take this many times what a step of theirs takes.
+READING_SHARE = 5.0
+LEAST_CHUNK = 16
+
+# MLX keeps freed buffers for use again; after this many steps they are given back.
+STEPS_BETWEEN_CLEARING = 256
 
 
-@define
+@define(eq=False)
 class _Progress:
-    """What has become of a row so far."""
+    """What has become of a row so far. Times are in nanoseconds on the monotonic clock."""
 
     row: Row
     text: TextAssembler
+    sampler: RowSampler
+    cache: list[Any]
     added: int
-    prompt_read: int | None = None
+    read: int = 0
+    prompt_read: int = 0
     tokens: int = 0
+
+    @property
+    def unread(self) -> int:
+        """How many tokens of the prompt are to be read before the row can join."""
+        return len(self.row.prompt) - 1 - self.read
 
 
 @define
+class Pace:
+    """What things cost here, in seconds, as averages that follow the machine."""
+
+    _most_chunk: int
+    _step: float = 0.0
+    _token: float = 0.0
+
+    def chunk(self, writing: int) -> int:
+        """Return how many tokens may be read in this step, while so many rows write."""
+        if not writing:
+            return self._most_chunk
+        if not self._token or not self._step:
+            return LEAST_CHUNK
+        return max(LEAST_CHUNK, min(self._most_chunk, int(READING_SHARE * self._step / self._token)))
+
+    def took(self, seconds: float, writing: int, read: int) -> None:
+        """Learn from a step in which so many rows wrote and so many tokens were read."""
+        if not read:
+            self._step = _average(self._step, seconds)
+        elif not writing:
+            self._token = _average(self._token, seconds / read)
+        elif self._step:
+            self._token = _average(self._token, max(seconds - self._step, 0.0) / read)
+        elif self._token:
+            self._step = max(seconds - self._token * read, seconds / 10)
+
+
+def _average(before: float, now: float) -> float:
+    return 0.75 * before + 0.25 * now if before else now
+
+
+@define(eq=False)
 class Batch:
     """The rows of one model."""
 
     _model: Model
     _backend: Backend
-    _generator: BatchGenerator = field(init=False)
-    _rows: dict[int, _Progress] = field(factory=dict, init=False)
-    _uids: dict[int, int] = field(factory=dict, init=False)
+    _pace: Pace = field(init=False)
+    _batchable: bool = field(init=False)
+    _waiting: deque[_Progress] = field(factory=deque, init=False)
+    _reading: deque[_Progress] = field(factory=deque, init=False)
+    _writing: list[_Progress] = field(factory=list, init=False)
+    _caches: list[Any] = field(factory=list, init=False)
+    _logits: mx.array | None = field(default=None, init=False)
+    _launched: tuple[float, int, int] | None = field(default=None, init=False)
+    _steps: int = field(default=0, init=False)
 
-    @_generator.default
-    def _make_generator(self) -> BatchGenerator:
-        return BatchGenerator(
-            self._model.network,
-            stop_tokens=[[token] for token in self._model.end_tokens],
-            completion_batch_size=MOST_ROWS,
-            prefill_batch_size=4,
-            prefill_step_size=self._backend.prefill_step_size,
-        )
+    @_pace.default
+    def _make_pace(self) -> Pace:
+        return Pace(self._backend.prefill_step_size)
+
+    @_batchable.default
+    def _find_batchable(self) -> bool:
+        return all(hasattr(cache, "merge") for cache in make_prompt_cache(self._model.network))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._waiting) + len(self._reading) + len(self._writing)
 
     def add(self, row: Row) -> None:
         """Take a row in, from the next step on."""
         text = TextAssembler(self._model.tokenizer, self._model.end_tokens, StopScanner(row.stop))
-        [uid] = self._generator.insert([row.prompt], [row.max_tokens], samplers=[make_sampler(row.sampling)])
-        self._rows[uid] = _Progress(row, text, monotonic_ns())
-        self._uids[row.id] = uid
+        cache = make_prompt_cache(self._model.network)
+        self._waiting.append(_Progress(row, text, RowSampler(row.sampling), cache, monotonic_ns()))
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to; an unknown one is left alone, it has ended by itself."""
-        uid = self._uids.pop(row_id, None)
-        if uid is not None:
-            del self._rows[uid]
-            self._generator.remove([uid])
+        for rows in (self._waiting, self._reading):
+            for progress in rows:
+                if progress.row.id == row_id:
+                    rows.remove(progress)
+                    return
+        keep = [index for index, progress in enumerate(self._writing) if progress.row.id != row_id]
+        if len(keep) < len(self._writing):
+            self._keep(keep)
 
     def step(self) -> list[tuple[int, Event]]:
-        """Decode one token for each row that is writing and read some of the prompts that wait.
+        """Draw a token for every row that writes, and read on; return what the rows have to say.
 
-        An error of the generator leaves it in an unknown state: its rows end with that error and a new generator
-        takes its place.
+        An error leaves the caches in an unknown state: the rows end with it, and later ones begin anew.
         """
         try:
-            prompts, tokens = self._generator.next()
+            return self._step()
         except Exception:  # noqa: BLE001 - whatever MLX raises, the rows must be told
             log.failure("A step failed; its rows are ended")
-            failed = [progress.row.id for progress in self._rows.values()]
-            self._rows.clear()
-            self._uids.clear()
-            self._generator = self._make_generator()
+            failed = [progress.row.id for progress in (*self._writing, *self._reading, *self._waiting)]
+            self._waiting.clear()
+            self._reading.clear()
+            self._keep([])
             error = InternalError("The engine failed while generating; the server's log has the reason.")
             return [(row_id, Failed(error)) for row_id in failed]
-        now = monotonic_ns()
-        for prompt in prompts:
-            if prompt.end_of_prompt:
-                self._rows[prompt.uid].prompt_read = now
-        return [event for token in tokens for event in self._token(token.uid, token.token, token.finish_reason, now)]
 
-    def _token(self, uid: int, token: int, ended: FinishReason | None, now: int) -> list[tuple[int, Event]]:
-        progress = self._rows[uid]
-        progress.tokens += 1
-        text, stopped = progress.text.add(token)
-        if not stopped and ended is not None:
-            text += progress.text.flush()
-        row_id = progress.row.id
-        events: list[tuple[int, Event]] = [(row_id, Piece(text))] if text else []
-        if stopped or ended is not None:
-            events.append((row_id, self._finished(progress, "stop" if stopped or ended is None else ended, now)))
-            if ended is None:
-                self.remove(row_id)
-            else:
-                del self._rows[uid], self._uids[row_id]
+    def _step(self) -> list[tuple[int, Event]]:
+        events: list[tuple[int, Event]] = []
+        inputs: list[int] = []
+        self._wait()
+        if self._logits is not None:
+            tokens = sample(self._logits, [progress.sampler for progress in self._writing])
+            now = monotonic_ns()
+            keep = []
+            for index, (progress, token) in enumerate(zip(self._writing, tokens, strict=True)):
+                if self._wrote(progress, token, now, events):
+                    keep.append(index)
+                    inputs.append(token)
+            self._keep(keep)
+        inputs += self._join()
+        began = perf_counter()
+        if inputs:
+            # The output has the shape (rows, 1, vocabulary).
+            self._logits = self._model.network(mx.array(inputs)[:, None], cache=self._caches)[:, -1]
+            mx.async_eval(self._logits)
+        self._launched = (began, len(inputs), self._read())
+        self._steps += 1
+        if self._steps % STEPS_BETWEEN_CLEARING == 0:
+            mx.clear_cache()
         return events
+
+    def _wait(self) -> None:
+        """Wait for what the last step set in motion, and learn what it cost."""
+        if self._launched is not None:
+            mx.synchronize()
+            began, writing, read = self._launched
+            self._launched = None
+            self._pace.took(perf_counter() - began, writing, read)
+
+    def _wrote(self, progress: _Progress, token: int, now: int, events: list[tuple[int, Event]]) -> bool:
+        """Take a row's next token, append what it says to `events`; whether the row goes on."""
+        progress.tokens += 1
+        if not progress.prompt_read:
+            progress.prompt_read = now
+        text, stopped = progress.text.add(token)
+        reason: FinishReason | None = None
+        if stopped or token in self._model.end_tokens:
+            reason = "stop"
+        elif progress.tokens >= progress.row.max_tokens:
+            reason = "length"
+        if reason is not None and not stopped:
+            text += progress.text.flush()
+        if text:
+            events.append((progress.row.id, Piece(text)))
+        if reason is not None:
+            events.append((progress.row.id, self._finished(progress, reason, now)))
+        return reason is None
 
     def _finished(self, progress: _Progress, reason: FinishReason, now: int) -> Finished:
         row = progress.row
-        prompt_read = now if progress.prompt_read is None else progress.prompt_read
         return Finished(
             reason=reason,
             usage=Usage(prompt_tokens=len(row.prompt), completion_tokens=progress.tokens),
             timings=Timings(
                 total=now - row.arrived,
                 load=row.load,
-                prompt=prompt_read - progress.added,
-                generation=now - prompt_read,
+                prompt=progress.prompt_read - progress.added,
+                generation=now - progress.prompt_read,
             ),
         )
+
+    def _keep(self, keep: list[int]) -> None:
+        """Let the writing rows at these places stay; the others leave with their part of the caches."""
+        if len(keep) == len(self._writing):
+            return
+        self._writing = [self._writing[index] for index in keep]
+        if not keep:
+            self._caches, self._logits = [], None
+            return
+        for cache in self._caches:
+            cache.filter(keep)
+        if self._logits is not None:
+            self._logits = self._logits[mx.array(keep)]
+
+    def _join(self) -> list[int]:
+        """Let rows that have read all but their last token write; return those tokens."""
+        most = MOST_WRITING if self._batchable else 1
+        joining = [progress for progress in self._reading if not progress.unread][: most - len(self._writing)]
+        for progress in joining:
+            self._reading.remove(progress)
+            caches = progress.cache
+            progress.cache = []
+            if self._batchable:
+                caches = [type(cache).merge([cache]) for cache in caches]
+            if self._caches:
+                for cache, other in zip(self._caches, caches, strict=True):
+                    cache.extend(other)
+            else:
+                self._caches = caches
+            self._writing.append(progress)
+        return [progress.row.prompt[-1] for progress in joining]
+
+    def _read(self) -> int:
+        """Set reading in motion, row by row in turn, within this step's allowance; return how many tokens."""
+        while self._waiting and len(self._reading) < MOST_READING:
+            self._reading.append(self._waiting.popleft())
+        allowance = chunk = self._pace.chunk(len(self._writing))
+        for _ in range(len(self._reading)):
+            if allowance <= 0:
+                break
+            progress = self._reading[0]
+            self._reading.rotate(-1)
+            length = min(allowance, progress.unread)
+            if length:
+                tokens = progress.row.prompt[progress.read : progress.read + length]
+                self._model.network(mx.array([tokens]), cache=progress.cache)
+                mx.async_eval([cache.state for cache in progress.cache])
+                progress.read += length
+                allowance -= length
+        return chunk - allowance

@@ -10,7 +10,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from attrs import frozen
 from mlx.utils import tree_flatten, tree_map
-from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 from tokenizers import Tokenizer
 from twisted.logger import Logger
@@ -63,8 +62,6 @@ def _load(name: str, folder: Path, backend: Backend) -> Model:
         raise ModelLoadFailed("its folder has no tokenizer.json")
     if not wrapper.has_chat_template:
         raise ModelLoadFailed("it has no chat template, so it cannot hold a conversation")
-    if not all(hasattr(cache, "merge") for cache in make_prompt_cache(network)):
-        raise ModelLoadFailed("its kind of cache cannot be batched")
     if backend.dense_float32:
         _to_float32(network, backend)
     mx.eval(network.parameters())
