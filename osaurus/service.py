@@ -22,6 +22,13 @@ from .serving.scheduler import Scheduler
 log = Logger()
 
 
+class CannotStart(SystemExit, Exception):
+    """Ends the process with status 1 and one line.
+
+    An Exception as well, since only of those does the daemon that twistd has forked tell the process that waits for it.
+    """
+
+
 @define(eq=False, slots=False)
 class OsaurusService(Service):
     """The whole server."""
@@ -39,8 +46,8 @@ class OsaurusService(Service):
         for port in self._ports:
             try:
                 port.privilegedStartService()
-            except CannotListenError as error:
-                raise SystemExit(f"osaurus: {error}") from error
+            except (CannotListenError, OSError, OverflowError) as error:
+                raise CannotStart(f"osaurus: {error}") from error
 
     def startService(self) -> None:
         """Start the threads and serve."""

@@ -84,6 +84,10 @@ class Settings:
     )
     max_body: int = _setting(_byte_count, "The largest request body, such as 32MiB.", default=32 * 2**20)
 
+    prefix_cache: int = _setting(
+        _byte_count, "Memory for prompts and answers that were read already, such as 1GiB.", default=2**30
+    )
+
     @property
     def endpoints(self) -> tuple[str, ...]:
         """The endpoint strings to listen on."""
@@ -95,14 +99,14 @@ def table() -> list[tuple[str, str]]:
     return [(field.name, field.metadata["meaning"]) for field in attrs.fields(Settings)]
 
 
-def load(command_line: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+def load(command_line: Mapping[str, str | list[str]], environ: Mapping[str, str]) -> Settings:
     """Gather the settings; `command_line` holds those given there, by name, and perhaps `config`, a TOML file.
 
     Raises BadSetting.
     """
     values: dict[str, Any] = {}
     config = command_line.get("config") or environ.get("OSU_CONFIG")
-    given = _from_file(config) if config else []
+    given: list[tuple[str, str, str | list[str]]] = _from_file(str(config)) if config else []
     given += [
         (name, f"OSU_{name.upper()}", environ[f"OSU_{name.upper()}"])
         for name, _ in table()
@@ -112,13 +116,13 @@ def load(command_line: Mapping[str, str], environ: Mapping[str, str]) -> Setting
     readers = {field.name: field.metadata["read"] for field in attrs.fields(Settings)}
     for name, spelling, text in given:
         try:
-            values[name] = readers[name](text)
+            values[name] = tuple(text) if isinstance(text, list) and name == "listen" else readers[name](str(text))
         except ValueError as error:
             raise BadSetting(f"{spelling} {error}, not {text!r}") from error
     return Settings(**values)
 
 
-def _from_file(path: str) -> list[tuple[str, str, str]]:
+def _from_file(path: str) -> list[tuple[str, str, str | list[str]]]:
     try:
         content = tomllib.loads(_expanded(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -130,6 +134,6 @@ def _from_file(path: str) -> list[tuple[str, str, str]]:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise BadSetting(f"{path} sets {name}, which is no setting; {hint}")
     return [
-        (name, f"{name} in {path}", " ".join(map(str, value)) if isinstance(value, list) else str(value))
+        (name, f"{name} in {path}", [str(entry) for entry in value] if isinstance(value, list) else str(value))
         for name, value in content.items()
     ]

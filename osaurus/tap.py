@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from twisted.application import strports
@@ -54,7 +53,7 @@ class Options(usage.Options):
         """Gather the settings and refuse bad ones."""
         given = {name.replace("-", "_"): value for name, value in self.items() if value is not None}
         if self._endpoints:
-            given["listen"] = " ".join(self._endpoints)
+            given["listen"] = self._endpoints
         try:
             self.settings = settings.load(given, os.environ)
         except settings.BadSetting as error:
@@ -76,10 +75,10 @@ def makeService(options: Options) -> IService:
     def blocking(function: Callable[..., T], *args: Any) -> Deferred[T]:
         return deferToThreadPool(reactor, blocking_pool, function, *args)
 
-    runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, partial(make_engine, chosen.cache_dir))
+    runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, partial(make_engine, chosen))
     scheduler = Scheduler(ModelStore(chosen.models_dir), runner, blocking)
     site = Site(
-        Front(Api(scheduler, reactor).resource()),
+        Front(Api(scheduler, blocking, reactor).resource()),
         requestFactory=partial(BoundedRequest, max_body=chosen.max_body),
         # A JSON body that a client forgot to label would be taken apart as a form.
         parsePOSTFormSubmission=False,
@@ -88,14 +87,15 @@ def makeService(options: Options) -> IService:
     return OsaurusService(reactor, ports, scheduler, runner, engine_pool, blocking_pool, _greeting(chosen))
 
 
-def make_engine(cache_dir: Path) -> Engine:
+def make_engine(chosen: settings.Settings) -> Engine:
     """Import MLX and make an engine; on the engine thread, where it takes its second or two from nobody."""
     from .engine.backend import prepare
 
-    backend = prepare(cache_dir)
+    backend = prepare(chosen.cache_dir)
     from .engine.mlx_engine import MLXEngine
+    from .engine.prefixes import PrefixCache
 
-    return MLXEngine(backend)
+    return MLXEngine(backend, PrefixCache(chosen.prefix_cache))
 
 
 def _reactor() -> Any:
@@ -106,6 +106,8 @@ def _reactor() -> Any:
 
 
 def _greeting(chosen: settings.Settings) -> str:
+    if chosen.listen:
+        return f"Models: {chosen.models_dir}."
     return (
         f"Models: {chosen.models_dir}. Try: curl http://127.0.0.1:{chosen.port}/v1/chat/completions "
         """-H 'Content-Type: application/json' """

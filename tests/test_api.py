@@ -17,6 +17,7 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
+from twisted.web.http_headers import Headers
 
 from osaurus.chat import Failed, InternalError, ModelLoadFailed, Piece
 from osaurus.library.store import ModelStore
@@ -70,7 +71,7 @@ class Client:
     def __attrs_post_init__(self) -> None:
         self.clock.advance(NOON)
         self.scheduler = Scheduler(ModelStore(self.models), self.worker.runner, inline)
-        self.stub = StubTreq(Front(Api(self.scheduler, self.clock).resource()))
+        self.stub = StubTreq(Front(Api(self.scheduler, inline, self.clock).resource()))
 
     def begin(self, method: str, path: str, body: Any = None, **headers: str) -> list[Any]:
         """Send a request; the list receives the response when its headers are there."""
@@ -133,8 +134,9 @@ def test_health_tells_the_time(client: Client) -> None:
 
 
 def test_health_is_503_with_the_reason_once_the_engine_has_died(client: Client) -> None:
-    client.worker.engine.failure = MemoryError("out of it")
     client.begin("POST", "/v1/chat/completions", HELLO)
+    client.worker.turn()
+    client.worker.engine.failure = MemoryError("out of it")
     client.worker.runner.run()
     responses = client.begin("GET", "/health")
     assert responses[0].code == 503
@@ -287,6 +289,20 @@ def test_whatever_is_sent_gets_an_answer_in_the_dialects_shape(client: Client, p
     answer = client.ask("POST", path, body)
     assert answer.status in (200, 400)
     assert ("error" in answer.json) == (answer.status == 400)
+
+
+@pytest.mark.parametrize("header", ["Host", "User-Agent", "Accept", "Access-Control-Request-Headers"])
+def test_headers_of_any_bytes_do_no_harm(client: Client, header: str) -> None:
+    for value in (b"\xff\xfe", b"a" * 300, b"."):
+        for path in ("/v1/chat/completions", "/api/chat", "/nope"):
+            responses: list[Any] = []
+            headers = Headers({header.encode(): [value]})
+            data = json.dumps({**HELLO, "model": "nope"}).encode()
+            url = f"http://127.0.0.1:1337{path}"
+            client.stub.request("POST", url, data=data, headers=headers).addCallback(responses.append)
+            client.stub.flush()
+            [response] = responses
+            assert response.code == 404
 
 
 # OpenAI chat.

@@ -1,5 +1,6 @@
 """What the documentation says about the code is true."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,10 @@ def test_the_architecture_page_names_every_module_and_no_other() -> None:
     named = {word for line in tree.splitlines() for word in line.split("  ") if word.strip().endswith(".py")}
     modules = {path.name for path in ROOT.rglob("*.py") if path.name != "__init__.py"} | {"osaurus_plugin.py"}
     assert {word.strip().rpartition("/")[2] for word in named} == modules
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md")))])
+def test_relative_links_lead_somewhere(page: str) -> None:
+    path = ROOT.parent / page
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
+        assert (path.parent / target).exists(), target

@@ -81,9 +81,10 @@ class Desk:
 @pytest.fixture
 def desk(backend: Backend, tiny_models: Path) -> Desk:
     from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefixes import PrefixCache
 
     # Not closed: closing ends the thread's use of MLX, and all these tests share a thread.
-    return Desk(MLXEngine(backend), tiny_models)
+    return Desk(MLXEngine(backend, PrefixCache(2**24)), tiny_models)
 
 
 def test_a_model_answers_and_says_why_it_ended(desk: Desk) -> None:
@@ -255,6 +256,42 @@ def test_a_model_that_cannot_be_loaded_says_why_and_harms_nothing(
     with pytest.raises(ModelLoadFailed, match="broken could not be loaded"):
         desk.engine.load("broken", tmp_path / "broken")
     assert desk.alone("Hello") == alone
+
+
+def test_a_row_that_ended_in_a_step_that_fails_is_told_its_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.add(1, "Hello", max_tokens=3)
+    desk.add(2, "Hello", max_tokens=30)
+    for _ in range(3):
+        desk.step()
+    _, batch = desk.engine._resident["tiny"]
+    network = type(batch._model.network)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("injected")
+
+    while not desk.ends:
+        with monkeypatch.context() as patch:
+            if len(batch._writing[0].tokens) == 2:
+                patch.setattr(network, "__call__", fail)
+            desk.step()
+    assert isinstance(desk.ends[1], Finished)
+    assert isinstance(desk.ends[2], Failed)
+    assert not desk.engine.busy
+
+
+def test_a_prompt_is_never_cut_whatever_the_tokenizer_file_says(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    folder = tmp_path / "cut"
+    write_tiny_model(folder, tiny_tokenizer)
+    cutting = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    cutting.enable_truncation(16)
+    cutting.save(str(folder / "tokenizer.json"))
+    request = ChatRequest(
+        model="cut", messages=(Message("user", "word " * 40),), max_tokens=1, max_tokens_may_shrink=True
+    )
+    prompt, _ = desk.engine.load("cut", folder).prompt.encode(request)
+    assert len(prompt) > 40
 
 
 def test_no_code_of_a_models_own_is_run(desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:

@@ -271,3 +271,15 @@ def test_a_template_that_fails_is_told_as_such(source: str, tiny_tokenizer: Toke
     with pytest.raises(ApiError, match="template") as caught:
         encoder(tiny_tokenizer, source=source).encode(ask("hello"))
     assert caught.value.param == "messages"
+
+
+def test_a_conversation_that_comes_to_no_token_is_refused(tiny_tokenizer: Tokenizer) -> None:
+    class Bare:
+        def apply_chat_template(self, conversation: list[dict[str, Any]], **_: object) -> str:
+            return "".join(turn["content"] for turn in conversation)
+
+    encoder = PromptEncoder(tiny_tokenizer, Bare(), [], 100)
+    request = ChatRequest(model="m", messages=(Message("user", ""),), max_tokens=1, max_tokens_may_shrink=True)
+    with pytest.raises(InvalidRequest) as refused:
+        encoder.encode(request)
+    assert refused.value.param == "messages"

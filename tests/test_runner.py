@@ -154,3 +154,22 @@ def test_stopping_closes_the_engine_and_ends_its_rows_with_an_error(rows: int) -
     assert ended.called
     assert worker.engine.closed
     assert [type(event) for event in heard] == [Failed] * rows
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), ModelLoadFailed("no weights")])
+def test_a_command_that_fails_costs_only_its_own_row(error: Exception) -> None:
+    worker = MemoryWorker()
+    heard: list[Event] = []
+
+    def refuse(name: str, folder: Path, row: Row) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "add", lambda self, *args: refuse(*args))
+        worker.runner.submit("tiny", FOLDER, row(1), heard.append)
+        worker.settle()
+    assert [type(event) for event in heard] == [Failed]
+    assert worker.runner.problem is None
+    worker.runner.submit("tiny", FOLDER, row(2), heard.append)
+    worker.settle()
+    assert heard[-1] == finished()

@@ -95,6 +95,17 @@ def test_temperature_zero_takes_the_best_in_any_company() -> None:
     assert sample(logits, [greedy, greedy, random]) == [1, 0, 2]
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-6, 1e-3])
+def test_a_tiny_temperature_takes_the_best(temperature: float) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine.sampling import RowSampler, sample
+
+    logits = mx.array([[0.1, 30.0, 29.0], [5.0, 1.0, 4.0]])
+    rows = [RowSampler(Sampling(temperature=temperature)), RowSampler(Sampling(temperature=1))]
+    assert sample(logits, rows)[0] == 1
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1, -1, -(2**63)])
 def test_a_seed_repeats_the_draws(seed: int) -> None:
     import mlx.core as mx

@@ -15,6 +15,7 @@ EVERY = [
     ("models_dir", "/srv/models", Path("/srv/models"), ""),
     ("cache_dir", "/srv/cache", Path("/srv/cache"), ""),
     ("max_body", "2MiB", 2097152, "much"),
+    ("prefix_cache", "3GB", 3000000000, "-1"),
 ]
 
 
@@ -32,6 +33,10 @@ def toml(folder: Path, text: str) -> str:
     path = folder / "osaurus.toml"
     path.write_text(text, "utf-8")
     return str(path)
+
+
+def test_endpoints_given_one_by_one_may_hold_spaces() -> None:
+    assert load({"listen": ["unix:/tmp/a b/s.sock", "tcp:1"]}, {}).listen == ("unix:/tmp/a b/s.sock", "tcp:1")
 
 
 def test_nothing_need_be_set(home: Path) -> None:

@@ -277,3 +277,21 @@ def test_a_damaged_body_is_read_or_refused(chat_call: Callable[[bytes], Any], at
     body = json.dumps({"model": "m", "messages": [MESSAGE], "stop": ["é", "\u2028"], "stream": True, "top_p": 0.5})
     whole = body.encode()
     read_or_refuse(chat_call, whole[: at % len(whole)] + byte + whole[at % len(whole) + 1 :])
+
+
+def test_of_many_bad_entries_only_the_first_is_looked_at() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse(Body, json.dumps({"inners": [1] * 1000}).encode())
+    assert refused.value.param == "inners[0]"
+    cause = refused.value.__cause__
+    assert isinstance(cause, BaseExceptionGroup)
+
+    def leaves(group: BaseException) -> int:
+        return sum(map(leaves, group.exceptions)) if isinstance(group, BaseExceptionGroup) else 1
+
+    assert leaves(cause) == 1
+
+
+def test_what_is_too_long_is_not_looked_into() -> None:
+    with pytest.raises(InvalidRequest, match="between 0 and 2 entries, not 3"):
+        parse(Body, b'{"words": [1, 2, 3]}')

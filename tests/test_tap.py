@@ -59,6 +59,34 @@ def test_a_bad_option_is_a_usage_error(tmp_path: Path, options: list[str], envir
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_a_daemon_that_cannot_have_its_port_ends_too_and_leaves_nothing(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        done = subprocess.run(
+            [TWISTD, "osaurus", "--port", str(holder.getsockname()[1])],
+            cwd=tmp_path,
+            env=environment(tmp_path, tmp_path, free_port()),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert "listen on 127.0.0.1" in done.stdout + done.stderr
+    assert not (tmp_path / "twistd.pid").exists()
+
+
+def test_a_whole_url_in_the_place_of_the_path_is_understood(tmp_path: Path) -> None:
+    with serving(tmp_path, tmp_path / "models") as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"GET http://x/v1/models?a=b HTTP/1.0\r\n\r\n")
+            received = b""
+            while data := client.recv(4096):
+                received += data
+        assert received.startswith((b"HTTP/1.0 200", b"HTTP/1.1 200"))
+
+
 def test_without_models_it_starts_and_tells_how_to_get_one(tmp_path: Path) -> None:
     with serving(tmp_path, tmp_path / "models") as server:
         with urlopen(f"{server.url}/v1/models", timeout=30) as answer:
@@ -73,7 +101,7 @@ def test_without_models_it_starts_and_tells_how_to_get_one(tmp_path: Path) -> No
 
 def test_it_listens_on_every_endpoint_it_was_given(tmp_path: Path) -> None:
     other = free_port()
-    path = tmp_path / "socket"
+    path = tmp_path / "a socket"
     endpoints = ("--listen", f"tcp:{other}:interface=127.0.0.1", "--listen", f"unix:{path}")
     process = subprocess.Popen(
         [TWISTD, "-n", "--pidfile=", "osaurus", *endpoints],

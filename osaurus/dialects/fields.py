@@ -28,6 +28,10 @@ class Part:
     text: str | None = None
 
 
+Content = str | Annotated[list[Part], Items(0, 1000)]
+MOST_MESSAGES = 10_000
+
+
 def message(index: int, role: str, content: str | list[Part] | None) -> Message:
     """Return a message of the conversation. Raises InvalidRequest for roles and parts that are not served."""
     at = f"messages[{index}]"

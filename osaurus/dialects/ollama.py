@@ -15,9 +15,10 @@ from attrs import frozen
 from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, InstalledModel, Piece, Sampling
 from .fields import (
     DEFAULT_MAX_TOKENS,
+    MOST_MESSAGES,
+    Content,
     Fraction,
     ModelName,
-    Part,
     Seed,
     StopList,
     StopString,
@@ -47,7 +48,7 @@ ZERO_DURATION = re.compile(r"0+(\.0*)?|(0+(\.0*)?(ns|us|µs|ms|s|m|h))+")
 @frozen(kw_only=True)
 class _Message:
     role: str
-    content: str | list[Part] | None = None
+    content: Content | None = None
     images: Any = None
     tool_calls: Any = None
 
@@ -76,7 +77,7 @@ class _ChatBody:
     """What is known of the body of a chat; unknown keys are ignored."""
 
     model: ModelName
-    messages: Annotated[list[_Message], Items(0, 100_000)]
+    messages: Annotated[list[_Message], Items(0, MOST_MESSAGES)]
     stream: bool | None = None
     options: _Options = _Options()
     keep_alive: Any = None

@@ -25,9 +25,10 @@ from ..chat import (
 )
 from .fields import (
     DEFAULT_MAX_TOKENS,
+    MOST_MESSAGES,
+    Content,
     Fraction,
     ModelName,
-    Part,
     Seed,
     StopList,
     StopString,
@@ -64,7 +65,7 @@ UNSERVED: dict[str, Iterable[object]] = {
 @frozen(kw_only=True)
 class _Message:
     role: str
-    content: str | list[Part] | None = None
+    content: Content | None = None
     tool_calls: Any = None
     function_call: Any = None
 
@@ -79,7 +80,7 @@ class _ChatBody:
     """What is known of the body of a chat completion; unknown keys are ignored."""
 
     model: ModelName
-    messages: Annotated[list[_Message], Items(1, 100_000)]
+    messages: Annotated[list[_Message], Items(1, MOST_MESSAGES)]
     max_tokens: Annotated[int, Between(1, 2**31)] | None = None
     max_completion_tokens: Annotated[int, Between(1, 2**31)] | None = None
     temperature: Temperature = 0.7

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origi
 
 import attrs
 from cattrs import BaseValidationError, Converter, transform_error
-from cattrs.cols import list_structure_factory
+from cattrs.errors import IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn
 
 from ..chat import InvalidRequest
@@ -152,14 +152,23 @@ def _attrs_class(cls: type[Any]) -> Callable[[object, object], Any]:
 
 
 def _list(cls: Any) -> Callable[[object, object], Any]:
-    structure = list_structure_factory(cls, _converter)
+    [member] = get_args(cls)
 
-    def hook(value: object, type_: object) -> Any:
+    def hook(value: object, _: object) -> Any:
         if not isinstance(value, list):
             raise _wrong("an array", value)
-        return structure(value, type_)
+        return [_entry(index, entry, member) for index, entry in enumerate(value)]
 
     return hook
+
+
+def _entry(index: int, entry: object, member: Any) -> Any:
+    """Structure an entry of an array. cattrs would go on after the first bad one, and keep an exception for each."""
+    try:
+        return _converter.structure(entry, member)
+    except Exception as error:  # noqa: BLE001 - cattrs' own kinds and ours alike become part of the path
+        error.add_note(IterableValidationNote(f"entry {index}", index, member))
+        raise IterableValidationError("a bad entry", [error], member) from None
 
 
 def _is_list(cls: Any) -> bool:
@@ -193,9 +202,14 @@ def _bounded(cls: Any) -> Callable[[object, object], Any]:
     inner, *bounds = get_args(cls)
 
     def hook(value: object, _: object) -> Any:
+        # Lengths come first: what is too long is not worth looking into.
+        for bound in bounds:
+            if isinstance(bound, Items) and isinstance(value, (list, str)):
+                bound.check(value)
         result = _converter.structure(value, inner)
         for bound in bounds:
-            bound.check(result)
+            if isinstance(bound, Between):
+                bound.check(result)
         return result
 
     return hook

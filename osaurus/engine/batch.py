@@ -10,6 +10,8 @@ The difficulty is reading: a long prompt takes as long as many steps, and everyb
 that the gap in a neighbour's stream is bounded by its own pace, not by somebody's prompt. Rows take turns at reading,
 chunk by chunk: a short prompt does not wait for a long one.
 
+What rows have read and written is kept in the `PrefixCache`; a row that begins alike starts behind it.
+
 The last token of a prompt is not read but joins with the row: the pass that all rows share computes its logits.
 
 mlx_lm's BatchGenerator was the first design. It draws one step ahead (so a sampler may not look at its logits), calls
@@ -33,6 +35,7 @@ from ..chat import Event, Failed, Finished, FinishReason, InternalError, Piece, 
 from .backend import Backend
 from .loader import Model
 from .output import StopScanner, TextAssembler
+from .prefixes import BLOCK, PrefixCache
 from .runner import Row
 from .sampling import RowSampler, sample
 
@@ -57,11 +60,12 @@ class _Progress:
     row: Row
     text: TextAssembler
     sampler: RowSampler
-    cache: list[Any]
     added: int
+    cache: list[Any] = field(factory=list)
+    cached: int = 0
     read: int = 0
     prompt_read: int = 0
-    tokens: int = 0
+    tokens: list[int] = field(factory=list)
 
     @property
     def unread(self) -> int:
@@ -107,6 +111,7 @@ class Batch:
 
     _model: Model
     _backend: Backend
+    _prefixes: PrefixCache
     _pace: Pace = field(init=False)
     _batchable: bool = field(init=False)
     _waiting: deque[_Progress] = field(factory=deque, init=False)
@@ -131,8 +136,7 @@ class Batch:
     def add(self, row: Row) -> None:
         """Take a row in, from the next step on."""
         text = TextAssembler(self._model.tokenizer, self._model.end_tokens, StopScanner(row.stop))
-        cache = make_prompt_cache(self._model.network)
-        self._waiting.append(_Progress(row, text, RowSampler(row.sampling), cache, monotonic_ns()))
+        self._waiting.append(_Progress(row, text, RowSampler(row.sampling), monotonic_ns()))
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to; an unknown one is left alone, it has ended by itself."""
@@ -140,29 +144,31 @@ class Batch:
             for progress in rows:
                 if progress.row.id == row_id:
                     rows.remove(progress)
+                    self._prefixes.put(self._model, progress.row.prompt[: progress.read], progress.cache)
                     return
-        keep = [index for index, progress in enumerate(self._writing) if progress.row.id != row_id]
-        if len(keep) < len(self._writing):
-            self._keep(keep)
+        self._keep([index for index, progress in enumerate(self._writing) if progress.row.id != row_id])
 
     def step(self) -> list[tuple[int, Event]]:
         """Draw a token for every row that writes, and read on; return what the rows have to say.
 
         An error leaves the caches in an unknown state: the rows end with it, and later ones begin anew.
         """
+        events: list[tuple[int, Event]] = []
         try:
-            return self._step()
+            self._step(events)
         except Exception:  # noqa: BLE001 - whatever MLX raises, the rows must be told
             log.failure("A step failed; its rows are ended")
             failed = [progress.row.id for progress in (*self._writing, *self._reading, *self._waiting)]
             self._waiting.clear()
             self._reading.clear()
-            self._keep([])
+            self._writing, self._caches, self._logits, self._launched = [], [], None, None
             error = InternalError("The engine failed while generating; the server's log has the reason.")
-            return [(row_id, Failed(error)) for row_id in failed]
+            # A row may have ended in this very step; its listener hears the end that comes first.
+            events += [(row_id, Failed(error)) for row_id in failed]
+        return events
 
-    def _step(self) -> list[tuple[int, Event]]:
-        events: list[tuple[int, Event]] = []
+    def _step(self, events: list[tuple[int, Event]]) -> None:
+        """Do a step and append to `events` what the rows say."""
         inputs: list[int] = []
         self._wait()
         if self._logits is not None:
@@ -180,11 +186,12 @@ class Batch:
             # The output has the shape (rows, 1, vocabulary).
             self._logits = self._model.network(mx.array(inputs)[:, None], cache=self._caches)[:, -1]
             mx.async_eval(self._logits)
-        self._launched = (began, len(inputs), self._read())
+        read = self._read()
+        if inputs or read:
+            self._launched = (began, len(inputs), read)
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEARING == 0:
             mx.clear_cache()
-        return events
 
     def _wait(self) -> None:
         """Wait for what the last step set in motion, and learn what it cost."""
@@ -196,14 +203,12 @@ class Batch:
 
     def _wrote(self, progress: _Progress, token: int, now: int, events: list[tuple[int, Event]]) -> bool:
         """Take a row's next token, append what it says to `events`; whether the row goes on."""
-        progress.tokens += 1
-        if not progress.prompt_read:
-            progress.prompt_read = now
+        progress.tokens.append(token)
         text, stopped = progress.text.add(token)
         reason: FinishReason | None = None
         if stopped or token in self._model.end_tokens:
             reason = "stop"
-        elif progress.tokens >= progress.row.max_tokens:
+        elif len(progress.tokens) >= progress.row.max_tokens:
             reason = "length"
         if reason is not None and not stopped:
             text += progress.text.flush()
@@ -217,7 +222,11 @@ class Batch:
         row = progress.row
         return Finished(
             reason=reason,
-            usage=Usage(prompt_tokens=len(row.prompt), completion_tokens=progress.tokens),
+            usage=Usage(
+                prompt_tokens=len(row.prompt),
+                completion_tokens=len(progress.tokens),
+                cached_tokens=progress.cached,
+            ),
             timings=Timings(
                 total=now - row.arrived,
                 load=row.load,
@@ -230,6 +239,7 @@ class Batch:
         """Let the writing rows at these places stay; the others leave with their part of the caches."""
         if len(keep) == len(self._writing):
             return
+        self._remember(set(range(len(self._writing))) - set(keep))
         self._writing = [self._writing[index] for index in keep]
         if not keep:
             self._caches, self._logits = [], None
@@ -239,14 +249,22 @@ class Batch:
         if self._logits is not None:
             self._logits = self._logits[mx.array(keep)]
 
+    def _remember(self, leaving: set[int]) -> None:
+        """Keep what the rows at these places have read and written."""
+        for index in leaving:
+            progress = self._writing[index]
+            # The last token was drawn but not read.
+            tokens = [*progress.row.prompt, *progress.tokens[:-1]]
+            if self._batchable and len(tokens) // BLOCK > len(progress.row.prompt) // BLOCK:
+                self._prefixes.put(self._model, tokens, [cache.extract(index) for cache in self._caches])
+
     def _join(self) -> list[int]:
         """Let rows that have read all but their last token write; return those tokens."""
         most = MOST_WRITING if self._batchable else 1
         joining = [progress for progress in self._reading if not progress.unread][: most - len(self._writing)]
         for progress in joining:
-            self._reading.remove(progress)
             caches = progress.cache
-            progress.cache = []
+            self._prefixes.put(self._model, progress.row.prompt[:-1], caches)
             if self._batchable:
                 caches = [type(cache).merge([cache]) for cache in caches]
             if self._caches:
@@ -254,13 +272,18 @@ class Batch:
                     cache.extend(other)
             else:
                 self._caches = caches
+            progress.cache, progress.prompt_read = [], monotonic_ns()
+            self._reading.remove(progress)
             self._writing.append(progress)
         return [progress.row.prompt[-1] for progress in joining]
 
     def _read(self) -> int:
         """Set reading in motion, row by row in turn, within this step's allowance; return how many tokens."""
         while self._waiting and len(self._reading) < MOST_READING:
-            self._reading.append(self._waiting.popleft())
+            progress = self._waiting.popleft()
+            progress.cached, cache = self._prefixes.take(self._model, progress.row.prompt[:-1])
+            progress.read, progress.cache = progress.cached, cache or make_prompt_cache(self._model.network)
+            self._reading.append(progress)
         allowance = chunk = self._pace.chunk(len(self._writing))
         for _ in range(len(self._reading)):
             if allowance <= 0:

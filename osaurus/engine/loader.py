@@ -27,7 +27,7 @@ CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "max_seq_len",
 DEFAULT_CONTEXT = 4096
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class Model:
     """A loaded model: its network, and what turns text into its tokens and back."""
 
@@ -60,6 +60,9 @@ def _load(name: str, folder: Path, backend: Backend) -> Model:
     backend_tokenizer = getattr(wrapper, "backend_tokenizer", None)
     if not isinstance(backend_tokenizer, Tokenizer):
         raise ModelLoadFailed("its folder has no tokenizer.json")
+    # A prompt is never cut or filled up, whatever the file was trained with.
+    backend_tokenizer.no_truncation()
+    backend_tokenizer.no_padding()
     if not wrapper.has_chat_template:
         raise ModelLoadFailed("it has no chat template, so it cannot hold a conversation")
     if backend.dense_float32:

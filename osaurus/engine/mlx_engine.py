@@ -15,6 +15,7 @@ from ..chat import Event
 from .backend import Backend
 from .batch import Batch
 from .loader import Model, load
+from .prefixes import PrefixCache
 from .runner import Row
 
 
@@ -26,6 +27,7 @@ class MLXEngine:
     """
 
     _backend: Backend
+    _prefixes: PrefixCache
     _resident: dict[str, tuple[Model, Batch]] = field(factory=dict, init=False)
     _leaving: set[str] = field(factory=set, init=False)
 
@@ -35,7 +37,7 @@ class MLXEngine:
         if name not in self._resident:
             self._drop([other for other, (_, batch) in self._resident.items() if not batch])
             model = load(name, folder, self._backend)
-            self._resident[name] = (model, Batch(model, self._backend))
+            self._resident[name] = (model, Batch(model, self._backend, self._prefixes))
         return self._resident[name][0]
 
     def unload(self, name: str) -> None:
@@ -82,7 +84,8 @@ class MLXEngine:
 
     def _drop(self, names: list[str]) -> None:
         for name in names:
-            del self._resident[name]
+            model, _ = self._resident.pop(name)
+            self._prefixes.forget(model)
             self._leaving.discard(name)
         if names:
             gc.collect()

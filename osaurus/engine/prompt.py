@@ -13,8 +13,8 @@ All of this is plain Python and safe on any thread.
 
 import json
 import re
+import secrets
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any, Protocol
 
 from attrs import define, field
@@ -23,8 +23,9 @@ from tokenizers import Tokenizer
 
 from ..chat import ChatRequest, ContextLengthExceeded, InvalidRequest, Message
 
-# Pairs of characters of a plane of Unicode for private use: a prompt may hold some of the pairs, never all.
-MARKS = range(0xF0000, 0xFFFFE)
+# A mark is of characters from this plane of Unicode, which is for private use; drawn, so that no text can foresee it.
+PRIVATE_USE = range(0xF0000, 0xFFFFE)
+MARK_LENGTH = 4
 
 
 class ChatTemplate(Protocol):
@@ -49,6 +50,7 @@ class PromptEncoder:
     _special: Sequence[str]
     _context_length: int
     _spelling: re.Pattern[str] | None = field(init=False)
+    _any_special: re.Pattern[str] = field(init=False)
     _longest: int = field(init=False)
     _continuing: Tokenizer = field(init=False)
 
@@ -59,6 +61,10 @@ class PromptEncoder:
             return None
         # Only what follows is looked at, so spellings that overlap are each found.
         return re.compile("|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in tokens))
+
+    @_any_special.default
+    def _any_special_default(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, self._special)))
 
     @_longest.default
     def _longest_default(self) -> int:
@@ -79,6 +85,8 @@ class PromptEncoder:
         if least >= context:
             raise _too_long(context, f"at least {least}")
         tokens = self._tokenise(self._render(request.messages))
+        if not tokens:
+            raise InvalidRequest("The messages come to no token at all; say something", param="messages")
         room = context - len(tokens)
         if room < 1:
             raise _too_long(context, str(len(tokens)))
@@ -99,7 +107,9 @@ class PromptEncoder:
         spelling = self._spelling
         if spelling is None or spelling.search(text) is None:
             return [self._apply([{"role": message.role, "content": message.content} for message in messages])]
-        mark = next(mark for mark in map("".join, product(map(chr, MARKS), repeat=2)) if mark not in text)
+        mark = _mark()
+        while mark in text:
+            mark = _mark()
         conversation = [
             {"role": message.role, "content": spelling.sub(lambda found: found.group() + mark, message.content)}
             for message in messages
@@ -118,10 +128,14 @@ class PromptEncoder:
         tokens = _encode(self._tokenizer, parts[0])
         for part in parts[1:]:
             # Up to the next special token a part goes on with the text before it.
-            special = re.search("|".join(map(re.escape, self._special)), part)
+            special = self._any_special.search(part)
             end = len(part) if special is None else special.start()
             tokens += _encode(self._continuing, part[:end]) + _encode(self._tokenizer, part[end:])
         return tokens
+
+
+def _mark() -> str:
+    return "".join(chr(secrets.choice(PRIVATE_USE)) for _ in range(MARK_LENGTH))
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -132,12 +146,14 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 def without_prefix(tokenizer: Tokenizer) -> Tokenizer:
     """Return the tokenizer for text that goes on: SentencePiece's kind puts a space before what begins one."""
     settings = json.loads(tokenizer.to_str())
-    for stage in _stages(settings["pre_tokenizer"], "pretokenizers"):
-        if stage["type"] == "Metaspace":
-            stage["prepend_scheme"] = "never"
-    for stage in _stages(settings["normalizer"], "normalizers"):
-        if stage["type"] == "Prepend":
-            stage["prepend"] = ""
+    metaspaces = [s for s in _stages(settings["pre_tokenizer"], "pretokenizers") if s["type"] == "Metaspace"]
+    prepends = [s for s in _stages(settings["normalizer"], "normalizers") if s["type"] == "Prepend"]
+    if not metaspaces and not prepends:
+        return tokenizer
+    for stage in metaspaces:
+        stage["prepend_scheme"] = "never"
+    for stage in prepends:
+        stage["prepend"] = ""
     return Tokenizer.from_str(json.dumps(settings))
 
 

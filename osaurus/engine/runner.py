@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..chat import Event, Failed, Finished, ModelLoadFailed, Sampling, ServiceUnavailable
+from ..chat import ApiError, Event, Failed, Finished, InternalError, Sampling, ServiceUnavailable
 from .prompt import PromptEncoder
 
 log = Logger()
@@ -67,6 +67,14 @@ class Engine(Protocol):
 
 
 Command = Callable[[Engine], None]
+
+
+def _explained(error: Exception) -> ApiError:
+    """Return an error that may be told to a client; what is not one of those goes to the log. In an except clause."""
+    if isinstance(error, ApiError):
+        return error
+    log.failure("The engine failed to do as it was told")
+    return InternalError("The engine failed; the server's log has the reason.")
 
 
 @define
@@ -146,8 +154,8 @@ class MLXRunner:
         def add(engine: Engine) -> None:
             try:
                 engine.add(name, folder, row)
-            except ModelLoadFailed as error:
-                self._crossing.post([partial(self._deliver, row.id, Failed(error))])
+            except Exception as error:  # noqa: BLE001 - a fault in one row must not cost the thread
+                self._crossing.post([partial(self._deliver, row.id, Failed(_explained(error)))])
 
         self._commands.put(add)
 
@@ -205,8 +213,8 @@ class MLXRunner:
         def command(engine: Engine) -> None:
             try:
                 value = question(engine)
-            except ModelLoadFailed as error:
-                self._crossing.post([partial(reply, answer.errback, Failure(error))])
+            except Exception as error:  # noqa: BLE001 - a fault in one question must not cost the thread
+                self._crossing.post([partial(reply, answer.errback, Failure(_explained(error)))])
             else:
                 self._crossing.post([partial(reply, answer.callback, value)])
 

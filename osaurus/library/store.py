@@ -22,6 +22,8 @@ log = Logger()
 # A safetensors header lists the tensors; that of the largest published models stays below this.
 MOST_HEADER_BYTES = 100 * 2**20
 
+HASHED_AT_ONCE = 2**20
+
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 
 
@@ -48,6 +50,7 @@ class ModelStore:
     folder: Path
     _described: dict[Path, tuple[object, _Described | UnusableFolder]] = field(factory=dict, init=False)
     _digests: dict[Path, tuple[object, str]] = field(factory=dict, init=False)
+    _stopping: bool = field(default=False, init=False)
 
     def models(self) -> list[InstalledModel]:
         """Return every usable model, by repository name."""
@@ -101,10 +104,18 @@ class ModelStore:
         known = self._digests.get(path)
         if known is not None and known[0] == identity:
             return known[1]
+        content = hashlib.sha256()
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._digests[path] = (identity, digest)
-        return digest
+            while chunk := file.read(HASHED_AT_ONCE):
+                if self._stopping:
+                    raise OSError("the server is stopping")
+                content.update(chunk)
+        self._digests[path] = (identity, content.hexdigest())
+        return content.hexdigest()
+
+    def stop(self) -> None:
+        """End what takes long; from any thread."""
+        self._stopping = True
 
     def _folders(self) -> list[Path]:
         # Names that begin with a dot are downloads under way.

@@ -6,7 +6,7 @@ from time import monotonic_ns
 from typing import Any, Protocol, TypeVar
 
 from attrs import define, field, frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.logger import Logger
 
 from ..chat import (
@@ -53,6 +53,7 @@ class Scheduler:
     _blocking: Blocking
     _row_ids: Iterator[int] = field(factory=lambda: count(1), init=False)
     _ending: dict[Generation, Callable[[], None]] = field(factory=dict, init=False)
+    _hashing: DeferredLock = field(factory=DeferredLock, init=False)
     _stopping: bool = field(default=False, init=False)
 
     @property
@@ -76,8 +77,12 @@ class Scheduler:
         return await self._blocking(self._store.models)
 
     async def digest(self, model: InstalledModel) -> str:
-        """Return the digest of a model's files."""
-        return await self._blocking(self._store.digest, model)
+        """Return the digest of a model's files. Raises OSError if one cannot be read.
+
+        One at a time: it may take long, and the threads are for other things as well.
+        """
+        async with self._hashing:
+            return await self._blocking(self._store.digest, model)
 
     async def load(self, name: str) -> Loaded:
         """Have a model in memory. Raises ModelNotFound, ModelLoadFailed, ServiceUnavailable."""
@@ -96,6 +101,7 @@ class Scheduler:
     def stop(self) -> None:
         """Refuse what comes from now on and end what is being answered with an error."""
         self._stopping = True
+        self._store.stop()
         for generation, end in list(self._ending.items()):
             del self._ending[generation]
             # The error comes first: what `end` sets off must find the generation over.

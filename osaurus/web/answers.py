@@ -5,7 +5,7 @@ import re
 from typing import Any
 from uuid import uuid4
 
-from twisted.web.http import Request
+from twisted.web.http import Request, datetimeToString
 
 from .. import __version__
 from ..chat import ApiError, MethodNotAllowed
@@ -18,8 +18,14 @@ HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 MOST_REFLECTED_HEADERS = 64
 
 
+def header(request: Request, name: bytes) -> str:
+    """Return a header that the client sent, empty if it did not; its bytes may be any."""
+    return (request.getHeader(name) or b"").decode("latin-1")
+
+
 def stamp(request: Request) -> None:
     """Set the headers that every answer has."""
+    request.setHeader("Date", datetimeToString())
     request.setHeader("Server", f"osaurus/{__version__}")
     request.setHeader("X-Request-Id", f"req_{uuid4().hex}")
     request.setHeader("Access-Control-Allow-Origin", "*")
@@ -32,7 +38,7 @@ def _allowed_headers(request: Request) -> list[str]:
 
     The OpenAI SDK sends a set of its own from browsers, which grows with its versions.
     """
-    asked = (request.getHeader("Access-Control-Request-Headers") or "").split(",")[:MOST_REFLECTED_HEADERS]
+    asked = header(request, b"Access-Control-Request-Headers").split(",")[:MOST_REFLECTED_HEADERS]
     names = [name for name in map(str.strip, asked) if HEADER_NAME.fullmatch(name)]
     ours = {name.lower() for name in ALLOWED_HEADERS}
     return [*ALLOWED_HEADERS, *(name for name in names if name.lower() not in ours)]
@@ -54,5 +60,6 @@ def error_answer(request: Request, error: ApiError) -> bytes:
     if isinstance(error, MethodNotAllowed):
         request.setHeader("Allow", ", ".join(error.allow))
     request.setHeader("Vary", "User-Agent")
-    agent = request.getHeader("User-Agent") or ""
-    return json_answer(request, (ollama if agent.startswith(OLLAMA_SDKS) else openai).error(error))
+    return json_answer(
+        request, (ollama if header(request, b"User-Agent").startswith(OLLAMA_SDKS) else openai).error(error)
+    )

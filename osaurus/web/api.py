@@ -20,9 +20,9 @@ from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 
 from ..chat import ApiError, InternalError, MethodNotAllowed, NotFound
 from ..dialects import ollama, openai
-from ..serving.scheduler import Scheduler
+from ..serving.scheduler import Blocking, Scheduler
 from ..serving.stream import TokenStream
-from .answers import error_answer, json_answer
+from .answers import error_answer, header, json_answer
 
 log = Logger()
 
@@ -32,6 +32,7 @@ class Api:
     """The API over a scheduler. `clock` tells the time of day, in seconds since the epoch."""
 
     _scheduler: Scheduler
+    _blocking: Blocking
     _clock: IReactorTime
 
     _app = Klein()
@@ -66,13 +67,18 @@ class Api:
     @_app.route("/tags/", methods=["GET"])
     async def tags(self, request: Request) -> bytes:
         """List the models as Ollama does."""
-        found = [(model, await self._scheduler.digest(model)) for model in await self._scheduler.models()]
+        found = []
+        for model in await self._scheduler.models():
+            try:
+                found.append((model, await self._scheduler.digest(model)))
+            except OSError as error:
+                log.warn("{model} is left out of a list, it cannot be read: {error}", model=model.id, error=error)
         return json_answer(request, ollama.tags(found))
 
     @_app.route("/chat/completions/", methods=["POST"])
     async def chat_completions(self, request: Request) -> bytes | None:
         """Continue a conversation as OpenAI does."""
-        call = openai.chat_call(_body(request))
+        call = await self._blocking(openai.chat_call, _body(request))
         generation = self._scheduler.submit(call.request)
         await generation.started()
         answer = openai.ChatAnswer(
@@ -93,11 +99,10 @@ class Api:
     @_app.route("/chat/", methods=["POST"])
     async def chat(self, request: Request) -> bytes | None:
         """Continue a conversation as Ollama does; without messages, load or unload the model."""
-        call = ollama.chat_call(_body(request))
+        call = await self._blocking(ollama.chat_call, _body(request))
         answer = ollama.ChatAnswer(model=call.model)
         # Ollama's Go client expects a stream and asks for one in this way alone.
-        accept = request.getHeader("Accept") or ""
-        stream = "application/x-ndjson" in accept if call.stream is None else call.stream
+        stream = "application/x-ndjson" in header(request, b"Accept") if call.stream is None else call.stream
         if call.request is None:
             if call.unload:
                 await self._scheduler.unload(call.model)
@@ -121,9 +126,13 @@ class Api:
     def error(self, request: Request, failure: Failure) -> bytes:
         """Answer an error in the shape that the client takes."""
         problem = failure.value
+        request_id = request.responseHeaders.getRawHeaders("X-Request-Id", [""])[0]
+        what = f"{request_id}: {_text(request.method)} {_text(request.path)}"
         match problem:
             case ApiError():
                 error = problem
+                if error.status >= 500:
+                    log.error("{what} failed: {error}", what=what, error=error)
             case NoSuchMethod():
                 allow = tuple(sorted(problem.valid_methods or ()))
                 error = MethodNotAllowed(
@@ -132,8 +141,6 @@ class Api:
             case HTTPException():
                 error = NotFound(f"There is no {_text(request.path)} here")
             case _:
-                request_id = request.responseHeaders.getRawHeaders("X-Request-Id", [""])[0]
-                what = f"{request_id}: {_text(request.method)} {_text(request.path)}"
                 log.failure("{what} failed", failure, what=what)
                 error = InternalError("The server failed to answer; its log has the reason under this request's id.")
         return error_answer(request, error)

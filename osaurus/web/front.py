@@ -4,9 +4,11 @@ The API answers under each prefix and bare, with or without a trailing slash. Pr
 the path here, and one resource tree, whose rules all end in a slash, serves them all.
 """
 
+from urllib.parse import unquote_to_bytes, urlsplit
+
 from twisted.web.http import NO_CONTENT
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 
 from ..chat import NotFound
 from .answers import error_answer, stamp
@@ -30,10 +32,9 @@ class Front(Resource):
         if request.method == b"OPTIONS":
             request.setResponseCode(NO_CONTENT)
             return b""
-        if not request.requestHeaders.hasHeader("Host"):
-            # HTTP/1.0 allows it; over a UNIX socket, which has no host name of its own, Klein would fail.
-            request.requestHeaders.setRawHeaders("Host", ["localhost"])
-        path = request.postpath or []
+        # Klein takes the name apart, for nothing here, and fails where it is missing or no name.
+        request.requestHeaders.setRawHeaders("Host", ["localhost"])
+        path = _segments(request)
         try:
             b"/".join(path).decode("utf-8")
         except UnicodeDecodeError:
@@ -42,5 +43,13 @@ class Front(Resource):
         request.prepath, request.postpath = path[:taken], path[taken:]
         if request.postpath[-1:] != [b""]:
             request.postpath.append(b"")
-        self._api.render(request)
-        return NOT_DONE_YET
+        rendered: bytes | int = self._api.render(request)
+        return rendered
+
+
+def _segments(request: Request) -> list[bytes]:
+    """Return the parts of the path, unquoted; a proxy may have sent a whole URL in its place."""
+    path = request.path
+    if path.startswith((b"http://", b"https://")):
+        path = urlsplit(path).path
+    return [unquote_to_bytes(segment) for segment in path.split(b"/")[1:]]

@@ -1,0 +1,150 @@
+"""What has been read already: keys and values of token sequences, shared by all that begin alike.
+
+Agents send a long conversation again with each turn, and many clients one system prompt. What a row read and wrote is
+kept, and a row that begins the same way starts behind it.
+
+Sequences are cut into blocks of `BLOCK` tokens, the nodes of a tree: each is reached by the tokens of its path, and
+holds the keys and values of its own tokens only, so that conversations that branch share their trunk. Arrays are
+copies: a slice would keep the whole batch that it was cut from in memory. When the budget is exceeded, the leaf that
+was used least recently goes.
+
+Only caches that are plain keys and values, one pair for each token, can be cut and put together (mlx_lm's KVCache).
+Rotating and recurrent caches cannot; rows of such models read their prompts whole.
+
+Everything here runs on the thread that owns MLX.
+"""
+
+from collections.abc import Hashable, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Any
+
+import mlx.core as mx
+from attrs import define, field
+from mlx_lm.models.cache import KVCache
+
+BLOCK = 32
+
+Tokens = tuple[int, ...]
+
+
+@define(eq=False)
+class _Node:
+    """One block: keys and values, each of shape (layers, heads, BLOCK, dimensions)."""
+
+    parent: "_Node | None"
+    siblings: dict[Tokens, "_Node"]
+    tokens: Tokens
+    keys: mx.array
+    values: mx.array
+    used: int
+    children: dict[Tokens, "_Node"] = field(factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that its arrays take."""
+        return self.keys.nbytes + self.values.nbytes
+
+
+@define(eq=False)
+class PrefixCache:
+    """Blocks of several models, within one budget in bytes. A model is named by any key, such as its name."""
+
+    _budget: int
+    _roots: dict[Hashable, dict[Tokens, _Node]] = field(factory=dict, init=False)
+    _clock: Any = field(factory=count, init=False)
+    nbytes: int = field(default=0, init=False)
+
+    def take(self, model: Hashable, tokens: Sequence[int]) -> tuple[int, list[KVCache]]:
+        """Return how many of the tokens were read before, and caches that hold them, one for each layer.
+
+        The caches are the caller's own; without a common beginning there are none.
+        """
+        path = self._path(model, tokens)
+        if not path:
+            return 0, []
+        keys = mx.concatenate([node.keys for node in path], axis=2)
+        values = mx.concatenate([node.values for node in path], axis=2)
+        caches = []
+        for layer in range(keys.shape[0]):
+            cache = KVCache()
+            cache.keys, cache.values = keys[layer : layer + 1], values[layer : layer + 1]
+            cache.offset = keys.shape[2]
+            caches.append(cache)
+        return len(path) * BLOCK, caches
+
+    def put(self, model: Hashable, tokens: Sequence[int], caches: Sequence[Any]) -> None:
+        """Keep what the caches of one row hold for these tokens, as far as it is not there yet."""
+        if not keepable(caches):
+            return
+        path = self._path(model, tokens)
+        known, whole = len(path) * BLOCK, len(tokens) // BLOCK * BLOCK
+        if known == whole:
+            return
+        keys = mx.concatenate([cache.keys[..., known:whole, :] for cache in caches])
+        values = mx.concatenate([cache.values[..., known:whole, :] for cache in caches])
+        parent = path[-1] if path else None
+        added = []
+        for start in range(0, whole - known, BLOCK):
+            block = tuple(tokens[known + start : known + start + BLOCK])
+            siblings = parent.children if parent else self._roots.setdefault(model, {})
+            node = siblings[block] = _Node(
+                parent,
+                siblings,
+                block,
+                mx.contiguous(keys[:, :, start : start + BLOCK]),
+                mx.contiguous(values[:, :, start : start + BLOCK]),
+                next(self._clock),
+            )
+            added.append(node)
+            parent = node
+        mx.eval([array for node in added for array in (node.keys, node.values)])
+        self.nbytes += sum(node.nbytes for node in added)
+        self._evict()
+
+    def forget(self, model: Hashable) -> None:
+        """Give back everything of a model."""
+        self.nbytes -= sum(node.nbytes for node in _below(self._roots.pop(model, {})))
+
+    def _path(self, model: Hashable, tokens: Sequence[int]) -> list[_Node]:
+        """Return the nodes that the tokens lead through, marked as used."""
+        children, path = self._roots.get(model, {}), []
+        for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
+            node = children.get(tuple(tokens[start : start + BLOCK]))
+            if node is None:
+                break
+            node.used = next(self._clock)
+            path.append(node)
+            children = node.children
+        return path
+
+    def _evict(self) -> None:
+        if self.nbytes <= self._budget:
+            return
+        everything = [node for root in self._roots.values() for node in _below(root)]
+        leaves = [(node.used, id(node), node) for node in everything if not node.children]
+        heapify(leaves)
+        while leaves and self.nbytes > self._budget:
+            _, _, leaf = heappop(leaves)
+            del leaf.siblings[leaf.tokens]
+            self.nbytes -= leaf.nbytes
+            if leaf.parent is not None and not leaf.siblings:
+                heappush(leaves, (leaf.parent.used, id(leaf.parent), leaf.parent))
+
+
+def _below(root: dict[Tokens, _Node]) -> list[_Node]:
+    """Return all nodes below a root."""
+    found = list(root.values())
+    # The list grows while it is read.
+    for node in found:
+        found.extend(node.children.values())
+    return found
+
+
+def keepable(caches: Sequence[Any]) -> bool:
+    """Tell whether the caches of one row are plain keys and values, of one shape in every layer."""
+    if not caches or any(type(cache) is not KVCache or cache.keys is None for cache in caches):
+        return False
+    heads = {cache.keys.shape[:2] + cache.keys.shape[3:] for cache in caches}
+    dimensions = {cache.values.shape[:2] + cache.values.shape[3:] for cache in caches}
+    return len(heads) == len(dimensions) == 1
