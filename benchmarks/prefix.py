@@ -13,7 +13,22 @@ import statistics
 from time import monotonic
 from urllib.request import Request, urlopen
 
-WORDS = "stone river cloud paper green seven window table music bread winter garden silver morning".split()
+WORDS = [
+    "stone",
+    "river",
+    "cloud",
+    "paper",
+    "green",
+    "seven",
+    "window",
+    "table",
+    "music",
+    "bread",
+    "winter",
+    "garden",
+    "silver",
+    "morning",
+]
 
 
 def ask(url: str, model: str, system: str, question: str) -> tuple[float, int, int]:
