@@ -85,9 +85,13 @@ def test_a_consumer_that_pauses_in_the_middle_of_a_write_is_obeyed() -> None:
 
 def test_a_consumer_that_goes_away_ends_the_answer_and_nothing_more_is_written() -> None:
     generation, consumer, tokens, cancelled = stream()
-    failures = outcome(tokens.run())
+    done = tokens.run()
+    failures = outcome(done)
     tokens.stopProducing()
+    # The request tells the route that it is gone; were it told here, the route would try to answer.
+    assert failures == []
     generation.deliver(Piece("late"))
+    done.cancel()
     assert cancelled == [generation]
     assert [type(failure) for failure in failures] == [CancelledError]
     assert consumer.value() == b""

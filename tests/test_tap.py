@@ -141,6 +141,25 @@ def test_stopping_in_the_middle_of_a_stream_ends_it_with_an_error_event(
         assert "Server Shut Down" in log
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_a_client_that_hangs_up_leaves_no_trace_in_the_log(
+    tmp_path: Path, tiny_models: Path, path: str, stream: bool
+) -> None:
+    body = chat("http://x", stream).data
+    assert isinstance(body, bytes)
+    with serving(tmp_path, tiny_models) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)))
+            client.sendall(body)
+            if stream:
+                assert client.recv(64)
+        with urlopen(chat(server.url), timeout=60) as answer:
+            assert json.load(answer)["object"] == "chat.completion"
+        server.stop()
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_as_a_daemon_it_answers_and_stops(tmp_path: Path, tiny_models: Path) -> None:
     port = free_port()
     subprocess.run(

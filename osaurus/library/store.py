@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field
 from twisted.logger import Logger
 
 from ..chat import InstalledModel, ModelNotFound
@@ -31,48 +31,24 @@ class UnusableFolder(Exception):
     """Why a folder is no usable model."""
 
 
-@frozen
-class _Described:
-    """What a look into a model folder found; everything of InstalledModel but its names."""
-
-    folder: Path
-    size: int
-    modified: float
-    family: str
-    parameters: int
-    quantization: str
-
-
 @define
 class ModelStore:
     """The models below one folder."""
 
     folder: Path
-    _described: dict[Path, tuple[object, _Described | UnusableFolder]] = field(factory=dict, init=False)
+    _described: dict[Path, tuple[object, InstalledModel | UnusableFolder]] = field(factory=dict, init=False)
     _digests: dict[Path, tuple[object, str]] = field(factory=dict, init=False)
     _stopping: bool = field(default=False, init=False)
 
     def models(self) -> list[InstalledModel]:
         """Return every usable model, by repository name."""
-        found = [(f"{folder.parent.name}/{folder.name}", folder) for folder in self._folders()]
-        usable = [(name, described) for name, folder in found if (described := self._describe(folder)) is not None]
         models: list[InstalledModel] = []
-        for repository, described in usable:
-            short = repository.rpartition("/")[2].lower()
-            # The first keeps the short name, so that adding a model never renames another unless it sorts before it.
-            taken = any(model.id == short for model in models)
-            models.append(
-                InstalledModel(
-                    id=repository.lower() if taken else short,
-                    repository=repository,
-                    folder=described.folder,
-                    size=described.size,
-                    modified=described.modified,
-                    family=described.family,
-                    parameters=described.parameters,
-                    quantization=described.quantization,
-                )
-            )
+        for folder in self._folders():
+            model = self._describe(folder)
+            if model is not None:
+                # The first keeps the short name, so that adding a model renames another only if it sorts before it.
+                taken = any(other.id == model.id for other in models)
+                models.append(evolve(model, id=model.repository.lower()) if taken else model)
         return models
 
     def find(self, name: str) -> InstalledModel:
@@ -128,7 +104,7 @@ class ModelStore:
             key=lambda folder: (folder.name.lower(), folder.parent.name.lower(), folder),
         )
 
-    def _describe(self, folder: Path) -> _Described | None:
+    def _describe(self, folder: Path) -> InstalledModel | None:
         try:
             identity = [_identity(path) for path in _model_files(folder)]
         except OSError as error:
@@ -136,7 +112,7 @@ class ModelStore:
         known = self._described.get(folder)
         if known is None or known[0] != identity:
             try:
-                description: _Described | UnusableFolder = _look_into(folder)
+                description: InstalledModel | UnusableFolder = _look_into(folder)
             except (UnusableFolder, OSError) as error:
                 description = UnusableFolder(str(error))
                 log.warn("{folder} is no usable model: {error}", folder=str(folder), error=error)
@@ -161,7 +137,7 @@ def _identity(path: Path) -> tuple[object, ...]:
     return (path.name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _look_into(folder: Path) -> _Described:
+def _look_into(folder: Path) -> InstalledModel:
     config = _json_object(folder / "config.json")
     family = config.get("model_type")
     if not isinstance(family, str):
@@ -173,7 +149,10 @@ def _look_into(folder: Path) -> _Described:
     quantization = config.get("quantization")
     bits = quantization.get("bits") if isinstance(quantization, dict) else None
     files = _model_files(folder)
-    return _Described(
+    repository = f"{folder.parent.name}/{folder.name}"
+    return InstalledModel(
+        id=folder.name.lower(),
+        repository=repository,
         folder=folder,
         size=sum(path.stat().st_size for path in files),
         modified=max(path.stat().st_mtime for path in files),

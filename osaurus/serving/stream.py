@@ -25,6 +25,7 @@ class TokenStream:
     _consumer: IConsumer
     _waiting: list[bytes] = field(factory=list, init=False)
     _paused: bool = field(default=False, init=False)
+    _gone: bool = field(default=False, init=False)
     _complete: bool = field(default=False, init=False)
     _done: Deferred[None] = field(init=False)
 
@@ -48,9 +49,10 @@ class TokenStream:
         self._flush()
 
     def stopProducing(self) -> None:
-        """The consumer is gone: end the answer."""
+        """The consumer is gone: end the answer. Who waits for `run` learns of it from the request, not from here."""
+        self._gone = True
         self._waiting.clear()
-        self._done.cancel()
+        self._generation.cancel()
 
     def _event(self, event: Event) -> None:
         self._waiting.append(self._encode(event))
@@ -58,7 +60,7 @@ class TokenStream:
         self._flush()
 
     def _flush(self) -> None:
-        if self._paused or self._done.called:
+        if self._paused or self._gone or self._done.called:
             return
         waiting, self._waiting = self._waiting, []
         if waiting:
