@@ -46,7 +46,7 @@ MOST_WRITING = 32
 MOST_READING = 4
 
 # While rows write, reading may take this many times what a step of theirs takes.
-READING_SHARE = 5.0
+READING_SHARE = 3.5
 LEAST_CHUNK = 16
 
 # MLX keeps freed buffers for use again; after this many steps they are given back.
