@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from attrs import define
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -66,14 +66,10 @@ class OsaurusService(Service):
 
     async def _stop(self) -> None:
         for port in self._ports:
-            await (port.stopService() or _nothing())
+            await maybeDeferred(port.stopService)
         self._scheduler.stop()
         # The last writes leave on the reactor's next turn.
         await deferLater(self._clock, 0, lambda: None)
         await self._runner.stop()
         self._engine_pool.stop()
         self._blocking_pool.stop()
-
-
-async def _nothing() -> None:
-    return None

@@ -83,7 +83,6 @@ class Settings:
         _folder, "Where what can be made again is kept.", factory=lambda: Path.home() / ".osaurus" / "cache"
     )
     max_body: int = _setting(_byte_count, "The largest request body, such as 32MiB.", default=32 * 2**20)
-
     prefix_cache: int = _setting(
         _byte_count, "Memory for prompts and answers that were read already, such as 1GiB.", default=2**30
     )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from .conftest import CACHE
+
 TWISTD = Path(sys.executable).with_name("twistd")
 
 
@@ -25,13 +27,12 @@ def free_port() -> int:
 def environment(folder: Path, models: Path, port: int) -> dict[str, str]:
     """Nothing of whoever runs the tests but the path, and a home of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OSU_")}
-    cache = Path(__file__).parent.parent / ".cache"
     return {
         **kept,
         "HOME": str(folder),
         "OSU_PORT": str(port),
         "OSU_MODELS_DIR": str(models),
-        "OSU_CACHE_DIR": str(cache),
+        "OSU_CACHE_DIR": str(CACHE),
     }
 
 

@@ -1,11 +1,11 @@
 """What the chat bodies of both dialects have in common: types of fields, and what is refused and how."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, NoReturn
 
 from attrs import frozen
 
-from ..chat import InvalidRequest, Message, Role
+from ..chat import InvalidRequest, Message, Role, Sampling
 from .strict import Between, Items
 
 ModelName = Annotated[str, Items(1, 512)]
@@ -16,6 +16,8 @@ StopString = Annotated[str, Items(0, 256)]
 StopList = Annotated[list[StopString], Items(0, 16)]
 
 DEFAULT_MAX_TOKENS = 2048
+
+UNSUPPORTED = "is not supported by this server yet; leave it out"
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -30,6 +32,32 @@ class Part:
 
 Content = str | Annotated[list[Part], Items(0, 1000)]
 MOST_MESSAGES = 10_000
+
+
+@frozen(kw_only=True)
+class SamplingFields:
+    """How tokens are to be drawn; OpenAI has these in the body, Ollama in its options."""
+
+    temperature: Temperature = 0.7
+    top_p: Fraction = 0.9
+    top_k: Annotated[int, Between(-1, 2**31)] = 0
+    min_p: Fraction = 0
+    seed: Seed | None = None
+    stop: StopString | StopList | None = None
+
+    def sampling(self) -> Sampling:
+        """Return the fields as the vocabulary has them; 0 and below turn a filter off."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k if self.top_k > 0 else None,
+            min_p=self.min_p or None,
+            seed=self.seed,
+        )
+
+    def stop_strings(self) -> tuple[str, ...]:
+        """Return the stop strings, of one or several; an empty one stops nothing."""
+        return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop or []))
 
 
 def message(index: int, role: str, content: str | list[Part] | None) -> Message:
@@ -49,11 +77,6 @@ def message(index: int, role: str, content: str | list[Part] | None) -> Message:
     return Message(ROLES[role], content or "")
 
 
-def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Return the stop strings of a field that holds one or several; an empty one stops nothing."""
-    return tuple(filter(None, [stop] if isinstance(stop, str) else stop or []))
-
-
 def refuse(param: str, reason: str) -> NoReturn:
     """Raise InvalidRequest for a field."""
     raise InvalidRequest(f"{param}: {reason}", param=param)
@@ -67,4 +90,12 @@ def refuse_unserved(given: dict[str, Any], neutral: dict[str, Iterable[object]])
     for field, values in neutral.items():
         value = given.get(field)
         if value is not None and value not in values:
-            refuse(field, "is not supported by this server yet; leave it out")
+            refuse(field, UNSUPPORTED)
+
+
+def refuse_in_messages(messages: Sequence[object], *names: str) -> None:
+    """Raise InvalidRequest for a message that holds anything in one of these fields, which are not served yet."""
+    for index, turn in enumerate(messages):
+        for name in names:
+            if getattr(turn, name):
+                refuse(f"messages[{index}].{name}", UNSUPPORTED)

@@ -1,10 +1,9 @@
 """The Ollama dialect: chat, the list of models, errors.
 
 The contract is Ollama's API documentation (https://github.com/ollama/ollama/blob/main/docs/api.md) as docs/ollama.md
-narrows it. Lines are ASCII: clients that split at U+2028 or U+0085 would cut them. Durations are in nanoseconds.
+narrows it. Durations are in nanoseconds.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -12,21 +11,18 @@ from typing import Annotated, Any
 
 from attrs import frozen
 
-from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, InstalledModel, Piece, Sampling
+from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, InstalledModel, Piece
+from .encoding import encode_json
 from .fields import (
     DEFAULT_MAX_TOKENS,
     MOST_MESSAGES,
     Content,
-    Fraction,
     ModelName,
-    Seed,
-    StopList,
-    StopString,
-    Temperature,
+    SamplingFields,
     message,
     refuse,
+    refuse_in_messages,
     refuse_unserved,
-    stop_strings,
 )
 from .strict import Between, Items, parse
 
@@ -54,15 +50,9 @@ class _Message:
 
 
 @frozen(kw_only=True)
-class _Options:
-    temperature: Temperature = 0.7
-    top_p: Fraction = 0.9
-    top_k: Annotated[int, Between(-1, 2**31)] = 0
-    min_p: Fraction = 0
-    seed: Seed | None = None
+class _Options(SamplingFields):
     num_predict: Annotated[int, Between(-2, 2**31)] | None = None
     num_ctx: Annotated[int, Between(1, 2**31)] | None = None
-    stop: StopString | StopList | None = None
     repeat_penalty: Any = None
     presence_penalty: Any = None
     frequency_penalty: Any = None
@@ -109,10 +99,7 @@ def chat_call(body: bytes) -> ChatCall:
         {f"options.{name}": getattr(options, name) for name in UNSERVED_OPTIONS},
         {f"options.{name}": neutral for name, neutral in UNSERVED_OPTIONS.items()},
     )
-    for index, turn in enumerate(chat.messages):
-        for name in ("images", "tool_calls"):
-            if getattr(turn, name):
-                refuse(f"messages[{index}].{name}", "is not supported by this server yet; leave it out")
+    refuse_in_messages(chat.messages, "images", "tool_calls")
     if options.num_predict == 0:
         refuse("options.num_predict", "must be at least 1, or -1 for as many tokens as the context holds")
     unload = _is_zero(chat.keep_alive)
@@ -123,14 +110,8 @@ def chat_call(body: bytes) -> ChatCall:
         max_tokens=None if to_the_end else options.num_predict or DEFAULT_MAX_TOKENS,
         # Ollama bounds an answer by the context, whatever was asked for.
         max_tokens_may_shrink=True,
-        sampling=Sampling(
-            temperature=options.temperature,
-            top_p=options.top_p,
-            top_k=options.top_k if options.top_k > 0 else None,
-            min_p=options.min_p or None,
-            seed=options.seed,
-        ),
-        stop=stop_strings(options.stop),
+        sampling=options.sampling(),
+        stop=options.stop_strings(),
         context_length=options.num_ctx,
         unload_after=unload,
     )
@@ -243,4 +224,4 @@ def _final(finished: Finished) -> dict[str, Any]:
 
 def line(value: dict[str, Any]) -> bytes:
     """Return one line of a stream."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"
+    return encode_json(value) + b"\n"

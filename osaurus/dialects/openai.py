@@ -1,10 +1,9 @@
 """The OpenAI dialect: chat completions, the list of models, errors.
 
 The contract is OpenAI's API reference (https://platform.openai.com/docs/api-reference/chat) as docs/openai.md narrows
-it. Streams are ASCII: some clients split lines at U+2028 and U+0085 as well.
+it.
 """
 
-import json
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -20,23 +19,18 @@ from ..chat import (
     FinishReason,
     InstalledModel,
     Piece,
-    Sampling,
     Usage,
 )
+from .encoding import encode_json
 from .fields import (
     DEFAULT_MAX_TOKENS,
     MOST_MESSAGES,
     Content,
-    Fraction,
     ModelName,
-    Seed,
-    StopList,
-    StopString,
-    Temperature,
+    SamplingFields,
     message,
-    refuse,
+    refuse_in_messages,
     refuse_unserved,
-    stop_strings,
 )
 from .strict import Between, Items, parse
 
@@ -76,19 +70,14 @@ class _StreamOptions:
 
 
 @frozen(kw_only=True)
-class _ChatBody:
+class _ChatBody(SamplingFields):
     """What is known of the body of a chat completion; unknown keys are ignored."""
 
     model: ModelName
     messages: Annotated[list[_Message], Items(1, MOST_MESSAGES)]
     max_tokens: Annotated[int, Between(1, 2**31)] | None = None
     max_completion_tokens: Annotated[int, Between(1, 2**31)] | None = None
-    temperature: Temperature = 0.7
-    top_p: Fraction = 0.9
     top_k: Annotated[int, Between(0, 2**31)] = 0
-    min_p: Fraction = 0
-    seed: Seed | None = None
-    stop: StopString | StopList | None = None
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
     tools: Any = None
@@ -123,24 +112,15 @@ def chat_call(body: bytes) -> ChatCall:
     """Read the body of a chat completion. Raises InvalidRequest naming the field at fault."""
     chat = parse(_ChatBody, body)
     refuse_unserved({name: getattr(chat, name) for name in UNSERVED}, UNSERVED)
-    for index, turn in enumerate(chat.messages):
-        for name in ("tool_calls", "function_call"):
-            if getattr(turn, name):
-                refuse(f"messages[{index}].{name}", "is not supported by this server yet; leave it out")
+    refuse_in_messages(chat.messages, "tool_calls", "function_call")
     max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
     request = ChatRequest(
         model=chat.model,
         messages=tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages)),
         max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
         max_tokens_may_shrink=max_tokens is None,
-        sampling=Sampling(
-            temperature=chat.temperature,
-            top_p=chat.top_p,
-            top_k=chat.top_k or None,
-            min_p=chat.min_p or None,
-            seed=chat.seed,
-        ),
-        stop=stop_strings(chat.stop),
+        sampling=chat.sampling(),
+        stop=chat.stop_strings(),
     )
     return ChatCall(request=request, stream=chat.stream, include_usage=chat.stream_options.include_usage)
 
@@ -211,7 +191,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def _data(value: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n\n"
+    return b"data: " + encode_json(value) + b"\n\n"
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Backend:
     """The machine as the engine sees it.
 
     `blas` is for people to read; None where MLX does not use one. `dense_float32` says that weights are to be expanded
-    to float32 where they fit. `prefill_step_size` is how many tokens of a prompt are read between two decode steps.
+    to float32 where they fit. `prefill_step_size` is the most tokens of prompts that are read in one step.
     """
 
     device: Literal["metal", "cuda", "cpu"]
@@ -80,7 +80,7 @@ def prepare(cache_dir: Path) -> Backend:
         blas=blas if on_cpu else None,
         dense_float32=on_cpu,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        # A chunk is the longest pause in everybody else's stream; on a CPU larger ones gain little.
+        # A client that leaves frees its row after a step, so that this bounds the wait; on a CPU more gains little.
         prefill_step_size=128 if on_cpu else 1024,
     )
     if on_cpu and blas is None:

@@ -34,11 +34,8 @@ class MLXEngine:
     def load(self, name: str, folder: Path) -> Model:
         """Return the model, loading it if it is not in memory. Raises ModelLoadFailed."""
         self._leaving.discard(name)
-        if name not in self._resident:
-            self._drop([other for other, (_, batch) in self._resident.items() if not batch])
-            model = load(name, folder, self._backend)
-            self._resident[name] = (model, Batch(model, self._backend, self._prefixes))
-        return self._resident[name][0]
+        model, _ = self._reside(name, folder)
+        return model
 
     def unload(self, name: str) -> None:
         """Give back a model's memory, now or when its last row has ended."""
@@ -48,11 +45,8 @@ class MLXEngine:
 
     def add(self, name: str, folder: Path, row: Row) -> None:
         """Take a row in, from the next step on. Raises ModelLoadFailed if the model had to be loaded again."""
-        leaving = name in self._leaving
-        self.load(name, folder)
-        if leaving:
-            self._leaving.add(name)
-        self._resident[name][1].add(row)
+        _, batch = self._reside(name, folder)
+        batch.add(row)
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to."""
@@ -77,6 +71,14 @@ class MLXEngine:
         # A thread that used MLX and ends without this aborts the process at exit.
         mx.synchronize()
         mx.clear_streams()
+
+    def _reside(self, name: str, folder: Path) -> tuple[Model, Batch]:
+        """Return the model with its batch, loading it if it is not in memory."""
+        if name not in self._resident:
+            self._drop([other for other, (_, batch) in self._resident.items() if not batch])
+            model = load(name, folder, self._backend)
+            self._resident[name] = (model, Batch(model, self._backend, self._prefixes))
+        return self._resident[name]
 
     def _let_go(self) -> None:
         if self._leaving:

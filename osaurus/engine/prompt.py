@@ -37,10 +37,6 @@ class ChatTemplate(Protocol):
         """Render the conversation, up to where the assistant is to speak."""
 
 
-def _longest_token(tokenizer: Tokenizer) -> int:
-    return max(map(len, tokenizer.get_vocab()), default=1)
-
-
 @define
 class PromptEncoder:
     """Renders and tokenises conversations for one model; `context_length` is the model's, in tokens."""
@@ -68,7 +64,7 @@ class PromptEncoder:
 
     @_longest.default
     def _longest_default(self) -> int:
-        return _longest_token(self._tokenizer)
+        return max(map(len, self._tokenizer.get_vocab()), default=1)
 
     @_continuing.default
     def _continuing_default(self) -> Tokenizer:

@@ -20,7 +20,7 @@ from ..chat import (
     ServiceUnavailable,
     Started,
 )
-from ..engine.runner import MLXRunner, Row
+from ..engine.runner import LoadedModel, MLXRunner, Row
 from ..library.store import ModelStore
 from .generation import Generation
 
@@ -40,7 +40,8 @@ class Blocking(Protocol):
 class Loaded:
     """A model that was asked for is in memory; loading it took this many nanoseconds."""
 
-    model: str
+    stored: InstalledModel
+    model: LoadedModel
     duration: int
 
 
@@ -88,10 +89,7 @@ class Scheduler:
         """Have a model in memory. Raises ModelNotFound, ModelLoadFailed, ServiceUnavailable."""
         if self._stopping:
             raise _stopping()
-        stored = await self._blocking(self._store.find, name)
-        began = monotonic_ns()
-        await self._runner.load(stored.id, stored.folder)
-        return Loaded(stored.id, monotonic_ns() - began)
+        return await self._load(name)
 
     async def unload(self, name: str) -> None:
         """Give back a model's memory once its answers are complete. Raises ModelNotFound."""
@@ -108,13 +106,16 @@ class Scheduler:
             generation.deliver(Failed(_stopping()))
             end()
 
+    async def _load(self, name: str) -> Loaded:
+        stored = await self._blocking(self._store.find, name)
+        began = monotonic_ns()
+        model = await self._runner.load(stored.id, stored.folder)
+        return Loaded(stored, model, monotonic_ns() - began)
+
     async def _admit(self, request: ChatRequest, generation: Generation, arrived: int) -> None:
         try:
-            stored = await self._blocking(self._store.find, request.model)
-            began = monotonic_ns()
-            model = await self._runner.load(stored.id, stored.folder)
-            loaded = monotonic_ns()
-            prompt, max_tokens = await self._blocking(model.prompt.encode, request)
+            loaded = await self._load(request.model)
+            prompt, max_tokens = await self._blocking(loaded.model.prompt.encode, request)
         except CancelledError:
             return
         except ApiError as error:
@@ -131,11 +132,12 @@ class Scheduler:
             sampling=request.sampling,
             stop=request.stop,
             arrived=arrived,
-            load=loaded - began,
+            load=loaded.duration,
         )
         self._ending[generation] = lambda: self._runner.cancel(row.id)
         generation.deliver(Started(len(prompt)))
         if not generation.over:
+            stored = loaded.stored
             self._runner.submit(stored.id, stored.folder, row, lambda event: self._deliver(generation, event))
             if request.unload_after:
                 # Takes effect once the model has no rows; should the engine die before, there is nothing to unload.

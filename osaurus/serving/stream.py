@@ -65,6 +65,6 @@ class TokenStream:
         waiting, self._waiting = self._waiting, []
         if waiting:
             self._consumer.write(b"".join(waiting))
-        if self._complete and not self._done.called:
+        if self._complete:
             self._consumer.unregisterProducer()
             self._done.callback(None)

@@ -1,6 +1,5 @@
 """What every HTTP answer has in common: its headers, JSON bodies, and errors in the shape that the client takes."""
 
-import json
 import re
 from typing import Any
 from uuid import uuid4
@@ -10,6 +9,7 @@ from twisted.web.http import Request, datetimeToString
 from .. import __version__
 from ..chat import ApiError, MethodNotAllowed
 from ..dialects import ollama, openai
+from ..dialects.encoding import encode_json
 
 OLLAMA_SDKS = ("ollama-python/", "ollama-js/", "ollama/")
 
@@ -46,7 +46,7 @@ def _allowed_headers(request: Request) -> list[str]:
 
 def json_answer(request: Request, value: dict[str, Any]) -> bytes:
     """Return a JSON body, having set its headers."""
-    body = json.dumps(value, separators=(",", ":")).encode("ascii")
+    body = encode_json(value)
     request.setHeader("Content-Type", "application/json")
     request.setHeader("Content-Length", str(len(body)))
     return body
