@@ -28,6 +28,10 @@ class Sampling:
     `temperature` 0 takes the most probable token. The filters apply to the tempered distribution: `top_k` keeps that
     many tokens, `top_p` the smallest set that holds this much probability, `min_p` those at least this fraction as
     probable as the best. `seed` makes the draws repeatable; None draws one.
+
+    `bias` is added to the logits of the tokens it names. `repetition_penalty` lowers the logits of tokens that the
+    prompt or the answer holds, `presence_penalty` and `frequency_penalty` of those that the answer holds, all three
+    within the last `penalty_window` tokens, or anywhere if None.
     """
 
     temperature: float = 0.7
@@ -35,6 +39,11 @@ class Sampling:
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_window: int | None = None
+    bias: tuple[tuple[int, float], ...] = ()
 
 
 @frozen(kw_only=True)
@@ -44,7 +53,8 @@ class ChatRequest:
     `max_tokens` counts tokens of the answer; None means to the end of the context. Where prompt and `max_tokens`
     together exceed the context, the answer is bounded by the context if `max_tokens_may_shrink`, else the request is
     refused. `context_length`, in tokens, narrows the model's own. `unload_after` gives the model's memory back once the
-    last answer from it is complete.
+    last answer from it is complete. `top_logprobs` asks for the log probability of every token of the answer, and of
+    that many of the most probable ones in its place; None asks for neither.
     """
 
     model: str
@@ -55,6 +65,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     context_length: int | None = None
     unload_after: bool = False
+    top_logprobs: int | None = None
 
 
 @frozen(kw_only=True)
@@ -84,10 +95,20 @@ class Started:
 
 
 @frozen
+class TokenScore:
+    """A token, as the bytes of its text, with its log probability, and the most probable tokens in its place."""
+
+    token: bytes
+    logprob: float
+    alternatives: tuple["TokenScore", ...] = ()
+
+
+@frozen
 class Piece:
-    """Text of the answer: whole characters, never any part of a stop string."""
+    """Text of the answer: whole characters, never any part of a stop string. `scores` are of its tokens, if asked."""
 
     text: str
+    scores: tuple[TokenScore, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -105,6 +126,7 @@ class Completion:
 
     text: str
     finished: Finished
+    scores: tuple[TokenScore, ...] = ()
 
 
 @frozen(kw_only=True)

@@ -27,6 +27,7 @@ from osaurus.chat import (
     Sampling,
     Started,
     Timings,
+    TokenScore,
     Usage,
 )
 from osaurus.dialects.ollama import ChatAnswer, ChatCall, chat_call, error, rfc3339, tags
@@ -43,11 +44,16 @@ def call(**fields: Any) -> ChatCall:
     return chat_call(json.dumps({"model": "m", "messages": [TURN], **fields}).encode())
 
 
-def request(**options: Any) -> ChatRequest:
-    """Return what is asked of the model by a chat with these options."""
-    found = call(options=options).request
+def asked(**fields: Any) -> ChatRequest:
+    """Return what is asked of the model by a chat with these fields."""
+    found = call(**fields).request
     assert found is not None
     return found
+
+
+def request(**options: Any) -> ChatRequest:
+    """Return what is asked of the model by a chat with these options."""
+    return asked(options=options)
 
 
 def refusal(**fields: Any) -> InvalidRequest:
@@ -99,7 +105,7 @@ def test_only_a_model_and_messages_are_needed() -> None:
             messages=(Message("user", "hi"),),
             max_tokens=2048,
             max_tokens_may_shrink=True,
-            sampling=Sampling(temperature=0.7, top_p=0.9, top_k=None, min_p=None, seed=None),
+            sampling=Sampling(temperature=0.7, top_p=0.9, top_k=None, min_p=None, seed=None, penalty_window=64),
             stop=(),
             context_length=None,
         ),
@@ -143,7 +149,7 @@ def test_what_is_given_is_passed_on() -> None:
             max_tokens=5,
             # Ollama bounds an answer by the context, whatever was asked for.
             max_tokens_may_shrink=True,
-            sampling=Sampling(temperature=0.0, top_p=0.25, top_k=40, min_p=0.125, seed=-7),
+            sampling=Sampling(temperature=0.0, top_p=0.25, top_k=40, min_p=0.125, seed=-7, penalty_window=64),
             stop=("a", "b"),
             context_length=4096,
         ),
@@ -176,7 +182,7 @@ def test_stop_is_a_string_or_a_list(stop: Any, expected: tuple[str, ...]) -> Non
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"top_k": -1}, {"min_p": 0.0}])
 def test_zero_filters_nothing(options: dict[str, Any]) -> None:
-    assert request(**options).sampling == Sampling()
+    assert request(**options).sampling == Sampling(penalty_window=64)
 
 
 def test_unknown_fields_and_hints_are_ignored() -> None:
@@ -288,9 +294,6 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> Non
         ({"think": True}, "think"),
         ({"think": "high"}, "think"),
         ({"template": "{{ .Prompt }}"}, "template"),
-        ({"options": {"repeat_penalty": 1.1}}, "options.repeat_penalty"),
-        ({"options": {"presence_penalty": 0.5}}, "options.presence_penalty"),
-        ({"options": {"frequency_penalty": 0.5}}, "options.frequency_penalty"),
         ({"options": {"mirostat": 2}}, "options.mirostat"),
         ({"options": {"tfs_z": 0.5}}, "options.tfs_z"),
         ({"options": {"typical_p": 0.7}}, "options.typical_p"),
@@ -441,3 +444,39 @@ def test_parameters_are_never_abbreviated_beyond_recognition(parameters: int) ->
     assert match is not None
     meant = float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}[match[2]]
     assert abs(meant - parameters) <= parameters / 100
+
+
+def test_penalties_are_passed_on_with_the_window_that_ollama_gives_them() -> None:
+    options = {"repeat_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": -1}
+    expected = Sampling(repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=-1, penalty_window=64)
+    assert asked(options=options).sampling == expected
+    assert asked(options={"repeat_last_n": 7}).sampling.penalty_window == 7
+    assert asked(options={"repeat_last_n": -1}).sampling.penalty_window is None
+    assert asked(options={"repeat_penalty": 0}).sampling.repetition_penalty == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("repeat_penalty", -1), ("repeat_last_n", -2), ("presence_penalty", 3), ("frequency_penalty", "1")],
+)
+def test_penalties_have_bounds(option: str, value: Any) -> None:
+    assert refusal(options={option: value}).param == f"options.{option}"
+
+
+def test_log_probabilities_are_lists_beside_the_message() -> None:
+    score = TokenScore(b"a", -0.5, (TokenScore(b"b", -1.0),))
+    expected = [
+        {
+            "token": "a",
+            "logprob": -0.5,
+            "bytes": [97],
+            "top_logprobs": [{"token": "b", "logprob": -1.0, "bytes": [98]}],
+        }
+    ]
+    assert asked(logprobs=True, top_logprobs=1).top_logprobs == 1
+    assert asked().top_logprobs is None
+    assert refusal(top_logprobs=1).param == "top_logprobs"
+    answer = ChatAnswer(model="m")
+    assert json.loads(answer.event(Piece("a", (score,)), NOON))["logprobs"] == expected
+    assert answer.completion(Completion("a", finished(), (score,)), NOON)["logprobs"] == expected
+    assert "logprobs" not in answer.completion(Completion("a", finished()), NOON)

@@ -29,6 +29,7 @@ from osaurus.chat import (
     ServiceUnavailable,
     Started,
     Timings,
+    TokenScore,
     Usage,
 )
 from osaurus.dialects.openai import ChatAnswer, ChatCall, chat_call, error, models
@@ -311,12 +312,6 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ("n", 2),
         ("n", 0),
         ("n", "1"),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("logit_bias", {"50256": -100}),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", -0.5),
-        ("repetition_penalty", 1.1),
         ("reasoning_effort", "high"),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy"}),
@@ -477,3 +472,64 @@ def test_models_are_listed() -> None:
     }
     assert isinstance(listed["data"][0]["created"], int)
     assert models([]) == {"object": "list", "data": []}
+
+
+def test_penalties_and_bias_are_passed_on() -> None:
+    sampling = call(
+        presence_penalty=0.5, frequency_penalty=-1, repetition_penalty=1.25, logit_bias={"7": -100, "0": 1.5}
+    ).request.sampling
+    assert sampling == Sampling(
+        presence_penalty=0.5, frequency_penalty=-1, repetition_penalty=1.25, bias=((7, -100.0), (0, 1.5))
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("presence_penalty", 2.5, "presence_penalty"),
+        ("frequency_penalty", "1", "frequency_penalty"),
+        ("repetition_penalty", -1, "repetition_penalty"),
+        ("logit_bias", [], "logit_bias"),
+        ("logit_bias", {"hello": 1}, "logit_bias"),
+        ("logit_bias", {"-1": 1}, "logit_bias"),
+        ("logit_bias", {"7": 101}, "logit_bias.7"),
+        ("logit_bias", {"7": "x"}, "logit_bias.7"),
+        ("logit_bias", {"7": True}, "logit_bias.7"),
+        ("logit_bias", {str(token): 1 for token in range(1025)}, "logit_bias"),
+        ("logprobs", 1, "logprobs"),
+        ("top_logprobs", 21, "top_logprobs"),
+        ("top_logprobs", 3, "top_logprobs"),
+    ],
+)
+def test_penalties_bias_and_scores_have_bounds(field: str, value: Any, param: str) -> None:
+    problem = refusal(**{field: value})
+    assert problem.param == param
+    assert problem.message.startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 5}, 5), ({"logprobs": False}, None)],
+)
+def test_log_probabilities_are_asked_for_with_two_fields(fields: dict[str, Any], expected: int | None) -> None:
+    assert call(**fields).request.top_logprobs == expected
+
+
+SCORE = TokenScore("é".encode(), -0.5, (TokenScore("é".encode(), -0.5), TokenScore(b"\xe2", -1.5)))
+SCORED = {
+    "token": "é",
+    "logprob": -0.5,
+    "bytes": [195, 169],
+    "top_logprobs": [
+        {"token": "é", "logprob": -0.5, "bytes": [195, 169]},
+        {"token": "\ufffd", "logprob": -1.5, "bytes": [226]},
+    ],
+}
+
+
+def test_log_probabilities_are_in_the_answer_and_in_the_chunks() -> None:
+    answer = ChatAnswer(id="i", created=1, model="m", include_logprobs=True)
+    whole = answer.completion(Completion("é", finished(), (SCORE,)))
+    assert whole["choices"][0]["logprobs"] == {"content": [SCORED], "refusal": None}
+    chunk = json.loads(answer.event(Piece("é", (SCORE,))).removeprefix(b"data: "))
+    assert chunk["choices"][0]["logprobs"] == {"content": [SCORED], "refusal": None}

@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 
+from osaurus.chat import Piece, TokenScore
 from osaurus.engine.output import StopScanner, TextAssembler
 
 # Two letters make beginnings, repetitions and overlaps of stop strings likely.
@@ -51,11 +52,11 @@ def assemble(tokenizer: Tokenizer, tokens: Iterable[int], stops: tuple[str, ...]
     assembler = TextAssembler(tokenizer, {number_of(tokenizer, "<|im_end|>")}, StopScanner(stops))
     said = []
     for token in tokens:
-        text, stopped = assembler.add(token)
-        said.append(text)
+        piece, stopped = assembler.add(token)
+        said.append(piece.text)
         if stopped:
             return said, True
-    return [*said, assembler.flush()], False
+    return [*said, assembler.flush().text], False
 
 
 def byte_tokens(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -176,7 +177,7 @@ def test_tokens_that_end_a_sequence_are_silent(tiny_tokenizer: Tokenizer) -> Non
 def test_an_ordinary_token_may_end_sequences(tiny_tokenizer: Tokenizer) -> None:
     tokens = byte_tokens(tiny_tokenizer, "a;b")
     assembler = TextAssembler(tiny_tokenizer, {number_of(tiny_tokenizer, ";")}, StopScanner(()))
-    assert [assembler.add(token) for token in tokens] == [("a", False), ("", False), ("b", False)]
+    assert [assembler.add(token) for token in tokens] == [(Piece("a"), False), (Piece(""), False), (Piece("b"), False)]
 
 
 def test_other_special_tokens_have_no_text_either(tiny_tokenizer: Tokenizer) -> None:
@@ -199,3 +200,38 @@ def test_a_stop_string_is_found_across_tokens(before: str, after: str, tiny_toke
 def test_the_beginning_of_a_stop_string_is_said_at_the_end(tiny_tokenizer: Tokenizer) -> None:
     tokens = byte_tokens(tiny_tokenizer, "x<|en")
     assert assemble(tiny_tokenizer, tokens, ("<|end|>",)) == (["x", "", "", "", "", "<|en"], False)
+
+
+def score_of(number: int) -> TokenScore:
+    """Return a score that can be told from others."""
+    return TokenScore(b"", -float(number))
+
+
+def scored(tokenizer: Tokenizer, text: str, stops: tuple[str, ...] = ()) -> list[tuple[str, list[int]]]:
+    """Return each piece of an answer of one-byte tokens with the numbers of the tokens whose scores come with it."""
+    assembler = TextAssembler(tokenizer, (), StopScanner(stops))
+    said = []
+    for number, token in enumerate(byte_tokens(tokenizer, text)):
+        piece, stopped = assembler.add(token, score_of(number))
+        said.append(piece)
+        if stopped:
+            break
+    else:
+        said.append(assembler.flush())
+    return [(piece.text, [-int(score.logprob) for score in piece.scores]) for piece in said if piece != Piece("")]
+
+
+def test_scores_come_with_their_text(tiny_tokenizer: Tokenizer) -> None:
+    assert scored(tiny_tokenizer, "ab") == [("a", [0]), ("b", [1])]
+
+
+def test_all_tokens_of_a_character_come_with_it(tiny_tokenizer: Tokenizer) -> None:
+    assert scored(tiny_tokenizer, f"a{SAUROPOD}b") == [("a", [0]), (SAUROPOD, [1, 2, 3, 4]), ("b", [5])]
+
+
+def test_what_might_have_been_a_stop_string_brings_its_scores_when_it_is_said(tiny_tokenizer: Tokenizer) -> None:
+    assert scored(tiny_tokenizer, "a--b--", ("---",)) == [("a", [0]), ("--b", [1, 2, 3]), ("--", [4, 5])]
+
+
+def test_a_stop_strings_tokens_are_never_scored(tiny_tokenizer: Tokenizer) -> None:
+    assert scored(tiny_tokenizer, "ab--c", ("b--",)) == [("a", [0])]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, NoReturn
 
 from attrs import frozen
 
-from ..chat import InvalidRequest, Message, Role, Sampling
+from ..chat import InvalidRequest, Message, Role, Sampling, TokenScore
 from .strict import Between, Items
 
 ModelName = Annotated[str, Items(1, 512)]
@@ -15,11 +15,37 @@ Seed = Annotated[int, Between(-(2**63), 2**63 - 1)]
 StopString = Annotated[str, Items(0, 256)]
 StopList = Annotated[list[StopString], Items(0, 16)]
 
+# A factor of 0 would divide by it; Ollama's 0 means none.
+RepetitionPenalty = Annotated[float, Between(0, 10)]
+TopLogprobs = Annotated[int, Between(0, 20)]
+
 DEFAULT_MAX_TOKENS = 2048
 
 UNSUPPORTED = "is not supported by this server yet; leave it out"
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+def top_logprobs(logprobs: bool, top: int | None) -> int | None:
+    """Return how many of the most probable tokens were asked for, None where no log probability was."""
+    if logprobs:
+        return top or 0
+    if top:
+        refuse("top_logprobs", "needs logprobs to be true")
+    return None
+
+
+def scored(score: TokenScore) -> dict[str, Any]:
+    """Return a token's log probability in the shape that both dialects have."""
+    return {
+        **_scored_alone(score),
+        "top_logprobs": [_scored_alone(alternative) for alternative in score.alternatives],
+    }
+
+
+def _scored_alone(score: TokenScore) -> dict[str, Any]:
+    text = score.token.decode("utf-8", "replace")
+    return {"token": text, "logprob": score.logprob, "bytes": list(score.token)}
 
 
 @frozen(kw_only=True)
@@ -44,6 +70,8 @@ class SamplingFields:
     min_p: Fraction = 0
     seed: Seed | None = None
     stop: StopString | StopList | None = None
+    presence_penalty: Annotated[float, Between(-2, 2)] = 0
+    frequency_penalty: Annotated[float, Between(-2, 2)] = 0
 
     def sampling(self) -> Sampling:
         """Return the fields as the vocabulary has them; 0 and below turn a filter off."""
@@ -53,6 +81,8 @@ class SamplingFields:
             top_k=self.top_k if self.top_k > 0 else None,
             min_p=self.min_p or None,
             seed=self.seed,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
         )
 
     def stop_strings(self) -> tuple[str, ...]:

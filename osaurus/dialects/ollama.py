@@ -9,29 +9,30 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, InstalledModel, Piece
+from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, InstalledModel, Piece, TokenScore
 from .encoding import encode_json
 from .fields import (
     DEFAULT_MAX_TOKENS,
     MOST_MESSAGES,
     Content,
     ModelName,
+    RepetitionPenalty,
     SamplingFields,
+    TopLogprobs,
     message,
     refuse,
     refuse_in_messages,
     refuse_unserved,
+    scored,
+    top_logprobs,
 )
 from .strict import Between, Items, parse
 
 # Fields that change the answer and are not served yet, each with the values that ask for nothing.
 UNSERVED: dict[str, Iterable[object]] = {"tools": [[]], "format": [""], "think": [False], "template": [""]}
 UNSERVED_OPTIONS: dict[str, Iterable[object]] = {
-    "repeat_penalty": [0, 1],
-    "presence_penalty": [0],
-    "frequency_penalty": [0],
     "mirostat": [0],
     "tfs_z": [1],
     "typical_p": [1],
@@ -53,9 +54,8 @@ class _Message:
 class _Options(SamplingFields):
     num_predict: Annotated[int, Between(-2, 2**31)] | None = None
     num_ctx: Annotated[int, Between(1, 2**31)] | None = None
-    repeat_penalty: Any = None
-    presence_penalty: Any = None
-    frequency_penalty: Any = None
+    repeat_penalty: RepetitionPenalty = 1
+    repeat_last_n: Annotated[int, Between(-1, 2**31)] = 64
     mirostat: Any = None
     tfs_z: Any = None
     typical_p: Any = None
@@ -75,6 +75,8 @@ class _ChatBody:
     format: Any = None
     think: Any = None
     template: Any = None
+    logprobs: bool = False
+    top_logprobs: TopLogprobs | None = None
 
 
 @frozen(kw_only=True)
@@ -110,10 +112,15 @@ def chat_call(body: bytes) -> ChatCall:
         max_tokens=None if to_the_end else options.num_predict or DEFAULT_MAX_TOKENS,
         # Ollama bounds an answer by the context, whatever was asked for.
         max_tokens_may_shrink=True,
-        sampling=options.sampling(),
+        sampling=evolve(
+            options.sampling(),
+            repetition_penalty=options.repeat_penalty or 1,
+            penalty_window=options.repeat_last_n if options.repeat_last_n >= 0 else None,
+        ),
         stop=options.stop_strings(),
         context_length=options.num_ctx,
         unload_after=unload,
+        top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
     )
     return ChatCall(
         model=chat.model,
@@ -182,7 +189,7 @@ class ChatAnswer:
 
     def completion(self, completion: Completion, now: datetime) -> dict[str, Any]:
         """Return the whole answer."""
-        return {**self._head(completion.text, now), **_final(completion.finished)}
+        return {**self._head(completion.text, now), **_logprobs(completion.scores), **_final(completion.finished)}
 
     def idle(self, reason: str, load_duration: int, now: datetime) -> dict[str, Any]:
         """Return the answer to a chat without messages: the model was loaded or unloaded, for this `reason`."""
@@ -192,8 +199,8 @@ class ChatAnswer:
     def event(self, event: Event, now: datetime) -> bytes:
         """Return the line of the stream that tells an event."""
         match event:
-            case Piece(text):
-                return line({**self._head(text, now), "done": False})
+            case Piece(text, scores):
+                return line({**self._head(text, now), **_logprobs(scores), "done": False})
             case Finished():
                 return line({**self._head("", now), **_final(event)})
             case Failed(problem):
@@ -207,6 +214,11 @@ class ChatAnswer:
             "created_at": rfc3339(now),
             "message": {"role": "assistant", "content": text},
         }
+
+
+def _logprobs(scores: Iterable[TokenScore]) -> dict[str, Any]:
+    found = [scored(score) for score in scores]
+    return {"logprobs": found} if found else {}
 
 
 def _final(finished: Finished) -> dict[str, Any]:

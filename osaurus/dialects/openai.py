@@ -4,10 +4,11 @@ The contract is OpenAI's API reference (https://platform.openai.com/docs/api-ref
 it.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ..chat import (
     ApiError,
@@ -19,6 +20,7 @@ from ..chat import (
     FinishReason,
     InstalledModel,
     Piece,
+    TokenScore,
     Usage,
 )
 from .encoding import encode_json
@@ -27,12 +29,20 @@ from .fields import (
     MOST_MESSAGES,
     Content,
     ModelName,
+    RepetitionPenalty,
     SamplingFields,
+    TopLogprobs,
     message,
+    refuse,
     refuse_in_messages,
     refuse_unserved,
+    scored,
+    top_logprobs,
 )
 from .strict import Between, Items, parse
+
+MOST_BIASES = 1024
+TOKEN_ID = re.compile("[0-9]{1,9}")
 
 # Fields that change the answer and are not served yet, each with the values that ask for nothing.
 UNSERVED: dict[str, Iterable[object]] = {
@@ -42,12 +52,6 @@ UNSERVED: dict[str, Iterable[object]] = {
     "function_call": ["none", "auto"],
     "response_format": [{"type": "text"}],
     "n": [1],
-    "logprobs": [False],
-    "top_logprobs": [0],
-    "logit_bias": [{}],
-    "presence_penalty": [0],
-    "frequency_penalty": [0],
-    "repetition_penalty": [1],
     "reasoning_effort": [],
     "modalities": [["text"]],
     "audio": [],
@@ -86,12 +90,10 @@ class _ChatBody(SamplingFields):
     function_call: Any = None
     response_format: Any = None
     n: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
-    logit_bias: Any = None
-    presence_penalty: Any = None
-    frequency_penalty: Any = None
-    repetition_penalty: Any = None
+    logprobs: bool = False
+    top_logprobs: TopLogprobs | None = None
+    logit_bias: dict[str, Any] | None = None
+    repetition_penalty: RepetitionPenalty = 1
     reasoning_effort: Any = None
     modalities: Any = None
     audio: Any = None
@@ -119,10 +121,24 @@ def chat_call(body: bytes) -> ChatCall:
         messages=tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages)),
         max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
         max_tokens_may_shrink=max_tokens is None,
-        sampling=chat.sampling(),
+        sampling=evolve(
+            chat.sampling(), repetition_penalty=chat.repetition_penalty or 1, bias=_bias(chat.logit_bias or {})
+        ),
         stop=chat.stop_strings(),
+        top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
     )
     return ChatCall(request=request, stream=chat.stream, include_usage=chat.stream_options.include_usage)
+
+
+def _bias(logit_bias: dict[str, Any]) -> tuple[tuple[int, float], ...]:
+    if len(logit_bias) > MOST_BIASES:
+        refuse("logit_bias", f"must have at most {MOST_BIASES} entries, not {len(logit_bias)}")
+    for token, bias in logit_bias.items():
+        if TOKEN_ID.fullmatch(token) is None:
+            refuse("logit_bias", f"its keys must be numbers of tokens, not {token[:32]!r}")
+        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
+            refuse(f"logit_bias.{token}", "must be a number between -100 and 100")
+    return tuple((int(token), float(bias)) for token, bias in logit_bias.items())
 
 
 def models(found: Iterable[InstalledModel]) -> dict[str, Any]:
@@ -147,13 +163,14 @@ class ChatAnswer:
     created: int
     model: str
     include_usage: bool = False
+    include_logprobs: bool = False
 
     def completion(self, completion: Completion) -> dict[str, Any]:
         """Return the whole answer."""
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": completion.text, "refusal": None},
-            "logprobs": None,
+            "logprobs": self._logprobs(completion.scores),
             "finish_reason": completion.finished.reason,
         }
         return {**self._head("chat.completion"), "choices": [choice], "usage": _usage(completion.finished.usage)}
@@ -165,8 +182,8 @@ class ChatAnswer:
     def event(self, event: Event) -> bytes:
         """Return the part of the stream that tells an event."""
         match event:
-            case Piece(text):
-                return self._chunk({"content": text})
+            case Piece(text, scores):
+                return self._chunk({"content": text}, scores=scores)
             case Finished():
                 usage = self._usage_chunk(event.usage) if self.include_usage else b""
                 return self._chunk({}, event.reason) + usage + DONE
@@ -178,8 +195,14 @@ class ChatAnswer:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _chunk(self, delta: dict[str, Any], reason: FinishReason | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _logprobs(self, scores: Iterable[TokenScore]) -> dict[str, Any] | None:
+        return {"content": [scored(score) for score in scores], "refusal": None} if self.include_logprobs else None
+
+    def _chunk(
+        self, delta: dict[str, Any], reason: FinishReason | None = None, scores: Iterable[TokenScore] | None = None
+    ) -> bytes:
+        logprobs = None if scores is None else self._logprobs(scores)
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         usage = {"usage": None} if self.include_usage else {}
         return _data({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
 

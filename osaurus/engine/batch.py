@@ -31,13 +31,14 @@ from attrs import define, field
 from mlx_lm.models.cache import make_prompt_cache
 from twisted.logger import Logger
 
-from ..chat import Event, Failed, Finished, FinishReason, InternalError, Piece, Timings, Usage
+from ..chat import Event, Failed, Finished, FinishReason, InternalError, Piece, Timings, TokenScore, Usage
 from .backend import Backend
 from .loader import Model
 from .output import StopScanner, TextAssembler
 from .prefixes import BLOCK, PrefixCache
 from .runner import Row
 from .sampling import RowSampler, sample
+from .scores import Scored, score
 
 log = Logger()
 
@@ -136,7 +137,7 @@ class Batch:
     def add(self, row: Row) -> None:
         """Take a row in, from the next step on."""
         text = TextAssembler(self._model.tokenizer, self._model.end_tokens, StopScanner(row.stop))
-        self._waiting.append(_Progress(row, text, RowSampler(row.sampling), monotonic_ns()))
+        self._waiting.append(_Progress(row, text, RowSampler.after(row.prompt, row.sampling), monotonic_ns()))
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to; an unknown one is left alone, it has ended by itself."""
@@ -173,10 +174,11 @@ class Batch:
         self._wait()
         if self._logits is not None:
             tokens = sample(self._logits, [progress.sampler for progress in self._writing])
+            scores = score(self._logits, tokens, [progress.row.top_logprobs for progress in self._writing])
             now = monotonic_ns()
             keep = []
-            for index, (progress, token) in enumerate(zip(self._writing, tokens, strict=True)):
-                if self._wrote(progress, token, now, events):
+            for index, (progress, token, scored) in enumerate(zip(self._writing, tokens, scores, strict=True)):
+                if self._wrote(progress, token, scored, now, events):
                     keep.append(index)
                     inputs.append(token)
             self._keep(keep)
@@ -201,22 +203,30 @@ class Batch:
             self._launched = None
             self._pace.took(perf_counter() - began, writing, read)
 
-    def _wrote(self, progress: _Progress, token: int, now: int, events: list[tuple[int, Event]]) -> bool:
+    def _wrote(
+        self, progress: _Progress, token: int, scored: Scored | None, now: int, events: list[tuple[int, Event]]
+    ) -> bool:
         """Take a row's next token, append what it says to `events`; whether the row goes on."""
         progress.tokens.append(token)
-        text, stopped = progress.text.add(token)
+        piece, stopped = progress.text.add(token, None if scored is None else self._spelled(scored))
         reason: FinishReason | None = None
         if stopped or token in self._model.end_tokens:
             reason = "stop"
         elif len(progress.tokens) >= progress.row.max_tokens:
             reason = "length"
         if reason is not None and not stopped:
-            text += progress.text.flush()
-        if text:
-            events.append((progress.row.id, Piece(text)))
+            rest = progress.text.flush()
+            piece = Piece(piece.text + rest.text, piece.scores + rest.scores)
+        if piece.text or piece.scores:
+            events.append((progress.row.id, piece))
         if reason is not None:
             events.append((progress.row.id, self._finished(progress, reason, now)))
         return reason is None
+
+    def _spelled(self, scored: Scored) -> TokenScore:
+        spelling = self._model.vocabulary.spelling
+        best = tuple(TokenScore(spelling(token), logprob) for token, logprob in scored.best)
+        return TokenScore(spelling(scored.token), scored.logprob, best)
 
     def _finished(self, progress: _Progress, reason: FinishReason, now: int) -> Finished:
         row = progress.row

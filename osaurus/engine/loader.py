@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from ..chat import ModelLoadFailed
 from .backend import Backend
 from .prompt import PromptEncoder, special_tokens
+from .vocabulary import Vocabulary
 
 log = Logger()
 
@@ -34,6 +35,7 @@ class Model:
     name: str
     network: nn.Module
     tokenizer: Tokenizer
+    vocabulary: Vocabulary
     prompt: PromptEncoder
     end_tokens: frozenset[int]
     context_length: int
@@ -83,6 +85,7 @@ def _load(name: str, folder: Path, backend: Backend) -> Model:
         name=name,
         network=network,
         tokenizer=backend_tokenizer,
+        vocabulary=Vocabulary(backend_tokenizer),
         prompt=PromptEncoder(backend_tokenizer, wrapper, special_tokens(wrapper.added_tokens_decoder), context_length),
         end_tokens=frozenset(wrapper.eos_token_ids),
         context_length=context_length,

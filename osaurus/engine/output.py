@@ -7,11 +7,14 @@ the longest end of the text that is the beginning of a stop string. Stopping on 
 text has many tokenisations.
 """
 
+from collections import deque
 from collections.abc import Collection
 
 from attrs import define, field
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
+
+from ..chat import Piece, TokenScore
 
 
 @define
@@ -49,20 +52,40 @@ class StopScanner:
 
 @define
 class TextAssembler:
-    """The text of one answer, token by token. `silent` tokens end sequences and have no text."""
+    """The text of one answer, token by token. `silent` tokens end sequences and have no text.
+
+    The score of a token comes out with the first of its text. Those of a stop string's tokens never do.
+    """
 
     _tokenizer: Tokenizer
     _silent: Collection[int]
     _scanner: StopScanner
     _decoder: DecodeStream = field(factory=lambda: DecodeStream(skip_special_tokens=True), init=False)
+    _decoded: int = field(default=0, init=False)
+    _said: int = field(default=0, init=False)
+    _scores: deque[tuple[int, TokenScore]] = field(factory=deque, init=False)
 
-    def add(self, token: int) -> tuple[str, bool]:
+    def add(self, token: int, score: TokenScore | None = None) -> tuple[Piece, bool]:
         """Take the next token; return the text it completes (often none), and whether a stop string was reached."""
         if token in self._silent:
-            return "", False
+            return Piece(""), False
+        if score is not None:
+            self._scores.append((self._decoded, score))
         text = self._decoder.step(self._tokenizer, token)
-        return self._scanner.feed(text) if text else ("", False)
+        if not text:
+            return Piece(""), False
+        self._decoded += len(text)
+        text, stopped = self._scanner.feed(text)
+        self._said += len(text)
+        return Piece(text, self._scored(self._said)), stopped
 
-    def flush(self) -> str:
-        """Return the text held back, at the end; an incomplete character is dropped."""
-        return self._scanner.flush()
+    def flush(self) -> Piece:
+        """Return what was held back, at the end; an incomplete character is dropped."""
+        return Piece(self._scanner.flush(), self._scored(self._decoded + 1))
+
+    def _scored(self, end: int) -> tuple[TokenScore, ...]:
+        """Return the scores of the tokens whose text begins before this character."""
+        scores = []
+        while self._scores and self._scores[0][0] < end:
+            scores.append(self._scores.popleft()[1])
+        return tuple(scores)

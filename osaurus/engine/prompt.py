@@ -73,8 +73,16 @@ class PromptEncoder:
     def encode(self, request: ChatRequest) -> tuple[list[int], int]:
         """Return the prompt's tokens and the most tokens that the answer may have.
 
-        Raises InvalidRequest if the template refuses the conversation, ContextLengthExceeded if it does not fit.
+        Raises InvalidRequest if the template refuses the conversation or a token that is given does not exist,
+        ContextLengthExceeded if it does not fit.
         """
+        known = self._tokenizer.get_vocab_size()
+        for token, _ in request.sampling.bias:
+            if token >= known:
+                raise InvalidRequest(
+                    f"logit_bias: the model has no token {token}; they are numbered from 0 to {known - 1}",
+                    param="logit_bias",
+                )
         context = min(self._context_length, request.context_length or self._context_length)
         # Tokenising megabytes only to refuse them would be a gift to nobody: no token is longer than the longest.
         least = sum(len(message.content) for message in request.messages) // self._longest

@@ -43,6 +43,7 @@ class Row:
     stop: tuple[str, ...]
     arrived: int
     load: int
+    top_logprobs: int | None = None
 
 
 class LoadedModel(Protocol):

@@ -1,6 +1,7 @@
 """One answer being generated, as the reactor sees it."""
 
 from collections.abc import Callable
+from itertools import chain
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -41,14 +42,15 @@ class Generation:
     def completion(self) -> Deferred[Completion]:
         """Fires with the whole answer, or fails with the ApiError; cancelling it ends the answer."""
         whole: Deferred[Completion] = Deferred(lambda _: self.cancel())
-        pieces: list[str] = []
+        pieces: list[Piece] = []
 
         def gather(event: Event) -> None:
             match event:
-                case Piece(text):
-                    pieces.append(text)
+                case Piece():
+                    pieces.append(event)
                 case Finished():
-                    whole.callback(Completion("".join(pieces), event))
+                    text = "".join(piece.text for piece in pieces)
+                    whole.callback(Completion(text, event, tuple(chain.from_iterable(p.scores for p in pieces))))
                 case Failed(error):
                     whole.errback(error)
 

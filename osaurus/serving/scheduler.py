@@ -133,6 +133,7 @@ class Scheduler:
             stop=request.stop,
             arrived=arrived,
             load=loaded.duration,
+            top_logprobs=request.top_logprobs,
         )
         self._ending[generation] = lambda: self._runner.cancel(row.id)
         generation.deliver(Started(len(prompt)))

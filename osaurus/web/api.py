@@ -86,6 +86,7 @@ class Api:
             created=int(self._clock.seconds()),
             model=call.request.model,
             include_usage=call.include_usage,
+            include_logprobs=call.request.top_logprobs is not None,
         )
         if not call.stream:
             return json_answer(request, answer.completion(await generation.completion()))
