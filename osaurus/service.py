@@ -71,5 +71,7 @@ class OsaurusService(Service):
         # The last writes leave on the reactor's next turn.
         await deferLater(self._clock, 0, lambda: None)
         await self._runner.stop()
-        self._engine_pool.stop()
+        if not self._runner.abandoned:
+            # Stopping the pool waits for its threads, and one that is stuck never ends.
+            self._engine_pool.stop()
         self._blocking_pool.stop()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from threading import Thread
 from typing import Any, ClassVar, TypeVar
 
 from twisted.application import strports
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 # Tokenising, templates, hashing and the disk; two, so that a long one does not hold up the others.
 BLOCKING_THREADS = 2
+
+# One at a time runs an engine; the others are for taking over from one that is stuck.
+ENGINE_THREADS = 4
 
 
 class Options(usage.Options):
@@ -69,13 +73,15 @@ def makeService(options: Options) -> IService:
     """Put the server together. Nothing is started, and no thread made to run, before the service is."""
     reactor = _reactor()
     chosen = options.settings
-    engine_pool = ThreadPool(1, 1, "engine")
+    engine_pool = ThreadPool(1, ENGINE_THREADS, "engine")
+    # A thread that is stuck must not keep the process from ending.
+    engine_pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]  # it is only called
     blocking_pool = ThreadPool(1, BLOCKING_THREADS, "blocking")
 
     def blocking(function: Callable[..., T], *args: Any) -> Deferred[T]:
         return deferToThreadPool(reactor, blocking_pool, function, *args)
 
-    runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, partial(make_engine, chosen))
+    runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, partial(make_engine, chosen), reactor)
     scheduler = Scheduler(ModelStore(chosen.models_dir), runner, blocking)
     site = Site(
         Front(Api(scheduler, blocking, reactor).resource()),

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
 
 from osaurus.chat import ChatRequest, Event, Failed, Finished, Piece, Timings, Usage
-from osaurus.engine.runner import MLXRunner, Row
+from osaurus.engine.runner import EngineThread, MLXRunner, Row
 
 T = TypeVar("T")
 
@@ -110,20 +111,30 @@ class MemoryWorker:
     """A runner on a scripted engine whose turns are made by the test."""
 
     engine: ScriptedEngine = field(factory=ScriptedEngine)
+    clock: Clock = field(factory=Clock)
     wakeups: int = 0
+    started: list[Callable[[], object]] = field(factory=list)
     runner: MLXRunner = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.runner = MLXRunner(lambda run: None, self._call, lambda: self.engine)
+        self.runner = MLXRunner(self.started.append, self._call, lambda: self.engine, self.clock)
+        self.runner.start()
 
     def _call(self, function: Callable[[], object]) -> None:
         self.wakeups += 1
         function()
 
+    @property
+    def thread(self) -> EngineThread:
+        """The thread that runs the engine now: the one that was started last."""
+        thread = getattr(self.started[-1], "__self__")  # noqa: B009 - mypy knows of no bound method here
+        assert isinstance(thread, EngineThread)
+        return thread
+
     def turn(self, times: int = 1) -> None:
         """Let the thread's loop go round."""
         for _ in range(times):
-            self.runner.turn(wait=False)
+            self.thread.turn(wait=False)
 
     def settle(self) -> None:
         """Let the loop go round until nothing is left to do."""

@@ -137,7 +137,7 @@ def test_health_is_503_with_the_reason_once_the_engine_has_died(client: Client) 
     client.begin("POST", "/v1/chat/completions", HELLO)
     client.worker.turn()
     client.worker.engine.failure = MemoryError("out of it")
-    client.worker.runner.run()
+    client.worker.thread.run()
     responses = client.begin("GET", "/health")
     assert responses[0].code == 503
     body: list[Any] = []

@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from attrs import define, field
 from tokenizers import Tokenizer
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.python.threadpool import ThreadPool
 
 from osaurus.chat import (
     ChatRequest,
@@ -19,7 +24,7 @@ from osaurus.chat import (
     Sampling,
 )
 from osaurus.engine.backend import Backend
-from osaurus.engine.runner import Row
+from osaurus.engine.runner import MLXRunner, Row
 
 from .conftest import write_tiny_model
 
@@ -51,6 +56,7 @@ class Desk:
                 stop=request.stop,
                 arrived=0,
                 load=0,
+                top_logprobs=request.top_logprobs,
             ),
         )
 
@@ -303,3 +309,75 @@ def test_no_code_of_a_models_own_is_run(desk: Desk, tmp_path: Path, tiny_tokeniz
     with pytest.raises(ModelLoadFailed):
         desk.engine.load("evil", folder)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_the_thread_died_the_next_one_serves_the_same_model(backend: Backend, tiny_models: Path) -> None:
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefixes import PrefixCache
+
+    pool = ThreadPool(1, 2)
+    pool.start()
+    # The answer ends with an error when the step raises; the next one is a real answer.
+    broken = [MemoryError("injected")]
+
+    class Engine(MLXEngine):
+        def step(self) -> list[tuple[int, Event]]:
+            if broken:
+                raise broken.pop()
+            return super().step()
+
+    runner = MLXRunner(
+        pool.callInThread,
+        reactor.callFromThread,  # type: ignore[attr-defined]
+        lambda: Engine(backend, PrefixCache(2**20)),
+        reactor,
+    )
+    runner.start()
+    folder = tiny_models / "tests" / "tiny"
+    try:
+        ends = []
+        for number in range(2):
+            while runner.problem is not None:
+                await deferLater(reactor, 0.01, lambda: None)
+            ended: Deferred[Event] = Deferred()
+            row = Row(id=number, prompt=[5, 6, 7], max_tokens=4, sampling=GREEDY, stop=(), arrived=0, load=0)
+
+            def hear(event: Event, ended: Deferred[Event] = ended) -> None:
+                if isinstance(event, (Finished, Failed)):
+                    ended.callback(event)
+
+            runner.submit("tiny", folder, row, hear)
+            ends.append(await ended)
+    finally:
+        await runner.stop()
+        pool.stop()
+    assert [type(end) for end in ends] == [Failed, Finished]
+
+
+def test_log_probabilities_come_with_the_text_of_rows_that_asked(desk: Desk) -> None:
+    pieces: dict[int, list[Piece]] = {1: [], 2: []}
+    desk.add(1, "Hello", top_logprobs=2)
+    desk.add(2, "Hello")
+    while desk.engine.busy:
+        for number, event in desk.engine.step():
+            if isinstance(event, Piece):
+                pieces[number].append(event)
+    scores = [score for piece in pieces[1] for score in piece.scores]
+    assert len(scores) == 24
+    text = "".join(piece.text for piece in pieces[1])
+    assert b"".join(score.token for score in scores).decode("utf-8", "replace") == text
+    # Greedy: what was drawn is the best of the alternatives.
+    assert all(score.alternatives[0].token == score.token and len(score.alternatives) == 2 for score in scores)
+    assert all(score.alternatives[0].logprob == score.logprob for score in scores)
+    assert all(not piece.scores for piece in pieces[2])
+    assert "".join(piece.text for piece in pieces[2]) == text
+
+
+def test_a_row_with_a_penalty_says_something_else_and_its_neighbour_does_not_notice(desk: Desk) -> None:
+    alone = desk.alone("Hello")
+    desk.add(1, "Hello", sampling=Sampling(temperature=0, repetition_penalty=10))
+    desk.add(2, "Hello")
+    texts = desk.finish()
+    assert texts[2] == alone
+    assert texts[1] != alone

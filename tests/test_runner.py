@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
 from osaurus.chat import Event, Failed, ModelLoadFailed, Piece, Sampling, ServiceUnavailable
-from osaurus.engine.runner import Crossing, MLXRunner, Row
+from osaurus.engine.runner import LONGEST_STEP, LONGEST_STOP, Crossing, EngineThread, MLXRunner, Row
 
 from .doubles import MemoryWorker, ScriptedEngine, finished
 from .test_generation import outcome
@@ -40,11 +40,13 @@ def test_a_rows_events_arrive_in_order() -> None:
 
 def test_one_wakeup_of_the_reactor_serves_all_rows_of_a_step() -> None:
     worker = MemoryWorker()
+    worker.turn()
+    before = worker.wakeups
     heard: list[Event] = []
     for number in range(8):
         worker.runner.submit("tiny", FOLDER, row(number), heard.append)
     worker.turn()
-    assert worker.wakeups == 1
+    assert worker.wakeups == before + 1
     assert len(heard) == 8
 
 
@@ -96,19 +98,159 @@ def test_what_is_posted_while_the_reactor_drains_is_drained_too() -> None:
     assert sorted(heard) == [1, 2]
 
 
-def test_when_the_thread_dies_everyone_waiting_is_told_and_later_requests_are_refused() -> None:
+def dead(reason: str = "out of it") -> MemoryWorker:
+    """A worker whose thread has died of an error in its first step."""
+    worker = MemoryWorker()
+    worker.engine.failure = MemoryError(reason)
+    worker.runner.submit("tiny", FOLDER, row(99), lambda event: None)
+    worker.thread.run()
+    return worker
+
+
+def test_when_the_thread_dies_everyone_waiting_is_told() -> None:
     worker = MemoryWorker()
     heard: list[Event] = []
     worker.runner.submit("tiny", FOLDER, row(1), heard.append)
     worker.engine.failure = MemoryError("out of it")
-    worker.runner.run()
+    waiting = outcome(worker.runner.unload("tiny"))
+    worker.thread.run()
     assert isinstance(heard[-1], Failed)
     assert isinstance(heard[-1].error, ServiceUnavailable)
+    assert waiting == [None]
     assert "out of it" in str(worker.runner.problem)
+    assert worker.engine.closed
+
+
+def test_until_another_thread_has_an_engine_requests_are_refused() -> None:
+    worker = dead()
+    heard: list[Event] = []
     worker.runner.submit("tiny", FOLDER, row(2), heard.append)
     failures = outcome(worker.runner.load("tiny", FOLDER))
-    assert [type(event) for event in heard] == [Failed, Failed]
+    assert [type(event) for event in heard] == [Failed]
     assert [type(failure) for failure in failures] == [ServiceUnavailable]
+
+
+def test_another_thread_takes_over_from_one_that_died() -> None:
+    worker = dead()
+    worker.engine = ScriptedEngine()
+    worker.clock.advance(0)
+    assert len(worker.started) == 2
+    worker.turn()
+    assert worker.runner.problem is None
+    heard: list[Event] = []
+    worker.runner.submit("tiny", FOLDER, row(2), heard.append)
+    worker.settle()
+    assert heard[-1] == finished()
+
+
+def test_the_pause_before_the_next_thread_grows_while_they_keep_dying() -> None:
+    worker = dead()
+    pauses = []
+    for _ in range(9):
+        began = worker.clock.seconds()
+        lives = len(worker.started)
+        while len(worker.started) == lives:
+            worker.clock.advance(1)
+        pauses.append(worker.clock.seconds() - began)
+        worker.engine = ScriptedEngine()
+        worker.turn()
+        worker.engine.failure = MemoryError("again")
+        worker.runner.submit("tiny", FOLDER, row(), lambda event: None)
+        worker.thread.run()
+    assert pauses == [1, 1, 3, 7, 15, 31, 60, 60, 60]
+
+
+def test_an_answer_makes_the_pause_short_again() -> None:
+    worker = dead()
+    worker.clock.advance(0)
+    worker.engine = ScriptedEngine()
+    worker.runner.submit("tiny", FOLDER, row(), lambda event: None)
+    worker.turn()
+    worker.runner.submit("tiny", FOLDER, row(), lambda event: None)
+    worker.settle()
+    worker.engine.failure = MemoryError("again")
+    worker.runner.submit("tiny", FOLDER, row(), lambda event: None)
+    worker.thread.run()
+    worker.clock.advance(0)
+    assert len(worker.started) == 3
+
+
+def test_an_engine_that_cannot_be_made_says_why_and_is_tried_again() -> None:
+    worker = MemoryWorker()
+
+    def broken() -> ScriptedEngine:
+        raise ImportError("no mlx")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker.thread, "_make_engine", broken)
+        worker.thread.run()
+    assert "no mlx" in str(worker.runner.problem)
+    worker.clock.advance(0)
+    worker.turn()
+    assert worker.runner.problem is None
+
+
+def stuck(worker: MemoryWorker, heard: list[Event]) -> EngineThread:
+    """Have the thread be in a step for longer than one may take; return the thread."""
+    thread = worker.thread
+    worker.runner.submit("tiny", FOLDER, row(), heard.append)
+
+    def step() -> list[tuple[int, Event]]:
+        for _ in range(int(LONGEST_STEP) + 2):
+            worker.clock.advance(1)
+        return [(1, Piece("late"))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "step", lambda self: step())
+        assert not thread.turn(wait=False)
+    return thread
+
+
+def test_another_thread_takes_over_from_one_that_is_stuck_which_ends_if_it_ever_goes_on() -> None:
+    worker = MemoryWorker()
+    heard: list[Event] = []
+    thread = stuck(worker, heard)
+    assert [type(event) for event in heard] == [Failed]
+    assert "stuck" in str(worker.runner.problem)
+    assert worker.engine.closed
+    assert worker.thread is not thread
+    worker.engine = ScriptedEngine()
+    worker.turn()
+    assert worker.runner.problem is None
+    assert worker.runner.abandoned == 1
+
+
+def test_the_end_of_a_thread_that_was_left_behind_is_nobodys_concern() -> None:
+    worker = MemoryWorker()
+    thread = stuck(worker, [])
+    worker.turn()
+    worker.runner._end(thread, "much later")
+    assert worker.runner.problem is None
+
+
+def test_a_thread_that_takes_long_but_goes_on_is_left_alone() -> None:
+    worker = MemoryWorker(ScriptedEngine(script=[Piece("a")] * 400))
+    worker.runner.submit("tiny", FOLDER, row(), lambda event: None)
+    for _ in range(300):
+        worker.turn()
+        worker.clock.advance(1)
+    assert worker.runner.problem is None
+    assert len(worker.started) == 1
+
+
+def test_stopping_does_not_wait_for_ever() -> None:
+    worker = MemoryWorker()
+    ended = worker.runner.stop()
+    worker.clock.advance(LONGEST_STOP)
+    assert ended.called
+    assert worker.runner.abandoned == 1
+
+
+def test_stopping_between_two_threads_starts_no_more() -> None:
+    worker = dead()
+    assert worker.runner.stop().called
+    worker.clock.advance(100)
+    assert len(worker.started) == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -124,7 +266,12 @@ async def test_events_of_a_real_thread_are_delivered_on_the_reactors_thread() ->
             engine_threads.add(get_ident())
             return super().step()
 
-    runner = MLXRunner(pool.callInThread, reactor.callFromThread, Engine)  # type: ignore[attr-defined]
+    runner = MLXRunner(
+        pool.callInThread,
+        reactor.callFromThread,  # type: ignore[attr-defined]
+        Engine,
+        reactor,
+    )
     runner.start()
 
     def hear(event: Event) -> None:
@@ -150,7 +297,7 @@ def test_stopping_closes_the_engine_and_ends_its_rows_with_an_error(rows: int) -
     for number in range(rows):
         worker.runner.submit("tiny", FOLDER, evolve(row(), id=number), heard.append)
     ended = worker.runner.stop()
-    worker.runner.run()
+    worker.thread.run()
     assert ended.called
     assert worker.engine.closed
     assert [type(event) for event in heard] == [Failed] * rows

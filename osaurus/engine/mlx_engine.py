@@ -31,6 +31,10 @@ class MLXEngine:
     _resident: dict[str, tuple[Model, Batch]] = field(factory=dict, init=False)
     _leaving: set[str] = field(factory=set, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        # The thread may have had an engine before, which gave the thread's streams back when it was closed.
+        mx.set_default_stream(mx.new_stream(mx.default_device()))
+
     def load(self, name: str, folder: Path) -> Model:
         """Return the model, loading it if it is not in memory. Raises ModelLoadFailed."""
         self._leaving.discard(name)

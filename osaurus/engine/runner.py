@@ -5,8 +5,12 @@ the server runs. The reactor puts commands into a queue; the thread takes them b
 when there is nothing to do. What the thread has to say crosses to the reactor through `Crossing`, once a step for all
 rows together. Only plain values cross.
 
+The thread is supervised. If it dies, or does not finish a step for a long time, whoever waits is told, `problem` says
+what happened, and another thread with a new engine takes over, after a pause that grows while this keeps happening. A
+thread that is stuck cannot be ended from outside: it is abandoned, and ends by itself should it ever go on.
+
 How to test it: hand in something that only remembers what it should run in place of the pool's `callInThread`, a
-`call_from_thread` that calls, and drive `turn` by hand.
+`call_from_thread` that calls, a `task.Clock`, and drive `EngineThread.turn` by hand.
 
 This module does not import MLX: the engine is made on the thread, when it starts.
 """
@@ -20,6 +24,8 @@ from typing import Any, Protocol, TypeVar
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -30,6 +36,13 @@ log = Logger()
 
 T = TypeVar("T")
 Thunk = Callable[[], object]
+
+# In seconds: how often the thread is looked at, the longest that a step may take, the longest pause before another
+# thread takes over, and how long an orderly end may take.
+CHECK_EVERY = 1.0
+LONGEST_STEP = 120.0
+LONGEST_PAUSE = 60.0
+LONGEST_STOP = 10.0
 
 
 @frozen(kw_only=True)
@@ -109,33 +122,132 @@ class Crossing:
 
 
 @define(eq=False)
+class EngineThread:
+    """One life of an engine, from its making to its end; all on one thread but what says otherwise."""
+
+    _make_engine: Callable[[], Engine]
+    _crossing: Crossing
+    _on_ready: Callable[[], None]
+    _on_event: Callable[[int, Event], None]
+    _on_end: Callable[["EngineThread", str | None], None]
+    _commands: SimpleQueue[Command | None] = field(factory=SimpleQueue, init=False)
+    _engine: Engine | None = field(default=None, init=False)
+    steps: int = field(default=0, init=False)
+    """How many steps have been begun; for any thread to read."""
+    stepping: bool = field(default=False, init=False)
+    """Whether a step is under way; for any thread to read."""
+    abandoned: bool = field(default=False, init=False)
+    """Whether another thread has taken over; set on the reactor."""
+
+    def tell(self, command: Command | None) -> None:
+        """Have a command carried out between two steps; None ends the thread. On any thread."""
+        self._commands.put(command)
+
+    def run(self) -> None:
+        """Run until told to stop."""
+        reason = None
+        try:
+            while self.turn(wait=True):
+                pass
+        except BaseException as error:  # noqa: BLE001 - the thread is ending, and everyone waiting must hear of it
+            log.failure("The engine thread died")
+            reason = f"The engine's thread died: {type(error).__name__}: {error}"
+            self._close()
+        self._crossing.post([partial(self._on_end, self, reason)])
+
+    def turn(self, *, wait: bool) -> bool:
+        """Take the commands that are there, then do one step; False when told to stop. `wait` for one if idle."""
+        if self._engine is None:
+            self._engine = self._make_engine()
+            self._crossing.post([self._on_ready])
+        engine = self._engine
+        block = wait and not engine.busy
+        while True:
+            try:
+                command = self._commands.get(block=block)
+            except Empty:
+                break
+            if command is None:
+                self._close()
+                return False
+            command(engine)
+            block = False
+        if engine.busy:
+            self.steps += 1
+            self.stepping = True
+            events = engine.step()
+            self.stepping = False
+            self._crossing.post([partial(self._on_event, row_id, event) for row_id, event in events])
+        if self.abandoned:
+            self._close()
+        return not self.abandoned
+
+    def _close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            try:
+                engine.close()
+            except Exception:  # noqa: BLE001 - what is broken already may not even close
+                log.failure("Closing the engine failed")
+
+
+@define(eq=False)
 class MLXRunner:
-    """The reactor's handle on the engine thread. All methods but `turn` and `run` are the reactor's."""
+    """The reactor's handle on the engine thread, and its supervisor. All of it runs on the reactor."""
 
     _start_thread: Callable[[Thunk], object]
     _call_from_thread: Callable[[Thunk], object]
     _make_engine: Callable[[], Engine]
+    _clock: IReactorTime
     _crossing: Crossing = field(init=False)
-    _commands: SimpleQueue[Command | None] = field(factory=SimpleQueue, init=False)
-    _engine: Engine | None = field(default=None, init=False)
+    _thread: EngineThread = field(init=False)
     _rows: dict[int, Callable[[Event], None]] = field(factory=dict, init=False)
     _answers: set[Deferred[Any]] = field(factory=set, init=False)
-    _ended: Deferred[None] = field(factory=Deferred, init=False)
+    _watch: LoopingCall = field(init=False)
+    _last_seen: tuple[int, float] = field(default=(0, 0.0), init=False)
+    _failures: int = field(default=0, init=False)
+    _restart: IDelayedCall | None = field(default=None, init=False)
+    _ended: Deferred[None] | None = field(default=None, init=False)
     problem: str | None = field(default=None, init=False)
     """Why the engine cannot generate; None while it can."""
+    abandoned: int = field(default=0, init=False)
+    """How many threads were left behind in a step that did not end."""
 
     @_crossing.default
     def _make_crossing(self) -> Crossing:
         return Crossing(self._call_from_thread)
 
+    @_thread.default
+    def _make_thread(self) -> EngineThread:
+        return EngineThread(self._make_engine, self._crossing, self._ready, self._deliver, self._end)
+
+    @_watch.default
+    def _make_watch(self) -> LoopingCall:
+        watch = LoopingCall(self._check)
+        watch.clock = self._clock
+        return watch
+
     def start(self) -> None:
-        """Start the thread."""
-        self._start_thread(self.run)
+        """Start the thread, and to watch it."""
+        self._start_thread(self._thread.run)
+        self._watch.start(CHECK_EVERY, now=False)
 
     def stop(self) -> Deferred[None]:
-        """End the thread after the step it is in; fires when it has ended. Rows still there end with an error."""
-        self._commands.put(None)
-        return self._ended
+        """End the thread after the step it is in; fires when it has ended, or is not waited for any longer.
+
+        Rows still there end with an error.
+        """
+        ended = self._ended = Deferred()
+        if self._watch.running:
+            self._watch.stop()
+        if self._restart is not None and self._restart.active():
+            self._restart.cancel()
+            self._stopped()
+        else:
+            self._thread.tell(None)
+            patience = self._clock.callLater(LONGEST_STOP, self._leave_behind)
+            ended.addCallback(lambda _: patience.cancel() if patience.active() else None)
+        return ended
 
     def load(self, name: str, folder: Path) -> Deferred[LoadedModel]:
         """Have a model in memory; fires with it, or fails with ModelLoadFailed."""
@@ -158,46 +270,12 @@ class MLXRunner:
             except Exception as error:  # noqa: BLE001 - a fault in one row must not cost the thread
                 self._crossing.post([partial(self._deliver, row.id, Failed(_explained(error)))])
 
-        self._commands.put(add)
+        self._thread.tell(add)
 
     def cancel(self, row_id: int) -> None:
         """Free a row at the next step; nothing more is delivered from it."""
         if self._rows.pop(row_id, None) is not None:
-            self._commands.put(lambda engine: engine.remove(row_id))
-
-    # On the engine thread.
-
-    def run(self) -> None:
-        """Run until told to stop; on the engine thread."""
-        try:
-            while self.turn(wait=True):
-                pass
-        except BaseException as error:  # noqa: BLE001 - the thread is ending, and everyone waiting must hear of it
-            log.failure("The engine thread died")
-            self._crossing.post([partial(self._end, f"The engine's thread died: {type(error).__name__}: {error}")])
-        else:
-            self._crossing.post([partial(self._end, "The engine has stopped")])
-
-    def turn(self, *, wait: bool) -> bool:
-        """Take the commands that are there, then do one step; False when told to stop. `wait` for one if idle."""
-        if self._engine is None:
-            self._engine = self._make_engine()
-        engine = self._engine
-        block = wait and not engine.busy
-        while True:
-            try:
-                command = self._commands.get(block=block)
-            except Empty:
-                break
-            if command is None:
-                self._engine = None
-                engine.close()
-                return False
-            command(engine)
-            block = False
-        if engine.busy:
-            self._crossing.post([partial(self._deliver, row_id, event) for row_id, event in engine.step()])
-        return True
+            self._thread.tell(lambda engine: engine.remove(row_id))
 
     def _ask(self, question: Callable[[Engine], T]) -> Deferred[T]:
         answer: Deferred[T] = Deferred()
@@ -219,24 +297,71 @@ class MLXRunner:
             else:
                 self._crossing.post([partial(reply, answer.callback, value)])
 
-        self._commands.put(command)
+        self._thread.tell(command)
         return answer
 
-    # On the reactor.
+    # What the thread has to say; a thread that was left behind is not listened to: its rows are gone already.
 
     def _deliver(self, row_id: int, event: Event) -> None:
+        if isinstance(event, Finished):
+            self._failures = 0
         last = isinstance(event, (Finished, Failed))
         deliver = self._rows.pop(row_id, None) if last else self._rows.get(row_id)
         if deliver is not None:
             deliver(event)
 
-    def _end(self, reason: str) -> None:
+    def _ready(self) -> None:
+        if self._ended is None:
+            self.problem = None
+
+    def _end(self, thread: EngineThread, reason: str | None) -> None:
+        if thread is not self._thread:
+            return
+        if self._ended is not None:
+            self._stopped()
+        else:
+            self._take_over(reason or "The engine's thread ended")
+
+    # Supervision.
+
+    def _check(self) -> None:
+        """See whether the thread is stuck in a step."""
+        steps, since = self._last_seen
+        now = self._clock.seconds()
+        if not self._thread.stepping or self._thread.steps != steps:
+            self._last_seen = self._thread.steps, now
+        elif now - since >= LONGEST_STEP:
+            log.error("The engine thread is stuck; another takes over")
+            self._thread.abandoned = True
+            self.abandoned += 1
+            self._take_over(f"The engine has been stuck in one step for {LONGEST_STEP:.0f} seconds")
+
+    def _take_over(self, reason: str) -> None:
+        self._give_up(reason)
+        self._thread = self._make_thread()
+        self._last_seen = 0, self._clock.seconds()
+        pause = min(2.0**self._failures - 1, LONGEST_PAUSE)
+        self._failures += 1
+        self._restart = self._clock.callLater(pause, self._start_thread, self._thread.run)
+
+    def _leave_behind(self) -> None:
+        log.warn("The engine thread does not end; it is left behind")
+        self._thread.abandoned = True
+        self.abandoned += 1
+        self._stopped()
+
+    def _stopped(self) -> None:
+        self._give_up("The engine has stopped")
+        if self._ended is not None and not self._ended.called:
+            self._ended.callback(None)
+
+    def _give_up(self, reason: str) -> None:
+        """Tell everyone who waits that nothing will come."""
         self.problem = reason
         for row_id in list(self._rows):
             self._deliver(row_id, Failed(self._unavailable()))
         while self._answers:
             self._answers.pop().errback(self._unavailable())
-        self._ended.callback(None)
 
     def _unavailable(self) -> ServiceUnavailable:
         return ServiceUnavailable(self.problem or "The engine is not available", retry_after=5)
