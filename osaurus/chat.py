@@ -52,9 +52,9 @@ class ChatRequest:
 
     `max_tokens` counts tokens of the answer; None means to the end of the context. Where prompt and `max_tokens`
     together exceed the context, the answer is bounded by the context if `max_tokens_may_shrink`, else the request is
-    refused. `context_length`, in tokens, narrows the model's own. `unload_after` gives the model's memory back once the
-    last answer from it is complete. `top_logprobs` asks for the log probability of every token of the answer, and of
-    that many of the most probable ones in its place; None asks for neither.
+    refused. `context_length`, in tokens, narrows the model's own. `keep_alive` is how long the model is to stay in
+    memory afterwards, in seconds; None means the usual time. `top_logprobs` asks for the log probability of every
+    token of the answer, and of that many of the most probable ones in its place; None asks for neither.
     """
 
     model: str
@@ -64,7 +64,7 @@ class ChatRequest:
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     context_length: int | None = None
-    unload_after: bool = False
+    keep_alive: float | None = None
     top_logprobs: int | None = None
 
 

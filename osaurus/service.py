@@ -14,6 +14,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from .engine.runner import MLXRunner
@@ -39,6 +40,7 @@ class OsaurusService(Service):
     _runner: MLXRunner
     _engine_pool: ThreadPool
     _blocking_pool: ThreadPool
+    _preload: Sequence[str]
     _greeting: str
 
     def privilegedStartService(self) -> None:
@@ -57,6 +59,8 @@ class OsaurusService(Service):
         self._runner.start()
         for port in self._ports:
             port.startService()
+        for name in self._preload:
+            Deferred.fromCoroutine(self._scheduler.preload(name)).addErrback(_log_preload, name)
         log.info("Osaurus is running. {greeting}", greeting=self._greeting)
 
     def stopService(self) -> Deferred[None]:
@@ -75,3 +79,7 @@ class OsaurusService(Service):
             # Stopping the pool waits for its threads, and one that is stuck never ends.
             self._engine_pool.stop()
         self._blocking_pool.stop()
+
+
+def _log_preload(failure: Failure, name: str) -> None:
+    log.failure("Loading {name} at the start failed", failure, name=name)

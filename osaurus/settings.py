@@ -15,7 +15,13 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from . import durations
+
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+# What can be given as a list in a file, and repeatedly on the command line.
+LISTS = ("listen", "preload")
 
 
 class BadSetting(Exception):
@@ -55,6 +61,20 @@ def _endpoints(text: str) -> tuple[str, ...]:
     return endpoints
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.replace(",", " ").split())
+    if not names:
+        raise ValueError("must be one or more names of models, separated by commas")
+    return names
+
+
+def _duration(text: str) -> float:
+    try:
+        return durations.seconds(text)
+    except ValueError as error:
+        raise ValueError("must be a duration such as 5m or 1h30m; negative: without end") from error
+
+
 def _default_models_folder() -> Path:
     candidates = [Path.home() / "MLXModels", Path.home() / "Documents" / "MLXModels"]
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])
@@ -87,6 +107,13 @@ class Settings:
         _byte_count, "Memory for prompts and answers that were read already, such as 1GiB.", default=2**30
     )
 
+    keep_alive: float = _setting(
+        _duration, "How long a model stays in memory after its last answer; negative: until the end.", default=300.0
+    )
+    preload: tuple[str, ...] = _setting(
+        _names, "Models to load at the start, separated by commas; they stay in memory.", default=()
+    )
+
     @property
     def endpoints(self) -> tuple[str, ...]:
         """The endpoint strings to listen on."""
@@ -115,7 +142,7 @@ def load(command_line: Mapping[str, str | list[str]], environ: Mapping[str, str]
     readers = {field.name: field.metadata["read"] for field in attrs.fields(Settings)}
     for name, spelling, text in given:
         try:
-            values[name] = tuple(text) if isinstance(text, list) and name == "listen" else readers[name](str(text))
+            values[name] = tuple(text) if isinstance(text, list) and name in LISTS else readers[name](str(text))
         except ValueError as error:
             raise BadSetting(f"{spelling} {error}, not {text!r}") from error
     return Settings(**values)

@@ -16,9 +16,11 @@ from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Site
 
 from . import settings
+from .chat import ApiError
 from .engine.runner import Engine, MLXRunner
 from .library.store import ModelStore
 from .service import OsaurusService
+from .serving.residency import Residency
 from .serving.scheduler import Scheduler
 from .web.api import Api
 from .web.front import Front
@@ -82,7 +84,11 @@ def makeService(options: Options) -> IService:
         return deferToThreadPool(reactor, blocking_pool, function, *args)
 
     runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, partial(make_engine, chosen), reactor)
-    scheduler = Scheduler(ModelStore(chosen.models_dir), runner, blocking)
+    # Should the engine be gone by then, there is nothing to unload.
+    residency = Residency(
+        reactor, lambda name: runner.unload(name).addErrback(lambda failure: failure.trap(ApiError)), chosen.keep_alive
+    )
+    scheduler = Scheduler(ModelStore(chosen.models_dir), runner, residency, blocking)
     site = Site(
         Front(Api(scheduler, blocking, reactor).resource()),
         requestFactory=partial(BoundedRequest, max_body=chosen.max_body),
@@ -90,7 +96,9 @@ def makeService(options: Options) -> IService:
         parsePOSTFormSubmission=False,
     )
     ports = [strports.service(endpoint, site) for endpoint in chosen.endpoints]
-    return OsaurusService(reactor, ports, scheduler, runner, engine_pool, blocking_pool, _greeting(chosen))
+    return OsaurusService(
+        reactor, ports, scheduler, runner, engine_pool, blocking_pool, chosen.preload, _greeting(chosen)
+    )
 
 
 def make_engine(chosen: settings.Settings) -> Engine:

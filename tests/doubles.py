@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 
 from osaurus.chat import ChatRequest, Event, Failed, Finished, Piece, Timings, Usage
 from osaurus.engine.runner import EngineThread, MLXRunner, Row
+from osaurus.serving.residency import Residency
 
 T = TypeVar("T")
 
@@ -115,9 +116,11 @@ class MemoryWorker:
     wakeups: int = 0
     started: list[Callable[[], object]] = field(factory=list)
     runner: MLXRunner = field(init=False)
+    residency: Residency = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.runner = MLXRunner(self.started.append, self._call, lambda: self.engine, self.clock)
+        self.residency = Residency(self.clock, self.runner.unload, 300)
         self.runner.start()
 
     def _call(self, function: Callable[[], object]) -> None:

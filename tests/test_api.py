@@ -70,7 +70,7 @@ class Client:
 
     def __attrs_post_init__(self) -> None:
         self.clock.advance(NOON)
-        self.scheduler = Scheduler(ModelStore(self.models), self.worker.runner, inline)
+        self.scheduler = Scheduler(ModelStore(self.models), self.worker.runner, self.worker.residency, inline)
         self.stub = StubTreq(Front(Api(self.scheduler, inline, self.clock).resource()))
 
     def begin(self, method: str, path: str, body: Any = None, **headers: str) -> list[Any]:

@@ -15,14 +15,15 @@ ROOT = Path(osaurus.__file__).parent
 # Each layer with those below it, which it may import.
 BELOW = {
     "chat": set(),
-    "settings": set(),
+    "durations": set(),
+    "settings": {"durations"},
     "library": {"chat"},
     "engine": {"chat"},
-    "dialects": {"chat"},
+    "dialects": {"chat", "durations"},
     "serving": {"chat", "library", "engine"},
     "web": {"chat", "dialects", "serving"},
     "service": {"engine", "serving"},
-    "tap": {"settings", "library", "engine", "serving", "web", "service"},
+    "tap": {"chat", "settings", "library", "engine", "serving", "web", "service"},
     "cli": {"settings", "library"},
 }
 # What of the engine may be imported before MLX is: the runner, its prompts, and on the engine's thread the backend.

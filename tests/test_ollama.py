@@ -1,6 +1,7 @@
 """The Ollama dialect: how a chat is read, and what is answered."""
 
 import json
+import math
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_only_a_model_and_messages_are_needed() -> None:
             context_length=None,
         ),
         stream=None,
-        unload=False,
+        keep_alive=None,
     )
 
 
@@ -154,7 +155,7 @@ def test_what_is_given_is_passed_on() -> None:
             context_length=4096,
         ),
         stream=True,
-        unload=False,
+        keep_alive=None,
     )
 
 
@@ -191,8 +192,8 @@ def test_unknown_fields_and_hints_are_ignored() -> None:
 
 
 def test_without_messages_a_model_is_loaded_or_unloaded() -> None:
-    assert call(messages=[]) == ChatCall(model="m", request=None, stream=None, unload=False)
-    assert call(messages=[], keep_alive=0) == ChatCall(model="m", request=None, stream=None, unload=True)
+    assert call(messages=[]) == ChatCall(model="m", request=None, stream=None, keep_alive=None)
+    assert call(messages=[], keep_alive=0) == ChatCall(model="m", request=None, stream=None, keep_alive=0)
 
 
 def test_messages_must_be_there_all_the_same() -> None:
@@ -202,15 +203,16 @@ def test_messages_must_be_there_all_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "keep_alive", [0, 0.0, -0.0, "0", "00", "0s", "0m", "0h", "0ms", "0us", "0µs", "0ns", "0.0s", "0.s", "0h0m0s"]
+    ("keep_alive", "seconds"),
+    [
+        *((zero, 0) for zero in (0, 0.0, -0.0, "0", "00", "0s", "0ms", "0us", "0µs", "0ns", "0.0s", "0h0m0s")),
+        *((1, 1), (300, 300), (0.5, 0.5), ("5m", 300), ("10s", 10), ("0.5s", 0.5), ("1h30m0s", 5400), ("60", 60)),
+        *((negative, math.inf) for negative in (-1, -0.5, "-1", "-1m")),
+    ],
 )
-def test_zero_keep_alive_unloads_however_it_is_spelled(keep_alive: Any) -> None:
-    assert call(keep_alive=keep_alive).unload
-
-
-@pytest.mark.parametrize("keep_alive", [1, -1, 300, 0.5, 1e-9, "5m", "-1", "-1m", "10s", "0.5s", "1h0m0s", "24h"])
-def test_other_keep_alive_keeps(keep_alive: Any) -> None:
-    assert not call(keep_alive=keep_alive).unload
+def test_keep_alive_is_seconds_or_a_duration(keep_alive: Any, seconds: float) -> None:
+    found = call(keep_alive=keep_alive)
+    assert found.keep_alive == asked(keep_alive=keep_alive).keep_alive == seconds
 
 
 @pytest.mark.parametrize("keep_alive", [[], [0], {"seconds": 0}])

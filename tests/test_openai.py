@@ -533,3 +533,9 @@ def test_log_probabilities_are_in_the_answer_and_in_the_chunks() -> None:
     assert whole["choices"][0]["logprobs"] == {"content": [SCORED], "refusal": None}
     chunk = json.loads(answer.event(Piece("é", (SCORE,))).removeprefix(b"data: "))
     assert chunk["choices"][0]["logprobs"] == {"content": [SCORED], "refusal": None}
+
+
+def test_keep_alive_is_an_extension() -> None:
+    assert call(keep_alive="5m").request.keep_alive == 300
+    assert call().request.keep_alive is None
+    assert refusal(keep_alive="soon").param == "keep_alive"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 
 from osaurus.chat import (
@@ -37,7 +37,7 @@ class Stage:
     scheduler: Scheduler = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.scheduler = Scheduler(ModelStore(self.models), self.worker.runner, inline)
+        self.scheduler = Scheduler(ModelStore(self.models), self.worker.runner, self.worker.residency, inline)
 
 
 @pytest.fixture
@@ -151,3 +151,39 @@ def test_a_listener_hears_every_piece(stage: Stage) -> None:
     generation.listen(heard.append)
     stage.worker.settle()
     assert heard == [Piece("Hel"), Piece("lo"), finished()]
+
+
+def test_a_model_is_unloaded_when_it_was_not_used_for_its_time(stage: Stage) -> None:
+    stage.scheduler.submit(ask())
+    stage.worker.turn()
+    stage.worker.clock.advance(1000)
+    stage.worker.settle()
+    assert stage.worker.engine.unloads == []
+    stage.worker.clock.advance(300)
+    stage.worker.turn()
+    assert stage.worker.engine.unloads == ["tiny"]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_a_client_that_leaves_lets_the_model_go_too(stage: Stage, turns: int) -> None:
+    generation = stage.scheduler.submit(evolve(ask(), keep_alive=5))
+    stage.worker.turn(turns)
+    generation.cancel()
+    stage.worker.settle()
+    stage.worker.clock.advance(5)
+    stage.worker.turn()
+    assert stage.worker.engine.unloads == ["tiny"]
+
+
+def test_a_model_that_is_loaded_at_the_start_stays(stage: Stage) -> None:
+    loaded = outcome(Deferred.fromCoroutine(stage.scheduler.preload("tiny")))
+    stage.worker.turn()
+    assert loaded == [None]
+    stage.worker.clock.advance(10**6)
+    stage.worker.turn()
+    assert (stage.worker.engine.loads, stage.worker.engine.unloads) == (["tiny"], [])
+
+
+def test_a_model_that_cannot_be_loaded_at_the_start_stops_nothing(stage: Stage) -> None:
+    assert outcome(Deferred.fromCoroutine(stage.scheduler.preload("nope"))) == [None]
+    assert stage.scheduler.problem is None

@@ -1,5 +1,6 @@
 """Settings: four spellings of rising precedence, and what is said about those that cannot be."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ EVERY = [
     ("cache_dir", "/srv/cache", Path("/srv/cache"), ""),
     ("max_body", "2MiB", 2097152, "much"),
     ("prefix_cache", "3GB", 3000000000, "-1"),
+    ("keep_alive", "1h30m", 5400.0, "soon"),
+    ("preload", "tiny, other", ("tiny", "other"), ","),
 ]
 
 
@@ -37,6 +40,15 @@ def toml(folder: Path, text: str) -> str:
 
 def test_endpoints_given_one_by_one_may_hold_spaces() -> None:
     assert load({"listen": ["unix:/tmp/a b/s.sock", "tcp:1"]}, {}).listen == ("unix:/tmp/a b/s.sock", "tcp:1")
+
+
+def test_models_to_load_can_be_a_list_in_the_file(tmp_path: Path) -> None:
+    assert load({"config": toml(tmp_path, 'preload = ["tiny", "other"]')}, {}).preload == ("tiny", "other")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("300", 300), ("1.5h", 5400), ("-1", math.inf)])
+def test_a_duration_is_seconds_or_has_units(text: str, seconds: float) -> None:
+    assert load({"keep_alive": text}, {}).keep_alive == seconds
 
 
 def test_nothing_need_be_set(home: Path) -> None:

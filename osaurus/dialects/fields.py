@@ -1,10 +1,12 @@
 """What the chat bodies of both dialects have in common: types of fields, and what is refused and how."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 from attrs import frozen
 
+from .. import durations
 from ..chat import InvalidRequest, Message, Role, Sampling, TokenScore
 from .strict import Between, Items
 
@@ -21,9 +23,24 @@ TopLogprobs = Annotated[int, Between(0, 20)]
 
 DEFAULT_MAX_TOKENS = 2048
 
+MOST_SECONDS = 10**10
+
 UNSUPPORTED = "is not supported by this server yet; leave it out"
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+def keep_alive(value: object) -> float | None:
+    """Return how many seconds a model is to stay, infinitely many if negative; None if nothing is said."""
+    match value:
+        case None:
+            return None
+        case int() | float() if not isinstance(value, bool) and abs(value) <= MOST_SECONDS:
+            return durations.without_end(value)
+        case str():
+            with suppress(ValueError):
+                return durations.seconds(value)
+    return refuse("keep_alive", "must be a number of seconds or a duration such as '5m'; negative: without end")
 
 
 def top_logprobs(logprobs: bool, top: int | None) -> int | None:

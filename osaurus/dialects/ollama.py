@@ -4,7 +4,6 @@ The contract is Ollama's API documentation (https://github.com/ollama/ollama/blo
 narrows it. Durations are in nanoseconds.
 """
 
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from .fields import (
     RepetitionPenalty,
     SamplingFields,
     TopLogprobs,
+    keep_alive,
     message,
     refuse,
     refuse_in_messages,
@@ -38,8 +38,6 @@ UNSERVED_OPTIONS: dict[str, Iterable[object]] = {
     "typical_p": [1],
     "logit_bias": [{}],
 }
-
-ZERO_DURATION = re.compile(r"0+(\.0*)?|(0+(\.0*)?(ns|us|µs|ms|s|m|h))+")
 
 
 @frozen(kw_only=True)
@@ -83,13 +81,14 @@ class _ChatBody:
 class ChatCall:
     """A chat that was asked for; without messages (`request` None) only the model is to be loaded or unloaded.
 
-    `stream` is None where the body does not say. `unload` asks for the model's memory back.
+    `stream` is None where the body does not say. `keep_alive` is how long the model is to stay, in seconds; 0 asks for
+    its memory back, None says nothing.
     """
 
     model: str
     request: ChatRequest | None
     stream: bool | None
-    unload: bool
+    keep_alive: float | None
 
 
 def chat_call(body: bytes) -> ChatCall:
@@ -104,7 +103,7 @@ def chat_call(body: bytes) -> ChatCall:
     refuse_in_messages(chat.messages, "images", "tool_calls")
     if options.num_predict == 0:
         refuse("options.num_predict", "must be at least 1, or -1 for as many tokens as the context holds")
-    unload = _is_zero(chat.keep_alive)
+    stay = keep_alive(chat.keep_alive)
     to_the_end = options.num_predict is not None and options.num_predict < 0
     request = ChatRequest(
         model=chat.model,
@@ -119,26 +118,15 @@ def chat_call(body: bytes) -> ChatCall:
         ),
         stop=options.stop_strings(),
         context_length=options.num_ctx,
-        unload_after=unload,
+        keep_alive=stay,
         top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
     )
     return ChatCall(
         model=chat.model,
         request=request if chat.messages else None,
         stream=chat.stream,
-        unload=unload,
+        keep_alive=stay,
     )
-
-
-def _is_zero(keep_alive: object) -> bool:
-    match keep_alive:
-        case None | bool():
-            return False
-        case int() | float():
-            return keep_alive == 0
-        case str():
-            return ZERO_DURATION.fullmatch(keep_alive) is not None
-    return refuse("keep_alive", "must be a number of seconds or a duration such as '5m'")
 
 
 def tags(found: Iterable[tuple[InstalledModel, str]]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from .fields import (
     RepetitionPenalty,
     SamplingFields,
     TopLogprobs,
+    keep_alive,
     message,
     refuse,
     refuse_in_messages,
@@ -94,6 +95,7 @@ class _ChatBody(SamplingFields):
     top_logprobs: TopLogprobs | None = None
     logit_bias: dict[str, Any] | None = None
     repetition_penalty: RepetitionPenalty = 1
+    keep_alive: Any = None
     reasoning_effort: Any = None
     modalities: Any = None
     audio: Any = None
@@ -125,6 +127,7 @@ def chat_call(body: bytes) -> ChatCall:
             chat.sampling(), repetition_penalty=chat.repetition_penalty or 1, bias=_bias(chat.logit_bias or {})
         ),
         stop=chat.stop_strings(),
+        keep_alive=keep_alive(chat.keep_alive),
         top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
     )
     return ChatCall(request=request, stream=chat.stream, include_usage=chat.stream_options.include_usage)

@@ -23,6 +23,7 @@ from ..chat import (
 from ..engine.runner import LoadedModel, MLXRunner, Row
 from ..library.store import ModelStore
 from .generation import Generation
+from .residency import Residency
 
 log = Logger()
 
@@ -51,9 +52,11 @@ class Scheduler:
 
     _store: ModelStore
     _runner: MLXRunner
+    _residency: Residency
     _blocking: Blocking
     _row_ids: Iterator[int] = field(factory=lambda: count(1), init=False)
     _ending: dict[Generation, Callable[[], None]] = field(factory=dict, init=False)
+    _using: dict[Generation, str] = field(factory=dict, init=False)
     _hashing: DeferredLock = field(factory=DeferredLock, init=False)
     _stopping: bool = field(default=False, init=False)
 
@@ -85,11 +88,25 @@ class Scheduler:
         async with self._hashing:
             return await self._blocking(self._store.digest, model)
 
-    async def load(self, name: str) -> Loaded:
-        """Have a model in memory. Raises ModelNotFound, ModelLoadFailed, ServiceUnavailable."""
+    async def load(self, name: str, keep_alive: float | None = None) -> Loaded:
+        """Have a model in memory, for that many seconds. Raises ModelNotFound, ModelLoadFailed, ServiceUnavailable."""
         if self._stopping:
             raise _stopping()
-        return await self._load(name)
+        stored = await self._blocking(self._store.find, name)
+        self._residency.begin(stored.id, keep_alive)
+        try:
+            return await self._load(stored)
+        finally:
+            self._residency.end(stored.id)
+
+    async def preload(self, name: str) -> None:
+        """Have a model in memory to stay; if that cannot be, the log says why."""
+        try:
+            stored = await self._blocking(self._store.find, name)
+            self._residency.keep(stored.id)
+            await self.load(stored.id)
+        except ApiError as error:
+            log.error("{name} is not loaded at the start: {error}", name=name, error=error)
 
     async def unload(self, name: str) -> None:
         """Give back a model's memory once its answers are complete. Raises ModelNotFound."""
@@ -100,21 +117,25 @@ class Scheduler:
         """Refuse what comes from now on and end what is being answered with an error."""
         self._stopping = True
         self._store.stop()
+        self._residency.stop()
         for generation, end in list(self._ending.items()):
             del self._ending[generation]
             # The error comes first: what `end` sets off must find the generation over.
             generation.deliver(Failed(_stopping()))
             end()
+        self._using.clear()
 
-    async def _load(self, name: str) -> Loaded:
-        stored = await self._blocking(self._store.find, name)
+    async def _load(self, stored: InstalledModel) -> Loaded:
         began = monotonic_ns()
         model = await self._runner.load(stored.id, stored.folder)
         return Loaded(stored, model, monotonic_ns() - began)
 
     async def _admit(self, request: ChatRequest, generation: Generation, arrived: int) -> None:
         try:
-            loaded = await self._load(request.model)
+            stored = await self._blocking(self._store.find, request.model)
+            self._residency.begin(stored.id, request.keep_alive)
+            self._using[generation] = stored.id
+            loaded = await self._load(stored)
             prompt, max_tokens = await self._blocking(loaded.model.prompt.encode, request)
         except CancelledError:
             return
@@ -138,21 +159,24 @@ class Scheduler:
         self._ending[generation] = lambda: self._runner.cancel(row.id)
         generation.deliver(Started(len(prompt)))
         if not generation.over:
-            stored = loaded.stored
             self._runner.submit(stored.id, stored.folder, row, lambda event: self._deliver(generation, event))
-            if request.unload_after:
-                # Takes effect once the model has no rows; should the engine die before, there is nothing to unload.
-                self._runner.unload(stored.id).addErrback(lambda failure: failure.trap(ApiError))
 
     def _deliver(self, generation: Generation, event: Event) -> None:
         if isinstance(event, (Finished, Failed)):
             self._ending.pop(generation, None)
+            self._release(generation)
         generation.deliver(event)
 
     def _end(self, generation: Generation) -> None:
         end = self._ending.pop(generation, None)
         if end is not None:
             end()
+        self._release(generation)
+
+    def _release(self, generation: Generation) -> None:
+        name = self._using.pop(generation, None)
+        if name is not None:
+            self._residency.end(name)
 
 
 def _stopping() -> ServiceUnavailable:

@@ -105,11 +105,11 @@ class Api:
         # Ollama's Go client expects a stream and asks for one in this way alone.
         stream = "application/x-ndjson" in header(request, b"Accept") if call.stream is None else call.stream
         if call.request is None:
-            if call.unload:
+            if call.keep_alive == 0:
                 await self._scheduler.unload(call.model)
                 idle = answer.idle("unload", 0, self._now())
             else:
-                loaded = await self._scheduler.load(call.model)
+                loaded = await self._scheduler.load(call.model, call.keep_alive)
                 idle = answer.idle("load", loaded.duration, self._now())
             if stream:
                 request.setHeader("Content-Type", "application/x-ndjson")

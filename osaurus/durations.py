@@ -1,0 +1,24 @@
+"""How long: durations as people and Ollama's clients write them, `5m`, `1h30m`, `300`, in seconds."""
+
+import math
+import re
+
+import durationpy
+
+SECONDS = re.compile(r"-?[0-9]+(\.[0-9]*)?")
+LONGEST_TEXT = 64
+
+
+def seconds(text: str) -> float:
+    """Return a duration in seconds: a number of them, or Go's notation; a negative one is without end.
+
+    Raises ValueError.
+    """
+    if len(text) > LONGEST_TEXT or (not text.isascii() and "µ" not in text):
+        raise ValueError("is no duration")
+    return without_end(float(text) if SECONDS.fullmatch(text) else durationpy.from_str(text).total_seconds())
+
+
+def without_end(number: float) -> float:
+    """Return this many seconds; infinitely many for a negative number, as Ollama has it."""
+    return math.inf if number < 0 else number

@@ -1,0 +1,22 @@
+"""Durations as people write them."""
+
+import math
+
+import pytest
+
+from osaurus.durations import seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("5m", 300), ("1h30m", 5400), ("500ms", 0.5), ("300", 300), ("1.5", 1.5), ("-1s", math.inf)]
+)
+def test_a_duration_is_read(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "m", "5 minutes", "5m5", "nan", "inf", "1e9", "9" * 65, "\u0661s", "99999999999999h"]
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        seconds(text)
