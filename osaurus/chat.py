@@ -211,6 +211,10 @@ class ServiceUnavailable(ApiError):
     status, type, code = 503, "server_error", "service_unavailable"
 
 
+class NoRoomYet(ServiceUnavailable):
+    """There is no memory for this until something else has ended."""
+
+
 class ModelLoadFailed(ApiError):
     """The model is installed but could not be loaded; the message has the reason."""
 

@@ -107,6 +107,11 @@ class Settings:
         _byte_count, "Memory for prompts and answers that were read already, such as 1GiB.", default=2**30
     )
 
+    memory_limit: int | None = _setting(
+        _byte_count,
+        "Memory for models, answers under way and the prefix cache together. If not set: three quarters of all.",
+        default=None,
+    )
     keep_alive: float = _setting(
         _duration, "How long a model stays in memory after its last answer; negative: until the end.", default=300.0
     )

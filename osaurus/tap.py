@@ -31,6 +31,10 @@ T = TypeVar("T")
 # Tokenising, templates, hashing and the disk; two, so that a long one does not hold up the others.
 BLOCKING_THREADS = 2
 
+# Of the machine's memory, unless it is set. The rest is for what cannot be foreseen: copies while caches are put
+# together, buffers that MLX keeps for use again, and everybody else.
+MEMORY_SHARE = 0.75
+
 # One at a time runs an engine; the others are for taking over from one that is stuck.
 ENGINE_THREADS = 4
 
@@ -109,7 +113,8 @@ def make_engine(chosen: settings.Settings) -> Engine:
     from .engine.mlx_engine import MLXEngine
     from .engine.prefixes import PrefixCache
 
-    return MLXEngine(backend, PrefixCache(chosen.prefix_cache))
+    limit = chosen.memory_limit or int(backend.memory_bytes * MEMORY_SHARE)
+    return MLXEngine(backend, PrefixCache(chosen.prefix_cache), limit)
 
 
 def _reactor() -> Any:

@@ -14,12 +14,14 @@ from twisted.python.threadpool import ThreadPool
 
 from osaurus.chat import (
     ChatRequest,
+    ContextLengthExceeded,
     Event,
     Failed,
     Finished,
     InternalError,
     Message,
     ModelLoadFailed,
+    NoRoomYet,
     Piece,
     Sampling,
 )
@@ -90,7 +92,7 @@ def desk(backend: Backend, tiny_models: Path) -> Desk:
     from osaurus.engine.prefixes import PrefixCache
 
     # Not closed: closing ends the thread's use of MLX, and all these tests share a thread.
-    return Desk(MLXEngine(backend, PrefixCache(2**24)), tiny_models)
+    return Desk(MLXEngine(backend, PrefixCache(2**24), 2**32), tiny_models)
 
 
 def test_a_model_answers_and_says_why_it_ended(desk: Desk) -> None:
@@ -186,10 +188,135 @@ def test_two_models_answer_at_the_same_time(desk: Desk) -> None:
     assert (texts[1], texts[2]) == alone
 
 
-def test_a_model_with_nothing_to_do_makes_room_for_another(desk: Desk) -> None:
+def limited(backend: Backend, models: Path, limit: int) -> Desk:
+    """A desk whose engine has this much memory."""
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefixes import PrefixCache
+
+    return Desk(MLXEngine(backend, PrefixCache(2**24), limit), models)
+
+
+@pytest.fixture
+def sizes(desk: Desk) -> tuple[int, int]:
+    """What the weights of the tiny model take, and each token of a row."""
+    model = desk.engine.load("tiny", desk.folder("tiny"))
+    return model.nbytes, model.token_nbytes
+
+
+def test_what_a_token_takes_is_what_its_keys_and_values_take(sizes: tuple[int, int]) -> None:
+    # Keys and values, two layers, two heads of sixteen float32.
+    assert sizes[1] == 2 * 2 * 2 * 16 * 4
+
+
+def test_models_stay_as_long_as_there_is_room(desk: Desk) -> None:
+    desk.alone("Hello")
+    desk.alone("Hello", name="other")
+    assert set(desk.engine._resident) == {"tiny", "other"}
+
+
+def test_a_model_with_nothing_to_do_makes_room_for_another(
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int]
+) -> None:
+    desk = limited(backend, tiny_models, 2 * sizes[0] - 1)
     desk.alone("Hello")
     desk.alone("Hello", name="other")
     assert list(desk.engine._resident) == ["other"]
+
+
+def test_the_model_that_was_used_least_recently_goes_first(
+    backend: Backend, tmp_path: Path, tiny_tokenizer: Tokenizer, sizes: tuple[int, int]
+) -> None:
+    weights, token = sizes
+    for name in ("a", "b", "c"):
+        write_tiny_model(tmp_path / "tests" / name, tiny_tokenizer)
+    desk = limited(backend, tmp_path, 2 * weights + 100 * token)
+    for name in ("a", "b", "a", "c"):
+        desk.alone("Hello", name=name)
+    assert set(desk.engine._resident) == {"a", "c"}
+
+
+def test_a_model_in_use_makes_no_room_and_the_other_is_refused_for_now(
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int]
+) -> None:
+    desk = limited(backend, tiny_models, 2 * sizes[0] - 1)
+    desk.add(1, "Hello")
+    with pytest.raises(NoRoomYet, match="GiB"):
+        desk.engine.load("other", desk.folder("other"))
+    desk.finish()
+    desk.alone("Hello", name="other")
+
+
+def test_a_model_that_can_never_fit_is_refused_with_both_numbers(
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int]
+) -> None:
+    desk = limited(backend, tiny_models, sizes[0] // 2)
+    with pytest.raises(ModelLoadFailed, match=r"take \d+\.\d+ GiB.*limit is \d+\.\d+ GiB"):
+        desk.engine.load("tiny", desk.folder("tiny"))
+
+
+def test_a_model_that_fails_to_load_costs_no_other_its_place(
+    backend: Backend, tmp_path: Path, tiny_tokenizer: Tokenizer, sizes: tuple[int, int]
+) -> None:
+    write_tiny_model(tmp_path / "tests" / "tiny", tiny_tokenizer)
+    write_tiny_model(tmp_path / "tests" / "broken", tiny_tokenizer)
+    (tmp_path / "tests" / "broken" / "tokenizer.json").write_text("{}")
+    desk = limited(backend, tmp_path, 2 * sizes[0] - 1)
+    desk.alone("Hello")
+    with pytest.raises(ModelLoadFailed):
+        desk.engine.load("broken", desk.folder("broken"))
+    assert list(desk.engine._resident) == ["tiny"]
+
+
+def test_rows_that_do_not_fit_together_are_answered_one_after_the_other(
+    backend: Backend, tiny_models: Path, desk: Desk, sizes: tuple[int, int]
+) -> None:
+    weights, token = sizes
+    alone = {number: desk.alone(prompt) for number, prompt in enumerate(PROMPTS)}
+    small = limited(backend, tiny_models, weights + 400 * token)
+    for number, prompt in enumerate(PROMPTS):
+        small.add(number, prompt)
+    most = 0
+    while small.engine.busy:
+        small.step()
+        [(_, batch)] = small.engine._resident.values()
+        most = max(most, batch.claimed)
+        assert weights + batch.claimed + small.engine._prefixes.nbytes <= weights + 400 * token
+    assert most > 0
+    assert small.texts == alone
+
+
+def test_the_context_is_what_memory_holds(backend: Backend, tiny_models: Path, sizes: tuple[int, int]) -> None:
+    weights, token = sizes
+    desk = limited(backend, tiny_models, weights + 40 * token)
+    with pytest.raises(ContextLengthExceeded, match="context is 40 tokens here: each token takes 512 bytes"):
+        desk.add(1, "x" * 300)
+
+
+def test_what_is_kept_of_prefixes_makes_room_for_rows(
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int]
+) -> None:
+    weights, token = sizes
+    desk = limited(backend, tiny_models, weights + 900 * token)
+    desk.alone("y" * 400)
+    kept = desk.engine._prefixes.nbytes
+    assert kept > 300 * token
+    desk.add(1, "x" * 100, max_tokens=400)
+    desk.step()
+    [(_, batch)] = desk.engine._resident.values()
+    assert batch.claimed > 400 * token
+    assert 0 < desk.engine._prefixes.nbytes <= 900 * token - batch.claimed < kept
+
+
+def test_two_models_whose_rows_wait_for_each_other_do_not_wait_for_ever(
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int]
+) -> None:
+    weights, token = sizes
+    desk = limited(backend, tiny_models, 2 * weights + 100 * token)
+    for number in range(2):
+        desk.add(number, "Hello", max_tokens=200)
+        desk.add(number + 2, "Hello", name="other", max_tokens=200)
+    desk.finish()
+    assert set(desk.ends) == {0, 1, 2, 3}
 
 
 def test_unloading_waits_for_the_last_row(desk: Desk) -> None:
@@ -330,7 +457,7 @@ async def test_after_the_thread_died_the_next_one_serves_the_same_model(backend:
     runner = MLXRunner(
         pool.callInThread,
         reactor.callFromThread,  # type: ignore[attr-defined]
-        lambda: Engine(backend, PrefixCache(2**20)),
+        lambda: Engine(backend, PrefixCache(2**20), 2**32),
         reactor,
     )
     runner.start()

@@ -22,7 +22,7 @@ def new_desk(backend: Backend, models: Path, budget: int) -> Desk:
     from osaurus.engine.mlx_engine import MLXEngine
     from osaurus.engine.prefixes import PrefixCache
 
-    return Desk(MLXEngine(backend, PrefixCache(budget)), models)
+    return Desk(MLXEngine(backend, PrefixCache(budget), 2**32), models)
 
 
 def ask(desk: Desk, content: str, **changes: Any) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from osaurus.chat import (
     Message,
     ModelLoadFailed,
     ModelNotFound,
+    NoRoomYet,
     Piece,
     ServiceUnavailable,
     Started,
@@ -24,7 +25,7 @@ from osaurus.library.store import ModelStore
 from osaurus.serving.generation import Generation
 from osaurus.serving.scheduler import Scheduler
 
-from .doubles import MemoryWorker, finished, inline
+from .doubles import MemoryWorker, ScriptedEngine, finished, inline
 from .test_generation import outcome
 
 
@@ -187,3 +188,22 @@ def test_a_model_that_is_loaded_at_the_start_stays(stage: Stage) -> None:
 def test_a_model_that_cannot_be_loaded_at_the_start_stops_nothing(stage: Stage) -> None:
     assert outcome(Deferred.fromCoroutine(stage.scheduler.preload("nope"))) == [None]
     assert stage.scheduler.problem is None
+
+
+def test_a_request_waits_until_there_is_room_for_its_model(stage: Stage) -> None:
+    first = stage.scheduler.submit(ask())
+    stage.worker.turn()
+    stage.worker.engine.failure = NoRoomYet("full")
+    waiting = stage.scheduler.submit(ask("other"))
+    leaving = stage.scheduler.submit(ask("other"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "step", lambda self: [])
+        stage.worker.turn()
+    leaving.cancel()
+    stage.worker.engine.failure = None
+    assert (waiting.over, leaving.over) == (False, True)
+    ended = outcome(first.completion())
+    stage.worker.settle()
+    assert ended == [Completion("Hello", finished())]
+    stage.worker.settle()
+    assert outcome(waiting.started()) == [Started(3)]

@@ -116,7 +116,7 @@ def test_the_converted_model_computes_what_the_gguf_says(
     from osaurus.chat import ChatRequest, Message
     from osaurus.engine.loader import load
 
-    model = load("starter", starter_models / STARTER.repository, backend)
+    model = load("starter", starter_models / STARTER.repository, backend, 2**32, lambda _: None)
     request = ChatRequest(
         model="starter",
         messages=(Message("user", QUESTION[0]["content"]),),

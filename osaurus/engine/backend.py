@@ -37,6 +37,7 @@ from twisted.logger import Logger
 
 log = Logger()
 
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 COMPILERS = ("cc", "gcc", "clang")
 
 
@@ -79,7 +80,7 @@ def prepare(cache_dir: Path) -> Backend:
         device="cpu" if on_cpu else "metal" if mx.metal.is_available() else "cuda",
         blas=blas if on_cpu else None,
         dense_float32=on_cpu,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_bytes=_memory_bytes(),
         # A client that leaves frees its row after a step, so that this bounds the wait; on a CPU more gains little.
         prefill_step_size=128 if on_cpu else 1024,
     )
@@ -96,6 +97,15 @@ def prepare(cache_dir: Path) -> Backend:
         memory=backend.memory_bytes / 2**30,
     )
     return backend
+
+
+def _memory_bytes() -> int:
+    """Return the memory that there is: the machine's, or what the container may have of it."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int(CGROUP_LIMIT.read_text("ascii")))
+    except (OSError, ValueError):
+        return physical
 
 
 def _private_directory(path: Path) -> Path:

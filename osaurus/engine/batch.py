@@ -23,6 +23,7 @@ Everything here runs on the thread that owns MLX.
 """
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from time import monotonic_ns, perf_counter
 from typing import Any
 
@@ -31,7 +32,7 @@ from attrs import define, field
 from mlx_lm.models.cache import make_prompt_cache
 from twisted.logger import Logger
 
-from ..chat import Event, Failed, Finished, FinishReason, InternalError, Piece, Timings, TokenScore, Usage
+from ..chat import Event, Failed, Finished, FinishReason, InternalError, NoRoomYet, Piece, Timings, TokenScore, Usage
 from .backend import Backend
 from .loader import Model
 from .output import StopScanner, TextAssembler
@@ -108,11 +109,12 @@ def _average(before: float, now: float) -> float:
 
 @define(eq=False)
 class Batch:
-    """The rows of one model."""
+    """The rows of one model. `admit` says whether there is memory for this many bytes of all its rows together."""
 
     _model: Model
     _backend: Backend
     _prefixes: PrefixCache
+    _admit: Callable[["Batch", int], bool]
     _pace: Pace = field(init=False)
     _batchable: bool = field(init=False)
     _waiting: deque[_Progress] = field(factory=deque, init=False)
@@ -133,6 +135,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._reading) + len(self._writing)
+
+    @property
+    def claimed(self) -> int:
+        """What the caches of the rows that have begun may grow to, in bytes."""
+        return self._claim([*self._reading, *self._writing])
+
+    def _claim(self, rows: Sequence[_Progress]) -> int:
+        # Merged caches are as long as the longest of them in every row.
+        longest = max((len(progress.row.prompt) + progress.row.max_tokens for progress in rows), default=0)
+        return len(rows) * longest * self._model.token_nbytes
 
     def add(self, row: Row) -> None:
         """Take a row in, from the next step on."""
@@ -188,6 +200,7 @@ class Batch:
             # The output has the shape (rows, 1, vocabulary).
             self._logits = self._model.network(mx.array(inputs)[:, None], cache=self._caches)[:, -1]
             mx.async_eval(self._logits)
+        self._begin(events)
         read = self._read()
         if inputs or read:
             self._launched = (began, len(inputs), read)
@@ -287,13 +300,24 @@ class Batch:
             self._writing.append(progress)
         return [progress.row.prompt[-1] for progress in joining]
 
-    def _read(self) -> int:
-        """Set reading in motion, row by row in turn, within this step's allowance; return how many tokens."""
+    def _begin(self, events: list[tuple[int, Event]]) -> None:
+        """Let rows begin to read, in the order they came, as long as there is room."""
         while self._waiting and len(self._reading) < MOST_READING:
-            progress = self._waiting.popleft()
+            progress = self._waiting[0]
+            try:
+                if not self._admit(self, self._claim([progress, *self._reading, *self._writing])):
+                    return
+            except NoRoomYet as error:
+                self._waiting.popleft()
+                events.append((progress.row.id, Failed(error)))
+                continue
+            self._waiting.popleft()
             progress.cached, cache = self._prefixes.take(self._model, progress.row.prompt[:-1])
             progress.read, progress.cache = progress.cached, cache or make_prompt_cache(self._model.network)
             self._reading.append(progress)
+
+    def _read(self) -> int:
+        """Set reading in motion, row by row in turn, within this step's allowance; return how many tokens."""
         allowance = chunk = self._pace.chunk(len(self._writing))
         for _ in range(len(self._reading)):
             if allowance <= 0:

@@ -3,6 +3,7 @@
 Weights come from safetensors only, and no code of the model's own is ever run: mlx_lm refuses both unless asked.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,20 @@ import mlx.core as mx
 import mlx.nn as nn
 from attrs import frozen
 from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 from tokenizers import Tokenizer
 from twisted.logger import Logger
 
-from ..chat import ModelLoadFailed
+from ..chat import ModelLoadFailed, NoRoomYet
 from .backend import Backend
 from .prompt import PromptEncoder, special_tokens
 from .vocabulary import Vocabulary
 
 log = Logger()
 
-# Weights expanded to float32 may take this part of the machine's memory.
-DENSE_SHARE = 0.5
+# Weights expanded to float32 may take this part of the memory that there is for everything.
+DENSE_SHARE = 0.67
 
 CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "seq_length", "n_positions", "n_ctx")
 DEFAULT_CONTEXT = 4096
@@ -30,7 +32,10 @@ DEFAULT_CONTEXT = 4096
 
 @frozen(kw_only=True, eq=False)
 class Model:
-    """A loaded model: its network, and what turns text into its tokens and back."""
+    """A loaded model: its network, and what turns text into its tokens and back.
+
+    `nbytes` is what its weights take, `token_nbytes` what each token of a row takes beside them.
+    """
 
     name: str
     network: nn.Module
@@ -40,22 +45,26 @@ class Model:
     end_tokens: frozenset[int]
     context_length: int
     nbytes: int
+    token_nbytes: int
 
 
-def load(name: str, folder: Path, backend: Backend) -> Model:
+def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
     """Load the model in `folder`; on the thread that owns MLX.
 
-    Raises ModelLoadFailed with the reason, whatever it is.
+    `memory_limit` is for everything, in bytes. Before memory is taken, `make_room` is told how much; it may raise
+    NoRoomYet, which is passed on. Raises ModelLoadFailed with the reason, whatever else goes wrong.
     """
     try:
-        return _load(name, folder, backend)
+        return _load(name, folder, backend, memory_limit, make_room)
+    except NoRoomYet:
+        raise
     except Exception as error:
         log.failure("Loading {name} from {folder} failed", name=name, folder=str(folder))
         reason = error.message if isinstance(error, ModelLoadFailed) else f"{type(error).__name__}: {error}"
         raise ModelLoadFailed(f"The model {name} could not be loaded: {reason}", param="model") from error
 
 
-def _load(name: str, folder: Path, backend: Backend) -> Model:
+def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
     network, config = load_model(folder, lazy=True)
     # mlx_lm's wrapper knows the model's end-of-sequence tokens and which template renders its conversations.
     wrapper = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
@@ -68,12 +77,27 @@ def _load(name: str, folder: Path, backend: Backend) -> Model:
     if not wrapper.has_chat_template:
         raise ModelLoadFailed("it has no chat template, so it cannot hold a conversation")
     if backend.dense_float32:
-        _to_float32(network, backend)
-    mx.eval(network.parameters())
-    mx.clear_cache()
+        _to_float32(network, memory_limit)
+    # Nothing has been read yet: MLX knows the shapes, and takes memory when it evaluates.
     parameters: list[mx.array] = [array for _, array in tree_flatten(network.parameters())]
     nbytes = sum(array.nbytes for array in parameters)
-    context_length = _context_length(config)
+    if nbytes >= memory_limit:
+        raise ModelLoadFailed(
+            f"its weights take {_gigabytes(nbytes)}, and the memory limit is {_gigabytes(memory_limit)}; "
+            "raise memory_limit if the machine has more, or choose a smaller model"
+        )
+    make_room(nbytes)
+    mx.eval(network.parameters())
+    mx.clear_cache()
+    token_nbytes = _token_nbytes(network)
+    context_length, limit_reason = _context_length(config), ""
+    fitting = (memory_limit - nbytes) // max(token_nbytes, 1)
+    if fitting < context_length:
+        limit_reason = (
+            f" here: each token takes {token_nbytes} bytes beside {_gigabytes(nbytes)} of weights, and the memory "
+            f"limit is {_gigabytes(memory_limit)} (the model's own is {context_length})"
+        )
+        context_length = fitting
     log.info(
         "Loaded {name}: {size:.0f} MiB of weights as {dtypes}, context {context} tokens",
         name=name,
@@ -86,14 +110,32 @@ def _load(name: str, folder: Path, backend: Backend) -> Model:
         network=network,
         tokenizer=backend_tokenizer,
         vocabulary=Vocabulary(backend_tokenizer),
-        prompt=PromptEncoder(backend_tokenizer, wrapper, special_tokens(wrapper.added_tokens_decoder), context_length),
+        prompt=PromptEncoder(
+            backend_tokenizer, wrapper, special_tokens(wrapper.added_tokens_decoder), context_length, limit_reason
+        ),
         end_tokens=frozenset(wrapper.eos_token_ids),
         context_length=context_length,
         nbytes=nbytes,
+        token_nbytes=token_nbytes,
     )
 
 
-def _to_float32(network: nn.Module, backend: Backend) -> None:
+def _token_nbytes(network: nn.Module) -> int:
+    """Return how many bytes the caches of a row grow by with each token, by trying it with one.
+
+    What of a cache does not grow, as in recurrent layers, is small beside the rest.
+    """
+    caches = make_prompt_cache(network)
+    mx.eval(network(mx.array([[0]]), cache=caches), [cache.state for cache in caches])
+    arrays = [(cache.keys, cache.values) for cache in caches if getattr(cache, "keys", None) is not None]
+    return sum((keys.nbytes + values.nbytes) // keys.shape[2] for keys, values in arrays)
+
+
+def _gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.2f} GiB"
+
+
+def _to_float32(network: nn.Module, memory_limit: int) -> None:
     """Make float32 of half-precision parameters, and of quantised weights where that fits in memory.
 
     Scales become float32 first, so that the expanded weights are exactly those that the quantised ones stand for.
@@ -106,7 +148,7 @@ def _to_float32(network: nn.Module, backend: Backend) -> None:
     )
     quantised = [module for _, module in network.named_modules() if hasattr(module, "bits") and "scales" in module]
     dense_bytes = sum(module.weight.size * 32 // module.bits * 4 for module in quantised)
-    if dense_bytes <= backend.memory_bytes * DENSE_SHARE:
+    if dense_bytes <= memory_limit * DENSE_SHARE:
         dequantize_model(network)
     else:
         log.warn(

@@ -11,7 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 from attrs import define, field
 
-from ..chat import Event
+from ..chat import Event, NoRoomYet
 from .backend import Backend
 from .batch import Batch
 from .loader import Model, load
@@ -23,11 +23,15 @@ from .runner import Row
 class MLXEngine:
     """One or more models, each with its batch. Everything here runs on the thread that made it.
 
-    A model stays until it is unloaded or another one needs to be loaded while it has nothing to do.
+    MLX ends the process when memory runs out, so everything that takes much of it has its place in `memory_limit`, in
+    bytes, before it begins: models by their weights, rows by what their caches may grow to. What does not fit makes
+    room in turn: what is kept of prefixes goes first, then models that have nothing to do, the least recently used one
+    first. What does not fit even then waits.
     """
 
     _backend: Backend
     _prefixes: PrefixCache
+    _memory_limit: int
     _resident: dict[str, tuple[Model, Batch]] = field(factory=dict, init=False)
     _leaving: set[str] = field(factory=set, init=False)
 
@@ -36,7 +40,7 @@ class MLXEngine:
         mx.set_default_stream(mx.new_stream(mx.default_device()))
 
     def load(self, name: str, folder: Path) -> Model:
-        """Return the model, loading it if it is not in memory. Raises ModelLoadFailed."""
+        """Return the model, loading it if it is not in memory. Raises ModelLoadFailed, NoRoomYet."""
         self._leaving.discard(name)
         model, _ = self._reside(name, folder)
         return model
@@ -65,6 +69,7 @@ class MLXEngine:
 
     def step(self) -> list[tuple[int, Event]]:
         """Do one step of every batch that has rows; return the events, each with its row's id."""
+        self._prefixes.squeeze(self._memory_limit - self._taken(None))
         events = [event for _, batch in list(self._resident.values()) if batch for event in batch.step()]
         self._let_go()
         return events
@@ -78,11 +83,44 @@ class MLXEngine:
 
     def _reside(self, name: str, folder: Path) -> tuple[Model, Batch]:
         """Return the model with its batch, loading it if it is not in memory."""
-        if name not in self._resident:
-            self._drop([other for other, (_, batch) in self._resident.items() if not batch])
-            model = load(name, folder, self._backend)
-            self._resident[name] = (model, Batch(model, self._backend, self._prefixes))
+        if name in self._resident:
+            # The last one is the one that was used last.
+            self._resident[name] = self._resident.pop(name)
+        else:
+            model = load(name, folder, self._backend, self._memory_limit, self._make_room)
+            self._resident[name] = (model, Batch(model, self._backend, self._prefixes, self._admit))
         return self._resident[name]
+
+    def _admit(self, batch: Batch, nbytes: int) -> bool:
+        """Tell whether a batch may take this much memory in all; if not, then later. Raises NoRoomYet if never."""
+        try:
+            self._make_room(nbytes, batch)
+        except NoRoomYet:
+            if any(other.claimed for _, other in self._resident.values()):
+                return False
+            raise
+        return True
+
+    def _make_room(self, nbytes: int, batch: Batch | None = None) -> None:
+        """Have this much memory free for a batch beside its model, or else for a model. Raises NoRoomYet."""
+        for name, (_, other) in list(self._resident.items()):
+            if self._taken(batch) + nbytes <= self._memory_limit:
+                break
+            if not other and other is not batch:
+                self._drop([name])
+        taken = self._taken(batch)
+        if taken + nbytes > self._memory_limit:
+            raise NoRoomYet(
+                f"This needs {nbytes / 2**30:.2f} GiB of memory, and {taken / 2**30:.2f} GiB of "
+                f"{self._memory_limit / 2**30:.2f} GiB are in use",
+                retry_after=5,
+            )
+        self._prefixes.squeeze(self._memory_limit - taken - nbytes)
+
+    def _taken(self, apart_from: Batch | None) -> int:
+        """Return what models and rows may take, apart from the rows of this batch."""
+        rows = sum(batch.claimed for _, batch in self._resident.values() if batch is not apart_from)
+        return rows + sum(model.nbytes for model, _ in self._resident.values())
 
     def _let_go(self) -> None:
         if self._leaving:
@@ -93,6 +131,7 @@ class MLXEngine:
             model, _ = self._resident.pop(name)
             self._prefixes.forget(model)
             self._leaving.discard(name)
+            del model
         if names:
             gc.collect()
             mx.clear_cache()

@@ -6,7 +6,7 @@ kept, and a row that begins the same way starts behind it.
 Sequences are cut into blocks of `BLOCK` tokens, the nodes of a tree: each is reached by the tokens of its path, and
 holds the keys and values of its own tokens only, so that conversations that branch share their trunk. Arrays are
 copies: a slice would keep the whole batch that it was cut from in memory. When the budget is exceeded, the leaf that
-was used least recently goes.
+was used least recently goes. Models and rows come before what is kept here: they squeeze it.
 
 Only caches that are plain keys and values, one pair for each token, can be cut and put together (mlx_lm's KVCache).
 Rotating and recurrent caches cannot; rows of such models read their prompts whole.
@@ -14,6 +14,7 @@ Rotating and recurrent caches cannot; rows of such models read their prompts who
 Everything here runs on the thread that owns MLX.
 """
 
+import sys
 from collections.abc import Hashable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -51,6 +52,7 @@ class PrefixCache:
     """Blocks of several models, within one budget in bytes. A model is named by any key, such as its name."""
 
     _budget: int
+    _room: int = field(default=sys.maxsize, init=False)
     _roots: dict[Hashable, dict[Tokens, _Node]] = field(factory=dict, init=False)
     _clock: Any = field(factory=count, init=False)
     nbytes: int = field(default=0, init=False)
@@ -102,6 +104,11 @@ class PrefixCache:
         self.nbytes += sum(node.nbytes for node in added)
         self._evict()
 
+    def squeeze(self, room: int) -> None:
+        """Take no more memory than this from now on, if that is less than the budget."""
+        self._room = room
+        self._evict()
+
     def forget(self, model: Hashable) -> None:
         """Give back everything of a model."""
         self.nbytes -= sum(node.nbytes for node in _below(self._roots.pop(model, {})))
@@ -119,12 +126,13 @@ class PrefixCache:
         return path
 
     def _evict(self) -> None:
-        if self.nbytes <= self._budget:
+        budget = min(self._budget, self._room)
+        if self.nbytes <= budget:
             return
         everything = [node for root in self._roots.values() for node in _below(root)]
         leaves = [(node.used, id(node), node) for node in everything if not node.children]
         heapify(leaves)
-        while leaves and self.nbytes > self._budget:
+        while leaves and self.nbytes > budget:
             _, _, leaf = heappop(leaves)
             del leaf.siblings[leaf.tokens]
             self.nbytes -= leaf.nbytes

@@ -39,12 +39,16 @@ class ChatTemplate(Protocol):
 
 @define
 class PromptEncoder:
-    """Renders and tokenises conversations for one model; `context_length` is the model's, in tokens."""
+    """Renders and tokenises conversations for one model.
+
+    `context_length` is the model's, in tokens; `limit_reason` says why it is less than it could be.
+    """
 
     _tokenizer: Tokenizer
     _template: ChatTemplate
     _special: Sequence[str]
     _context_length: int
+    _limit_reason: str = ""
     _spelling: re.Pattern[str] | None = field(init=False)
     _any_special: re.Pattern[str] = field(init=False)
     _longest: int = field(init=False)
@@ -87,23 +91,31 @@ class PromptEncoder:
         # Tokenising megabytes only to refuse them would be a gift to nobody: no token is longer than the longest.
         least = sum(len(message.content) for message in request.messages) // self._longest
         if least >= context:
-            raise _too_long(context, f"at least {least}")
+            raise self._too_long(context, f"at least {least}")
         tokens = self._tokenise(self._render(request.messages))
         if not tokens:
             raise InvalidRequest("The messages come to no token at all; say something", param="messages")
         room = context - len(tokens)
         if room < 1:
-            raise _too_long(context, str(len(tokens)))
+            raise self._too_long(context, str(len(tokens)))
         if request.max_tokens is None:
             return tokens, room
         if request.max_tokens > room and not request.max_tokens_may_shrink:
             raise ContextLengthExceeded(
-                f"The model's context is {context} tokens; the request asks for {len(tokens) + request.max_tokens} "
+                f"The model's context is {context} tokens{self._limit_reason}; "
+                f"the request asks for {len(tokens) + request.max_tokens} "
                 f"({len(tokens)} in the messages, {request.max_tokens} in the answer). "
                 f"Shorten the messages or ask for at most {room} tokens.",
                 param="max_tokens",
             )
         return tokens, min(request.max_tokens, room)
+
+    def _too_long(self, context: int, prompt: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"The model's context is {context} tokens{self._limit_reason}; the messages have {prompt}. "
+            "Shorten the messages.",
+            param="messages",
+        )
 
     def _render(self, messages: Sequence[Message]) -> list[str]:
         """Return the rendered prompt in parts, cut inside every special token that a message spells."""
@@ -166,13 +178,6 @@ def _stages(stage: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
     if stage is None:
         return []
     return [inner for member in stage[members] for inner in _stages(member, members)] if members in stage else [stage]
-
-
-def _too_long(context: int, prompt: str) -> ContextLengthExceeded:
-    return ContextLengthExceeded(
-        f"The model's context is {context} tokens; the messages have {prompt}. Shorten the messages.",
-        param="messages",
-    )
 
 
 def special_tokens(added: Mapping[int, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from ..chat import (
     Finished,
     InstalledModel,
     InternalError,
+    NoRoomYet,
     ServiceUnavailable,
     Started,
 )
@@ -56,6 +57,7 @@ class Scheduler:
     _blocking: Blocking
     _row_ids: Iterator[int] = field(factory=lambda: count(1), init=False)
     _ending: dict[Generation, Callable[[], None]] = field(factory=dict, init=False)
+    _waiting_for_room: list[Deferred[None]] = field(factory=list, init=False)
     _using: dict[Generation, str] = field(factory=dict, init=False)
     _hashing: DeferredLock = field(factory=DeferredLock, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -127,8 +129,19 @@ class Scheduler:
 
     async def _load(self, stored: InstalledModel) -> Loaded:
         began = monotonic_ns()
-        model = await self._runner.load(stored.id, stored.folder)
-        return Loaded(stored, model, monotonic_ns() - began)
+        while True:
+            try:
+                model = await self._runner.load(stored.id, stored.folder)
+            except NoRoomYet:
+                await self._room()
+            else:
+                return Loaded(stored, model, monotonic_ns() - began)
+
+    def _room(self) -> Deferred[None]:
+        """Fires when an answer has ended, so that there may be room for another model."""
+        room: Deferred[None] = Deferred(self._waiting_for_room.remove)
+        self._waiting_for_room.append(room)
+        return room
 
     async def _admit(self, request: ChatRequest, generation: Generation, arrived: int) -> None:
         try:
@@ -177,6 +190,9 @@ class Scheduler:
         name = self._using.pop(generation, None)
         if name is not None:
             self._residency.end(name)
+            waiting, self._waiting_for_room = self._waiting_for_room, []
+            for room in waiting:
+                room.callback(None)
 
 
 def _stopping() -> ServiceUnavailable:
