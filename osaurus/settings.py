@@ -20,6 +20,8 @@ from . import durations
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
+SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+
 # What can be given as a list in a file, and repeatedly on the command line.
 LISTS = ("listen", "preload")
 
@@ -66,6 +68,12 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise ValueError("must be one or more names of models, separated by commas")
     return names
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in SWITCH:
+        raise ValueError("must be on or off")
+    return SWITCH[text.lower()]
 
 
 def _duration(text: str) -> float:
@@ -117,6 +125,10 @@ class Settings:
     )
     preload: tuple[str, ...] = _setting(
         _names, "Models to load at the start, separated by commas; they stay in memory.", default=()
+    )
+
+    speculation: bool = _setting(
+        _switch, "Whether drafts are checked several tokens at a time where an answer repeats its prompt.", default=True
     )
 
     @property

@@ -114,7 +114,7 @@ def make_engine(chosen: settings.Settings) -> Engine:
     from .engine.prefixes import PrefixCache
 
     limit = chosen.memory_limit or int(backend.memory_bytes * MEMORY_SHARE)
-    return MLXEngine(backend, PrefixCache(chosen.prefix_cache), limit)
+    return MLXEngine(backend, PrefixCache(chosen.prefix_cache), limit, chosen.speculation)
 
 
 def _reactor() -> Any:

@@ -404,7 +404,7 @@ def test_a_row_that_ended_in_a_step_that_fails_is_told_its_end(desk: Desk, monke
 
     while not desk.ends:
         with monkeypatch.context() as patch:
-            if len(batch._writing[0].tokens) == 2:
+            if batch._writing[0].written == 2:
                 patch.setattr(network, "__call__", fail)
             desk.step()
     assert isinstance(desk.ends[1], Finished)

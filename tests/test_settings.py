@@ -20,6 +20,7 @@ EVERY = [
     ("memory_limit", "8GiB", 8 * 2**30, "all"),
     ("keep_alive", "1h30m", 5400.0, "soon"),
     ("preload", "tiny, other", ("tiny", "other"), ","),
+    ("speculation", "off", False, "perhaps"),
 ]
 
 

@@ -10,6 +10,9 @@ The difficulty is reading: a long prompt takes as long as many steps, and everyb
 that the gap in a neighbour's stream is bounded by its own pace, not by somebody's prompt. Rows take turns at reading,
 chunk by chunk: a short prompt does not wait for a long one.
 
+Where a row's text repeats itself, a pass checks a draft of several tokens at once (`speculation`): all rows get as
+many places in it as the longest draft has, and what was not drawn in the end is taken back from their caches.
+
 What rows have read and written is kept in the `PrefixCache`; a row that begins alike starts behind it.
 
 The last token of a prompt is not read but joins with the row: the pass that all rows share computes its logits.
@@ -29,7 +32,7 @@ from typing import Any
 
 import mlx.core as mx
 from attrs import define, field
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 from twisted.logger import Logger
 
 from ..chat import Event, Failed, Finished, FinishReason, InternalError, NoRoomYet, Piece, Timings, TokenScore, Usage
@@ -40,6 +43,7 @@ from .prefixes import BLOCK, PrefixCache
 from .runner import Row
 from .sampling import RowSampler, sample
 from .scores import Scored, score
+from .speculation import Drafter
 
 log = Logger()
 
@@ -50,6 +54,11 @@ MOST_READING = 4
 # While rows write, reading may take this many times what a step of theirs takes.
 READING_SHARE = 3.5
 LEAST_CHUNK = 16
+
+# Beyond so many rows a pass is not much cheaper than as many tokens in passes of their own.
+MOST_SPECULATING = 4
+# Padding that rewinding may leave in caches, in tokens.
+MOST_SLACK = 64
 
 # MLX keeps freed buffers for use again; after this many steps they are given back.
 STEPS_BETWEEN_CLEARING = 256
@@ -63,16 +72,25 @@ class _Progress:
     text: TextAssembler
     sampler: RowSampler
     added: int
+    sequence: list[int]
+    """The prompt, and what has been written behind it."""
     cache: list[Any] = field(factory=list)
     cached: int = 0
     read: int = 0
     prompt_read: int = 0
-    tokens: list[int] = field(factory=list)
+    drafter: Drafter = field(factory=Drafter)
+    draft: list[int] = field(factory=list)
+    """What may follow the sequence; the pass under way checks it."""
 
     @property
     def unread(self) -> int:
-        """How many tokens of the prompt are to be read before the row can join."""
-        return len(self.row.prompt) - 1 - self.read
+        """How many tokens are to be read before the row can join."""
+        return len(self.sequence) - 1 - self.read
+
+    @property
+    def written(self) -> int:
+        """How many tokens the row has written."""
+        return len(self.sequence) - len(self.row.prompt)
 
 
 @define
@@ -90,6 +108,13 @@ class Pace:
         if not self._token or not self._step:
             return LEAST_CHUNK
         return max(LEAST_CHUNK, min(self._most_chunk, int(READING_SHARE * self._step / self._token)))
+
+    def worth(self, rows: int, width: int, expected: float) -> bool:
+        """Tell whether a pass over so many tokens of each row pays, if it is expected to yield so many in all."""
+        if not self._step:
+            return False
+        token = self._token or self._step / 8
+        return expected / (self._step + token * rows * (width - 1)) > rows / self._step
 
     def took(self, seconds: float, writing: int, read: int) -> None:
         """Learn from a step in which so many rows wrote and so many tokens were read."""
@@ -115,8 +140,10 @@ class Batch:
     _backend: Backend
     _prefixes: PrefixCache
     _admit: Callable[["Batch", int], bool]
+    _speculation: bool
     _pace: Pace = field(init=False)
     _batchable: bool = field(init=False)
+    _speculates: bool = field(init=False)
     _waiting: deque[_Progress] = field(factory=deque, init=False)
     _reading: deque[_Progress] = field(factory=deque, init=False)
     _writing: list[_Progress] = field(factory=list, init=False)
@@ -132,6 +159,11 @@ class Batch:
     @_batchable.default
     def _find_batchable(self) -> bool:
         return all(hasattr(cache, "merge") for cache in make_prompt_cache(self._model.network))
+
+    @_speculates.default
+    def _find_speculates(self) -> bool:
+        # What was wrong in a draft must be taken back, which plain keys and values can be.
+        return self._speculation and all(type(cache) is KVCache for cache in make_prompt_cache(self._model.network))
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._reading) + len(self._writing)
@@ -149,7 +181,9 @@ class Batch:
     def add(self, row: Row) -> None:
         """Take a row in, from the next step on."""
         text = TextAssembler(self._model.tokenizer, self._model.end_tokens, StopScanner(row.stop))
-        self._waiting.append(_Progress(row, text, RowSampler.after(row.prompt, row.sampling), monotonic_ns()))
+        self._waiting.append(
+            _Progress(row, text, RowSampler.after(row.prompt, row.sampling), monotonic_ns(), list(row.prompt))
+        )
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to; an unknown one is left alone, it has ended by itself."""
@@ -157,7 +191,7 @@ class Batch:
             for progress in rows:
                 if progress.row.id == row_id:
                     rows.remove(progress)
-                    self._prefixes.put(self._model, progress.row.prompt[: progress.read], progress.cache)
+                    self._prefixes.put(self._model, progress.sequence[: progress.read], progress.cache)
                     return
         self._keep([index for index, progress in enumerate(self._writing) if progress.row.id != row_id])
 
@@ -182,31 +216,90 @@ class Batch:
 
     def _step(self, events: list[tuple[int, Event]]) -> None:
         """Do a step and append to `events` what the rows say."""
-        inputs: list[int] = []
         self._wait()
         if self._logits is not None:
-            tokens = sample(self._logits, [progress.sampler for progress in self._writing])
-            scores = score(self._logits, tokens, [progress.row.top_logprobs for progress in self._writing])
-            now = monotonic_ns()
-            keep = []
-            for index, (progress, token, scored) in enumerate(zip(self._writing, tokens, scores, strict=True)):
-                if self._wrote(progress, token, scored, now, events):
-                    keep.append(index)
-                    inputs.append(token)
-            self._keep(keep)
-        inputs += self._join()
+            self._draw(self._logits, events)
+        self._join()
         began = perf_counter()
-        if inputs:
-            # The output has the shape (rows, 1, vocabulary).
-            self._logits = self._model.network(mx.array(inputs)[:, None], cache=self._caches)[:, -1]
-            mx.async_eval(self._logits)
+        width = self._launch()
         self._begin(events)
         read = self._read()
-        if inputs or read:
-            self._launched = (began, len(inputs), read)
+        if width == 1 or read:
+            self._launched = (began, len(self._writing), read)
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEARING == 0:
             mx.clear_cache()
+
+    def _draw(self, logits: mx.array, events: list[tuple[int, Event]]) -> None:
+        """Draw each row's next token, and more where its draft turns out right. Logits: (rows, width, vocabulary)."""
+        rows, width = self._writing, logits.shape[1]
+        going = list(range(len(rows)))
+        keep: list[int] = []
+        drawn = [0] * len(rows)
+        for place in range(width):
+            here = logits[:, place] if len(going) == len(rows) else logits[mx.array(going), place]
+            tokens = sample(here, [rows[index].sampler for index in going])
+            scores = score(here, tokens, [rows[index].row.top_logprobs for index in going])
+            now = monotonic_ns()
+            on: list[int] = []
+            for index, token, scored in zip(going, tokens, scores, strict=True):
+                progress = rows[index]
+                drawn[index] += 1
+                if not self._wrote(progress, token, scored, now, events):
+                    continue
+                (on if progress.draft[place : place + 1] == [token] else keep).append(index)
+            going = on
+            if not going:
+                break
+        for progress, count in zip(rows, drawn, strict=True):
+            if progress.draft:
+                progress.drafter.checked(len(progress.draft), count - 1)
+        self._rewind([width - count for count in drawn])
+        self._keep(sorted(keep))
+
+    def _rewind(self, wrong: list[int]) -> None:
+        """Take back the last tokens of each row's cache, those of a draft that were wrong."""
+        common = min(wrong)
+        uneven = [count - common for count in wrong]
+        for cache in self._caches:
+            if common:
+                cache.trim(common)
+            if any(uneven):
+                cache.prepare(right_padding=uneven)
+                cache.finalize()
+        if any(uneven) and self._caches[0].size() - max(len(row.sequence) for row in self._writing) > MOST_SLACK:
+            # Uneven ends become padding at the beginning; where no row needs it any more it goes.
+            for cache in self._caches:
+                cache.filter(list(range(len(self._writing))))
+
+    def _launch(self) -> int:
+        """Set a pass over the writing rows in motion, drafts included; return how many tokens of each it takes."""
+        if not self._writing:
+            return 0
+        width = 1 + self._draft()
+        inputs = [[row.sequence[-1], *row.draft] for row in self._writing]
+        # Rows with shorter drafts are filled up with anything; it is taken back.
+        padded = mx.array([tokens + [0] * (width - len(tokens)) for tokens in inputs])
+        # The output has the shape (rows, width, vocabulary).
+        self._logits = self._model.network(padded, cache=self._caches)
+        mx.async_eval(self._logits)
+        return width
+
+    def _draft(self) -> int:
+        """Have every row draft, if that pays; return how long the longest draft is."""
+        rows = self._writing
+        for row in rows:
+            row.draft = []
+        if not self._speculates or len(rows) > MOST_SPECULATING:
+            return 0
+        drafts = [row.drafter.draft(row.sequence, row.row.max_tokens - row.written - 1) for row in rows]
+        longest = max(map(len, drafts))
+        expected = sum(1 + row.drafter.rate * len(draft) for row, draft in zip(rows, drafts, strict=True))
+        if not longest or not self._pace.worth(len(rows), 1 + longest, expected):
+            return 0
+        for row, draft in zip(rows, drafts, strict=True):
+            row.draft = draft
+        return longest
 
     def _wait(self) -> None:
         """Wait for what the last step set in motion, and learn what it cost."""
@@ -220,12 +313,12 @@ class Batch:
         self, progress: _Progress, token: int, scored: Scored | None, now: int, events: list[tuple[int, Event]]
     ) -> bool:
         """Take a row's next token, append what it says to `events`; whether the row goes on."""
-        progress.tokens.append(token)
+        progress.sequence.append(token)
         piece, stopped = progress.text.add(token, None if scored is None else self._spelled(scored))
         reason: FinishReason | None = None
         if stopped or token in self._model.end_tokens:
             reason = "stop"
-        elif len(progress.tokens) >= progress.row.max_tokens:
+        elif progress.written >= progress.row.max_tokens:
             reason = "length"
         if reason is not None and not stopped:
             rest = progress.text.flush()
@@ -247,7 +340,7 @@ class Batch:
             reason=reason,
             usage=Usage(
                 prompt_tokens=len(row.prompt),
-                completion_tokens=len(progress.tokens),
+                completion_tokens=progress.written,
                 cached_tokens=progress.cached,
             ),
             timings=Timings(
@@ -277,17 +370,17 @@ class Batch:
         for index in leaving:
             progress = self._writing[index]
             # The last token was drawn but not read.
-            tokens = [*progress.row.prompt, *progress.tokens[:-1]]
+            tokens = progress.sequence[:-1]
             if self._batchable and len(tokens) // BLOCK > len(progress.row.prompt) // BLOCK:
                 self._prefixes.put(self._model, tokens, [cache.extract(index) for cache in self._caches])
 
-    def _join(self) -> list[int]:
-        """Let rows that have read all but their last token write; return those tokens."""
+    def _join(self) -> None:
+        """Let rows that have read all but their last token write."""
         most = MOST_WRITING if self._batchable else 1
         joining = [progress for progress in self._reading if not progress.unread][: most - len(self._writing)]
         for progress in joining:
             caches = progress.cache
-            self._prefixes.put(self._model, progress.row.prompt[:-1], caches)
+            self._prefixes.put(self._model, progress.sequence[:-1], caches)
             if self._batchable:
                 caches = [type(cache).merge([cache]) for cache in caches]
             if self._caches:
@@ -298,7 +391,6 @@ class Batch:
             progress.cache, progress.prompt_read = [], monotonic_ns()
             self._reading.remove(progress)
             self._writing.append(progress)
-        return [progress.row.prompt[-1] for progress in joining]
 
     def _begin(self, events: list[tuple[int, Event]]) -> None:
         """Let rows begin to read, in the order they came, as long as there is room."""
@@ -312,7 +404,7 @@ class Batch:
                 events.append((progress.row.id, Failed(error)))
                 continue
             self._waiting.popleft()
-            progress.cached, cache = self._prefixes.take(self._model, progress.row.prompt[:-1])
+            progress.cached, cache = self._prefixes.take(self._model, progress.sequence[:-1])
             progress.read, progress.cache = progress.cached, cache or make_prompt_cache(self._model.network)
             self._reading.append(progress)
 
@@ -326,7 +418,7 @@ class Batch:
             self._reading.rotate(-1)
             length = min(allowance, progress.unread)
             if length:
-                tokens = progress.row.prompt[progress.read : progress.read + length]
+                tokens = progress.sequence[progress.read : progress.read + length]
                 self._model.network(mx.array([tokens]), cache=progress.cache)
                 mx.async_eval([cache.state for cache in progress.cache])
                 progress.read += length

@@ -32,6 +32,7 @@ class MLXEngine:
     _backend: Backend
     _prefixes: PrefixCache
     _memory_limit: int
+    _speculation: bool = True
     _resident: dict[str, tuple[Model, Batch]] = field(factory=dict, init=False)
     _leaving: set[str] = field(factory=set, init=False)
 
@@ -88,7 +89,7 @@ class MLXEngine:
             self._resident[name] = self._resident.pop(name)
         else:
             model = load(name, folder, self._backend, self._memory_limit, self._make_room)
-            self._resident[name] = (model, Batch(model, self._backend, self._prefixes, self._admit))
+            self._resident[name] = (model, Batch(model, self._backend, self._prefixes, self._admit, self._speculation))
         return self._resident[name]
 
     def _admit(self, batch: Batch, nbytes: int) -> bool:
