@@ -1,6 +1,7 @@
 # make venv   build .venv in the checkout, with everything installed
 # make run    the same, fetch the starter model if there is no model, and serve in the foreground
 # make test   the same, and run every check and test; needs only Python, pip and a C/C++ compiler
+# make bench  the same, and run the comparisons of docs/performance.md; nothing else should run meanwhile
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN = $(VENV)/bin
 # What runs on a CPU-only Linux and on a Mac alike; elsewhere say EXTRAS=cuda.
 EXTRAS ?= cpu
 
-.PHONY: venv run test check lint types clean
+.PHONY: venv run test check lint types bench clean
 
 venv: $(VENV)/installed
 
@@ -35,6 +36,10 @@ types: venv
 
 check: venv
 	$(BIN)/python -m pytest
+
+bench: venv
+	$(BIN)/python -c "from pathlib import Path; from osaurus.library.pull import pull; pull('smollm2:135m', Path('.cache/models'), print)"
+	$(BIN)/python benchmarks/run.py .cache/models
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

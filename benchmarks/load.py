@@ -4,7 +4,8 @@
 
 Servers take turns within each round, so that a machine whose speed drifts slows each of them alike; ratios are to the
 first server, of the medians over the rounds. Each client asks for one answer of a fixed length, with a prompt of its
-own so that no cache helps. Tokens are counted by the pieces received, which is what a reader sees.
+own so that no cache helps: a story, or (`--task rewrite`) a text to be repeated. Tokens are counted by the pieces
+received, which is what a reader sees.
 """
 
 import argparse
@@ -22,6 +23,32 @@ from twisted.internet.task import react
 from twisted.web.client import Agent, HTTPConnectionPool
 
 TOPICS = ["dinosaurs", "rivers", "clocks", "bread", "winter", "trains", "music", "the moon"]
+
+
+REWRITTEN = """def total(items):
+    result = 0
+    for item in items:
+        result += item.price * item.count
+    return result
+
+def average(items):
+    if not items:
+        return 0
+    return total(items) / len(items)
+"""
+
+
+def story(number: int) -> str:
+    """Return a prompt whose answer has never been read."""
+    return f"Write a long story about {TOPICS[number % len(TOPICS)]}, number {number}."
+
+
+def rewrite(number: int) -> str:
+    """Return a prompt whose answer repeats it."""
+    return f"Repeat the following code exactly, without any change:\n```python\n# Part {number}\n{REWRITTEN}```"
+
+
+TASKS = {"story": (story, 0.7), "rewrite": (rewrite, 0.0)}
 
 
 @frozen
@@ -60,14 +87,14 @@ class Figures:
     gap_p99: float
 
 
-async def ask(agent: Any, target: Target, number: int, tokens: int) -> Arrivals:
+async def ask(agent: Any, target: Target, task: str, number: int, tokens: int) -> Arrivals:
     """Read one answer as it comes."""
-    prompt = f"Write a long story about {TOPICS[number % len(TOPICS)]}, number {number}."
+    prompt, temperature = TASKS[task]
     body = {
         "model": target.model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": [{"role": "user", "content": prompt(number)}],
         "max_tokens": tokens,
-        "temperature": 0.7,
+        "temperature": temperature,
         "stream": True,
     }
     arrivals = Arrivals()
@@ -78,10 +105,10 @@ async def ask(agent: Any, target: Target, number: int, tokens: int) -> Arrivals:
     return arrivals
 
 
-async def measure(agent: Any, target: Target, clients: int, tokens: int) -> Figures:
+async def measure(agent: Any, target: Target, task: str, clients: int, tokens: int) -> Figures:
     """Have so many clients ask at once."""
     began = monotonic()
-    asked = [Deferred.fromCoroutine(ask(agent, target, number, tokens)) for number in range(clients)]
+    asked = [Deferred.fromCoroutine(ask(agent, target, task, number, tokens)) for number in range(clients)]
     answers: list[Arrivals] = await gatherResults(asked, consumeErrors=True)
     elapsed = monotonic() - began
     gaps = [later - earlier for a in answers for earlier, later in zip(a.times, a.times[1:], strict=False)]
@@ -117,10 +144,11 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
     pool = HTTPConnectionPool(reactor, persistent=False)
     agent = Agent(reactor, pool=pool)
     for target in targets:
-        await measure(agent, target, 1, 8)  # loads the model, compiles what is compiled
+        await measure(agent, target, options.task, 1, 8)  # loads the model, compiles what is compiled
     for clients in map(int, options.clients.split(",")):
         rounds = [
-            [await measure(agent, target, clients, options.tokens) for target in targets] for _ in range(options.rounds)
+            [await measure(agent, target, options.task, clients, options.tokens) for target in targets]
+            for _ in range(options.rounds)
         ]
         report(targets, clients, rounds)
 
@@ -130,5 +158,6 @@ if __name__ == "__main__":
     parser.add_argument("targets", nargs="+", metavar="URL=MODEL")
     parser.add_argument("--clients", default="1,4,8,16")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--task", choices=sorted(TASKS), default="story")
     parser.add_argument("--tokens", type=int, default=48)
     react(main, [parser.parse_args(sys.argv[1:])])

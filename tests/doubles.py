@@ -61,6 +61,7 @@ class ScriptedEngine:
     unloads: list[str] = field(factory=list)
     rows: dict[int, tuple[Row, list[Event]]] = field(factory=dict)
     removed: list[int] = field(factory=list)
+    parked: set[int] = field(factory=set)
     steps: int = 0
     closed: bool = False
 
@@ -84,10 +85,18 @@ class ScriptedEngine:
         if self.rows.pop(row_id, None):
             self.removed.append(row_id)
 
+    def park(self, row_id: int) -> None:
+        """Have a row say nothing."""
+        self.parked.add(row_id)
+
+    def unpark(self, row_id: int) -> None:
+        """Have it speak again."""
+        self.parked.discard(row_id)
+
     @property
     def busy(self) -> bool:
-        """Whether there are rows."""
-        return bool(self.rows)
+        """Whether there are rows that may speak."""
+        return not self.parked.issuperset(self.rows)
 
     def step(self) -> list[tuple[int, Event]]:
         """Say the next thing of every row."""
@@ -96,6 +105,8 @@ class ScriptedEngine:
         self.steps += 1
         events = []
         for row_id, (_, rest) in list(self.rows.items()):
+            if row_id in self.parked:
+                continue
             event = rest.pop(0)
             events.append((row_id, event))
             if isinstance(event, (Finished, Failed)):

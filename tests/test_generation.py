@@ -25,7 +25,7 @@ def cancelled() -> list[Generation]:
 
 @pytest.fixture
 def generation(cancelled: list[Generation]) -> Generation:
-    return Generation(cancelled.append)
+    return Generation(cancelled.append, lambda *_: None)
 
 
 def test_started_fires_when_the_prompt_is_admitted(generation: Generation) -> None:

@@ -510,3 +510,44 @@ def test_a_row_with_a_penalty_says_something_else_and_its_neighbour_does_not_not
     texts = desk.finish()
     assert texts[2] == alone
     assert texts[1] != alone
+
+
+@pytest.mark.parametrize("budget", [2**24, 1])
+def test_a_parked_row_stands_still_and_then_says_what_it_would_have_said(
+    backend: Backend, tiny_models: Path, desk: Desk, budget: int
+) -> None:
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefixes import PrefixCache
+
+    expected = desk.alone(PROMPTS[2], max_tokens=60), desk.alone("Hello", max_tokens=60)
+    # With and without room for what it has read.
+    desk = Desk(MLXEngine(backend, PrefixCache(budget), 2**32), tiny_models)
+    desk.add(1, PROMPTS[2], max_tokens=60)
+    desk.add(2, "Hello", max_tokens=60)
+    for _ in range(20):
+        desk.step()
+    said = desk.texts[1]
+    desk.engine.park(1)
+    desk.finish()
+    assert desk.texts == {1: said, 2: expected[1]}
+    assert not desk.engine.busy
+    desk.engine.unload("tiny")
+    assert list(desk.engine._resident) == ["tiny"]
+    desk.engine.unpark(1)
+    desk.finish()
+    assert desk.texts[1] == expected[0]
+    end = desk.ends[1]
+    assert isinstance(end, Finished)
+    assert (end.usage.completion_tokens, end.usage.cached_tokens) == (60, 0)
+    assert list(desk.engine._resident) == []
+
+
+def test_a_parked_row_can_be_removed(desk: Desk) -> None:
+    desk.add(1, "Hello")
+    for _ in range(4):
+        desk.step()
+    desk.engine.park(1)
+    desk.engine.unload("tiny")
+    desk.engine.remove(1)
+    desk.engine.unpark(1)
+    assert list(desk.engine._resident) == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from osaurus.chat import Finished
+from osaurus.chat import ChatRequest, Finished, Message
 from osaurus.engine.backend import Backend
 
 from .test_mlx_engine import Desk
@@ -41,7 +41,6 @@ def test_a_prompt_is_not_read_twice_and_the_answer_is_the_same(desk: Desk) -> No
     warm, cached = ask(desk, SYSTEM)
     assert none == 0
     assert cached >= BLOCK
-    assert cached % BLOCK == 0
     assert warm == cold
 
 
@@ -54,7 +53,7 @@ def test_conversations_that_branch_share_what_they_have_in_common(
     assert [cached for _, cached in alone] == [0, 0, 0]
     together = [ask(desk, question) for question in questions]
     assert [text for text, _ in together] == [text for text, _ in alone]
-    assert together[1][1] == together[2][1] > 0
+    assert together[1][1] >= together[2][1] > 100
 
 
 def test_rows_that_begin_alike_at_the_same_time_say_what_each_says_alone(desk: Desk) -> None:
@@ -78,6 +77,22 @@ def test_what_was_answered_is_not_read_again_either(desk: Desk) -> None:
     one = kept // blocks
     assert kept == blocks * one
     assert blocks > end.usage.prompt_tokens // BLOCK
+
+
+def test_what_is_shared_is_shared_to_the_token(desk: Desk) -> None:
+    def tokens(text: str) -> list[int]:
+        request = ChatRequest(model="tiny", messages=(Message("user", text),), max_tokens=1, max_tokens_may_shrink=True)
+        encoded: list[int] = desk.engine.load("tiny", desk.folder("tiny")).prompt.encode(request)[0]
+        return encoded
+
+    first, second = SYSTEM + " zq 12345 one and more of it", SYSTEM + " xw 98765 two and more of it"
+    alone = ask(desk, second)[0]
+    desk.engine.unload("tiny")
+    ask(desk, first)
+    whole = next(
+        place for place, pair in enumerate(zip(tokens(first), tokens(second), strict=False)) if len({*pair}) > 1
+    )
+    assert ask(desk, second) == (alone, whole)
 
 
 def test_two_models_never_share(desk: Desk) -> None:
@@ -112,7 +127,8 @@ def test_the_budget_holds_and_what_was_used_last_stays(backend: Backend, tiny_mo
         ask(desk, letter + SYSTEM)
         assert ask(desk, "a" + SYSTEM)[1] > 0
         assert desk.engine._prefixes.nbytes <= one * 3
-    assert ask(desk, "b" + SYSTEM)[1] == 0
+    # Nothing but what the template puts before every message.
+    assert ask(desk, "b" + SYSTEM)[1] < 10
 
 
 def test_a_budget_that_holds_nothing_costs_nothing_but_speed(backend: Backend, tiny_models: Path) -> None:

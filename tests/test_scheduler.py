@@ -207,3 +207,20 @@ def test_a_request_waits_until_there_is_room_for_its_model(stage: Stage) -> None
     assert ended == [Completion("Hello", finished())]
     stage.worker.settle()
     assert outcome(waiting.started()) == [Started(3)]
+
+
+def test_an_answer_that_nobody_takes_stands_still_until_somebody_does(stage: Stage) -> None:
+    generation = stage.scheduler.submit(ask())
+    stage.worker.turn()
+    heard: list[Event] = []
+    generation.listen(heard.append)
+    generation.park()
+    stage.worker.settle()
+    assert heard == [Piece("Hel")]
+    generation.unpark()
+    stage.worker.settle()
+    assert heard[-1] == finished()
+    # Too late to do anything.
+    generation.park()
+    stage.worker.turn()
+    assert stage.worker.engine.parked == set()

@@ -2,12 +2,13 @@
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IConsumer
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
 from osaurus.chat import Event, Failed, InternalError, Piece, Started
 from osaurus.serving.generation import Generation
-from osaurus.serving.stream import TokenStream
+from osaurus.serving.stream import LONGEST_PAUSE, MOST_WAITING, TokenStream
 
 from .doubles import finished
 from .test_generation import outcome
@@ -30,9 +31,9 @@ def encode(event: Event) -> bytes:
 
 def stream() -> tuple[Generation, Consumer, TokenStream, list[Generation]]:
     cancelled: list[Generation] = []
-    generation, consumer = Generation(cancelled.append), Consumer()
+    generation, consumer = Generation(cancelled.append, lambda *_: None), Consumer()
     generation.deliver(Started(3))
-    return generation, consumer, TokenStream(generation, encode, consumer), cancelled
+    return generation, consumer, TokenStream(generation, encode, consumer, Clock(), lambda: None), cancelled
 
 
 def test_events_are_written_as_they_come_and_the_producer_leaves_at_the_end() -> None:
@@ -95,3 +96,49 @@ def test_a_consumer_that_goes_away_ends_the_answer_and_nothing_more_is_written()
     assert cancelled == [generation]
     assert [type(failure) for failure in failures] == [CancelledError]
     assert consumer.value() == b""
+
+
+def test_a_row_is_parked_while_too_much_waits_and_goes_on_when_the_client_does() -> None:
+    parked: list[bool] = []
+    generation = Generation(lambda _: None, lambda _, now: parked.append(now))
+    generation.deliver(Started(3))
+    consumer = Consumer()
+    tokens = TokenStream(generation, encode, consumer, Clock(), lambda: None)
+    tokens.run()
+    tokens.pauseProducing()
+    generation.deliver(Piece("a" * MOST_WAITING))
+    assert parked == []
+    for _ in range(3):
+        generation.deliver(Piece("b"))
+    assert parked == [True]
+    tokens.resumeProducing()
+    assert parked == [True, False]
+    assert consumer.value() == b"a" * MOST_WAITING + b"bbb"
+
+
+def test_a_client_that_takes_nothing_for_too_long_is_dropped() -> None:
+    clock, dropped = Clock(), []
+    generation = Generation(lambda _: None, lambda *_: None)
+    generation.deliver(Started(3))
+    tokens = TokenStream(generation, encode, Consumer(), clock, lambda: dropped.append(clock.seconds()))
+    tokens.run()
+    tokens.pauseProducing()
+    clock.advance(LONGEST_PAUSE - 1)
+    tokens.resumeProducing()
+    clock.advance(LONGEST_PAUSE)
+    assert dropped == []
+    tokens.pauseProducing()
+    clock.advance(LONGEST_PAUSE)
+    assert len(dropped) == 1
+
+
+def test_a_client_that_has_left_is_not_waited_for() -> None:
+    clock = Clock()
+    generation = Generation(lambda _: None, lambda *_: None)
+    generation.deliver(Started(3))
+    tokens = TokenStream(generation, encode, Consumer(), clock, lambda: None)
+    tokens.run()
+    tokens.pauseProducing()
+    tokens.stopProducing()
+    tokens.pauseProducing()
+    assert clock.getDelayedCalls() == []

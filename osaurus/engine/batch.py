@@ -147,6 +147,7 @@ class Batch:
     _waiting: deque[_Progress] = field(factory=deque, init=False)
     _reading: deque[_Progress] = field(factory=deque, init=False)
     _writing: list[_Progress] = field(factory=list, init=False)
+    _parked: dict[int, _Progress] = field(factory=dict, init=False)
     _caches: list[Any] = field(factory=list, init=False)
     _logits: mx.array | None = field(default=None, init=False)
     _launched: tuple[float, int, int] | None = field(default=None, init=False)
@@ -166,7 +167,12 @@ class Batch:
         return self._speculation and all(type(cache) is KVCache for cache in make_prompt_cache(self._model.network))
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._reading) + len(self._writing)
+        return len(self._waiting) + len(self._reading) + len(self._writing) + len(self._parked)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a step to do."""
+        return bool(self._waiting or self._reading or self._writing)
 
     @property
     def claimed(self) -> int:
@@ -193,7 +199,26 @@ class Batch:
                     rows.remove(progress)
                     self._prefixes.put(self._model, progress.sequence[: progress.read], progress.cache)
                     return
+        self._parked.pop(row_id, None)
         self._keep([index for index, progress in enumerate(self._writing) if progress.row.id != row_id])
+
+    def park(self, row_id: int) -> None:
+        """Let a row that writes stand still, until `unpark`; one that does not write yet is left alone.
+
+        What it has read and written is kept like any prefix. Should that be gone by then, it is read again.
+        """
+        for index, progress in enumerate(self._writing):
+            if progress.row.id == row_id:
+                self._keep([other for other in range(len(self._writing)) if other != index])
+                progress.read, progress.draft = 0, []
+                self._parked[row_id] = progress
+                return
+
+    def unpark(self, row_id: int) -> None:
+        """Let a row go on where it was; before those that wait to begin."""
+        progress = self._parked.pop(row_id, None)
+        if progress is not None:
+            self._waiting.appendleft(progress)
 
     def step(self) -> list[tuple[int, Event]]:
         """Draw a token for every row that writes, and read on; return what the rows have to say.
@@ -388,7 +413,7 @@ class Batch:
                     cache.extend(other)
             else:
                 self._caches = caches
-            progress.cache, progress.prompt_read = [], monotonic_ns()
+            progress.cache, progress.prompt_read = [], progress.prompt_read or monotonic_ns()
             self._reading.remove(progress)
             self._writing.append(progress)
 
@@ -404,8 +429,10 @@ class Batch:
                 events.append((progress.row.id, Failed(error)))
                 continue
             self._waiting.popleft()
-            progress.cached, cache = self._prefixes.take(self._model, progress.sequence[:-1])
-            progress.read, progress.cache = progress.cached, cache or make_prompt_cache(self._model.network)
+            progress.read, cache = self._prefixes.take(self._model, progress.sequence[:-1])
+            progress.cache = cache or make_prompt_cache(self._model.network)
+            if not progress.written:
+                progress.cached = progress.read
             self._reading.append(progress)
 
     def _read(self) -> int:

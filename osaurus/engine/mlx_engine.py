@@ -63,15 +63,25 @@ class MLXEngine:
             batch.remove(row_id)
         self._let_go()
 
+    def park(self, row_id: int) -> None:
+        """Let a row stand still until `unpark`."""
+        for _, batch in self._resident.values():
+            batch.park(row_id)
+
+    def unpark(self, row_id: int) -> None:
+        """Let a row go on where it was."""
+        for _, batch in self._resident.values():
+            batch.unpark(row_id)
+
     @property
     def busy(self) -> bool:
         """Whether there is a step to do."""
-        return any(batch for _, batch in self._resident.values())
+        return any(batch.busy for _, batch in self._resident.values())
 
     def step(self) -> list[tuple[int, Event]]:
         """Do one step of every batch that has rows; return the events, each with its row's id."""
         self._prefixes.squeeze(self._memory_limit - self._taken(None))
-        events = [event for _, batch in list(self._resident.values()) if batch for event in batch.step()]
+        events = [event for _, batch in list(self._resident.values()) if batch.busy for event in batch.step()]
         self._let_go()
         return events
 

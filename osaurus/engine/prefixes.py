@@ -63,17 +63,25 @@ class PrefixCache:
         The caches are the caller's own; without a common beginning there are none.
         """
         path = self._path(model, tokens)
+        rest = tokens[len(path) * BLOCK :]
+        siblings = path[-1].children if path else self._roots.get(model, {})
+        # Of the next block the part before the branch serves as well.
+        nearest = max(siblings.values(), key=lambda node: _common(node.tokens, rest), default=None)
+        part = 0 if nearest is None else _common(nearest.tokens, rest)
+        if nearest is not None and part:
+            path.append(nearest)
         if not path:
             return 0, []
-        keys = mx.concatenate([node.keys for node in path], axis=2)
-        values = mx.concatenate([node.values for node in path], axis=2)
+        length = len(tokens) - len(rest) + part
+        keys = mx.concatenate([node.keys for node in path], axis=2)[:, :, :length]
+        values = mx.concatenate([node.values for node in path], axis=2)[:, :, :length]
         caches = []
         for layer in range(keys.shape[0]):
             cache = KVCache()
             cache.keys, cache.values = keys[layer : layer + 1], values[layer : layer + 1]
             cache.offset = keys.shape[2]
             caches.append(cache)
-        return len(path) * BLOCK, caches
+        return length, caches
 
     def put(self, model: Hashable, tokens: Sequence[int], caches: Sequence[Any]) -> None:
         """Keep what the caches of one row hold for these tokens, as far as it is not there yet."""
@@ -138,6 +146,12 @@ class PrefixCache:
             self.nbytes -= leaf.nbytes
             if leaf.parent is not None and not leaf.siblings:
                 heappush(leaves, (leaf.parent.used, id(leaf.parent), leaf.parent))
+
+
+def _common(tokens: Sequence[int], others: Sequence[int]) -> int:
+    """Return how many tokens two sequences have in common at their beginning."""
+    pairs = zip(tokens, others, strict=False)
+    return next((place for place, (token, other) in enumerate(pairs) if token != other), min(len(tokens), len(others)))
 
 
 def _below(root: dict[Tokens, _Node]) -> list[_Node]:

@@ -74,6 +74,8 @@ class Engine(Protocol):
     def unload(self, name: str) -> None: ...  # noqa: D102
     def add(self, name: str, folder: Path, row: Row) -> None: ...  # noqa: D102
     def remove(self, row_id: int) -> None: ...  # noqa: D102
+    def park(self, row_id: int) -> None: ...  # noqa: D102
+    def unpark(self, row_id: int) -> None: ...  # noqa: D102
     @property
     def busy(self) -> bool: ...  # noqa: D102
     def step(self) -> list[tuple[int, Event]]: ...  # noqa: D102
@@ -276,6 +278,16 @@ class MLXRunner:
         """Free a row at the next step; nothing more is delivered from it."""
         if self._rows.pop(row_id, None) is not None:
             self._thread.tell(lambda engine: engine.remove(row_id))
+
+    def park(self, row_id: int) -> None:
+        """Let a row stand still from the next step on; what was said by then is still delivered."""
+        if row_id in self._rows:
+            self._thread.tell(lambda engine: engine.park(row_id))
+
+    def unpark(self, row_id: int) -> None:
+        """Let a row go on where it was."""
+        if row_id in self._rows:
+            self._thread.tell(lambda engine: engine.unpark(row_id))
 
     def _ask(self, question: Callable[[Engine], T]) -> Deferred[T]:
         answer: Deferred[T] = Deferred()

@@ -19,6 +19,7 @@ class Generation:
     """
 
     _on_cancel: Callable[["Generation"], None]
+    _on_park: Callable[["Generation", bool], None]
     _started: Deferred[Started] = field(init=False)
     _listener: Listener | None = field(default=None, init=False)
     _unheard: list[Event] = field(factory=list, init=False)
@@ -79,3 +80,13 @@ class Generation:
         if not self.over:
             self.over = True
             self._on_cancel(self)
+
+    def park(self) -> None:
+        """Have nothing more generated until `unpark`; what is under way still comes."""
+        if not self.over:
+            self._on_park(self, True)
+
+    def unpark(self) -> None:
+        """Have the answer go on."""
+        if not self.over:
+            self._on_park(self, False)

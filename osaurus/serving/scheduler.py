@@ -58,6 +58,7 @@ class Scheduler:
     _row_ids: Iterator[int] = field(factory=lambda: count(1), init=False)
     _ending: dict[Generation, Callable[[], None]] = field(factory=dict, init=False)
     _waiting_for_room: list[Deferred[None]] = field(factory=list, init=False)
+    _rows: dict[Generation, int] = field(factory=dict, init=False)
     _using: dict[Generation, str] = field(factory=dict, init=False)
     _hashing: DeferredLock = field(factory=DeferredLock, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -69,7 +70,7 @@ class Scheduler:
 
     def submit(self, request: ChatRequest) -> Generation:
         """Begin to answer; whatever goes wrong is told through the Generation."""
-        generation = Generation(self._end)
+        generation = Generation(self._end, self._park)
         if self._stopping:
             generation.deliver(Failed(_stopping()))
             return generation
@@ -126,6 +127,7 @@ class Scheduler:
             generation.deliver(Failed(_stopping()))
             end()
         self._using.clear()
+        self._rows.clear()
 
     async def _load(self, stored: InstalledModel) -> Loaded:
         began = monotonic_ns()
@@ -170,6 +172,7 @@ class Scheduler:
             top_logprobs=request.top_logprobs,
         )
         self._ending[generation] = lambda: self._runner.cancel(row.id)
+        self._rows[generation] = row.id
         generation.deliver(Started(len(prompt)))
         if not generation.over:
             self._runner.submit(stored.id, stored.folder, row, lambda event: self._deliver(generation, event))
@@ -186,7 +189,13 @@ class Scheduler:
             end()
         self._release(generation)
 
+    def _park(self, generation: Generation, parked: bool) -> None:
+        row_id = self._rows.get(generation)
+        if row_id is not None:
+            (self._runner.park if parked else self._runner.unpark)(row_id)
+
     def _release(self, generation: Generation) -> None:
+        self._rows.pop(generation, None)
         name = self._using.pop(generation, None)
         if name is not None:
             self._residency.end(name)

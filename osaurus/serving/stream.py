@@ -1,30 +1,39 @@
 """An answer on its way to a client, at the pace the client takes it.
 
-The consumer (the HTTP request) tells when its buffer is full. The row goes on meanwhile: it is bounded by its
-max_tokens, and so is what waits here; the thread that generates and the row's neighbours never wait for a client.
+The consumer (the HTTP request) tells when its buffer is full. The row goes on for a while, so that a client that is
+merely slow loses no time; when more than `MOST_WAITING` bytes wait here it is parked, and goes on when the client takes
+more. The thread that generates and the row's neighbours never wait for a client. One that takes nothing at all for
+`LONGEST_PAUSE` is dropped.
 """
 
 from collections.abc import Callable
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConsumer, IPushProducer
+from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
 from ..chat import Event, Failed, Finished
 from .generation import Generation
 
+# In bytes, and in seconds.
+MOST_WAITING = 2**16
+LONGEST_PAUSE = 120.0
+
 
 @implementer(IPushProducer)
 @define(eq=False)
 class TokenStream:
-    """Writes what `encode` makes of each event of a generation to a consumer."""
+    """Writes what `encode` makes of each event of a generation to a consumer; `drop` ends the connection."""
 
     _generation: Generation
     _encode: Callable[[Event], bytes]
     _consumer: IConsumer
+    _clock: IReactorTime
+    _drop: Callable[[], object]
     _waiting: list[bytes] = field(factory=list, init=False)
-    _paused: bool = field(default=False, init=False)
+    _patience: IDelayedCall | None = field(default=None, init=False)
+    _parked: bool = field(default=False, init=False)
     _gone: bool = field(default=False, init=False)
     _complete: bool = field(default=False, init=False)
     _done: Deferred[None] = field(init=False)
@@ -41,16 +50,21 @@ class TokenStream:
 
     def pauseProducing(self) -> None:
         """Keep what comes until the consumer takes more."""
-        self._paused = True
+        if self._patience is None and not self._gone:
+            self._patience = self._clock.callLater(LONGEST_PAUSE, self._drop)
 
     def resumeProducing(self) -> None:
         """Write what was kept, and what comes."""
-        self._paused = False
+        self._no_longer_paused()
         self._flush()
+        if self._parked:
+            self._parked = False
+            self._generation.unpark()
 
     def stopProducing(self) -> None:
         """The consumer is gone: end the answer. Who waits for `run` learns of it from the request, not from here."""
         self._gone = True
+        self._no_longer_paused()
         self._waiting.clear()
         self._generation.cancel()
 
@@ -58,9 +72,17 @@ class TokenStream:
         self._waiting.append(self._encode(event))
         self._complete = isinstance(event, (Finished, Failed))
         self._flush()
+        if not self._parked and sum(map(len, self._waiting)) > MOST_WAITING:
+            self._parked = True
+            self._generation.park()
+
+    def _no_longer_paused(self) -> None:
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
+        self._patience = None
 
     def _flush(self) -> None:
-        if self._paused or self._gone or self._done.called:
+        if self._patience is not None or self._gone or self._done.called:
             return
         waiting, self._waiting = self._waiting, []
         if waiting:

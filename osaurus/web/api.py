@@ -5,11 +5,13 @@ raised as ApiError and answered in one place; model and prompt are resolved befo
 stream that cannot begin has its real status.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import uuid4
 
 from attrs import define
 from klein import Klein
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,8 +20,9 @@ from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 
-from ..chat import ApiError, InternalError, MethodNotAllowed, NotFound
+from ..chat import ApiError, Event, InternalError, MethodNotAllowed, NotFound
 from ..dialects import ollama, openai
+from ..serving.generation import Generation
 from ..serving.scheduler import Blocking, Scheduler
 from ..serving.stream import TokenStream
 from .answers import error_answer, header, json_answer
@@ -94,7 +97,7 @@ class Api:
         request.setHeader("X-Accel-Buffering", "no")
         request.setHeader("Content-Type", "text/event-stream")
         request.write(answer.opening())
-        await TokenStream(generation, answer.event, request).run()
+        await self._stream(generation, answer.event, request)
         return None
 
     @_app.route("/chat/", methods=["POST"])
@@ -120,7 +123,7 @@ class Api:
         if not stream:
             return json_answer(request, answer.completion(await generation.completion(), self._now()))
         request.setHeader("Content-Type", "application/x-ndjson")
-        await TokenStream(generation, lambda event: answer.event(event, self._now()), request).run()
+        await self._stream(generation, lambda event: answer.event(event, self._now()), request)
         return None
 
     @_app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein types the request by its interface
@@ -145,6 +148,10 @@ class Api:
                 log.failure("{what} failed", failure, what=what)
                 error = InternalError("The server failed to answer; its log has the reason under this request's id.")
         return error_answer(request, error)
+
+    def _stream(self, generation: Generation, encode: Callable[[Event], bytes], request: Request) -> Deferred[None]:
+        drop = request.transport.abortConnection  # type: ignore[union-attr]  # every stream transport has it
+        return TokenStream(generation, encode, request, self._clock, drop).run()
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.seconds(), UTC)
