@@ -8,7 +8,8 @@ while the host turns tokens into text and events, and a row that has ended is ne
 The difficulty is reading: a long prompt takes as long as many steps, and everybody else's stream would stand still.
 `Pace` measures what a step and a token of reading cost on this machine and allows reading for a few steps' time, so
 that the gap in a neighbour's stream is bounded by its own pace, not by somebody's prompt. Rows take turns at reading,
-chunk by chunk: a short prompt does not wait for a long one.
+chunk by chunk: a short prompt does not wait for a long one. Those with about as much to read share a pass: clients that
+come at the same time, behind the same system prompt, have a few tokens each, and a pass has a price of its own.
 
 Where a row's text repeats itself, a pass checks a draft of several tokens at once (`speculation`): all rows get as
 many places in it as the longest draft has, and what was not drawn in the end is taken back from their caches.
@@ -49,14 +50,18 @@ log = Logger()
 
 # Rows that write together, and rows that take turns at reading; more wait.
 MOST_WRITING = 32
-MOST_READING = 4
+MOST_READING = 8
 
 # While rows write, reading may take this many times what a step of theirs takes.
 READING_SHARE = 3.5
 LEAST_CHUNK = 16
+# Rows that read in one pass get at least so many tokens each.
+LEAST_SHARE = 8
 
 # Beyond so many rows a pass is not much cheaper than as many tokens in passes of their own.
 MOST_SPECULATING = 4
+# What a draft must be expected to gain: expectations err.
+LEAST_GAIN = 1.15
 # Padding that rewinding may leave in caches, in tokens.
 MOST_SLACK = 64
 
@@ -114,7 +119,7 @@ class Pace:
         if not self._step:
             return False
         token = self._token or self._step / 8
-        return expected / (self._step + token * rows * (width - 1)) > rows / self._step
+        return expected / (self._step + token * rows * (width - 1)) > LEAST_GAIN * rows / self._step
 
     def took(self, seconds: float, writing: int, read: int) -> None:
         """Learn from a step in which so many rows wrote and so many tokens were read."""
@@ -143,6 +148,8 @@ class Batch:
     _speculation: bool
     _pace: Pace = field(init=False)
     _batchable: bool = field(init=False)
+    _plain: bool = field(init=False)
+    """Whether caches are plain keys and values, so that what was wrong can be taken back."""
     _speculates: bool = field(init=False)
     _waiting: deque[_Progress] = field(factory=deque, init=False)
     _reading: deque[_Progress] = field(factory=deque, init=False)
@@ -163,8 +170,11 @@ class Batch:
 
     @_speculates.default
     def _find_speculates(self) -> bool:
-        # What was wrong in a draft must be taken back, which plain keys and values can be.
-        return self._speculation and all(type(cache) is KVCache for cache in make_prompt_cache(self._model.network))
+        return self._speculation and self._plain
+
+    @_plain.default
+    def _find_plain(self) -> bool:
+        return self._batchable and all(type(cache) is KVCache for cache in make_prompt_cache(self._model.network))
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._reading) + len(self._writing) + len(self._parked)
@@ -436,18 +446,47 @@ class Batch:
             self._reading.append(progress)
 
     def _read(self) -> int:
-        """Set reading in motion, row by row in turn, within this step's allowance; return how many tokens."""
+        """Set reading in motion, rows in turn, within this step's allowance; return how many tokens it computes."""
         allowance = chunk = self._pace.chunk(len(self._writing))
-        for _ in range(len(self._reading)):
-            if allowance <= 0:
-                break
-            progress = self._reading[0]
-            self._reading.rotate(-1)
-            length = min(allowance, progress.unread)
-            if length:
-                tokens = progress.sequence[progress.read : progress.read + length]
-                self._model.network(mx.array([tokens]), cache=progress.cache)
-                mx.async_eval([cache.state for cache in progress.cache])
+        turns = sum(1 for progress in self._reading if progress.unread)
+        while turns > 0 and allowance > 0:
+            group = self._next_readers(allowance)
+            lengths = [min(progress.unread, allowance // len(group)) for progress in group]
+            self._read_together(group, lengths)
+            for progress, length in zip(group, lengths, strict=True):
                 progress.read += length
-                allowance -= length
+                self._reading.remove(progress)
+                self._reading.append(progress)
+            turns -= len(group)
+            allowance -= len(group) * max(lengths)
         return chunk - allowance
+
+    def _next_readers(self, allowance: int) -> list[_Progress]:
+        """Return the row whose turn it is to read, with others that have about as much to read."""
+        first, *others = [progress for progress in self._reading if progress.unread]
+        most = allowance // LEAST_SHARE if self._plain else 1
+        share = allowance // max(1, min(most, 1 + len(others)))
+        length = min(first.unread, share)
+        alike = [progress for progress in others if length <= 2 * min(progress.unread, share) <= 4 * length]
+        return [first, *alike[: max(most - 1, 0)]]
+
+    def _read_together(self, group: list[_Progress], lengths: list[int]) -> None:
+        """Have each row read its next so many tokens, in one pass."""
+        width = max(lengths)
+        tokens = [
+            progress.sequence[progress.read : progress.read + length] + [0] * (width - length)
+            for progress, length in zip(group, lengths, strict=True)
+        ]
+        if len(group) == 1:
+            self._model.network(mx.array(tokens), cache=group[0].cache)
+        else:
+            layers = zip(*(progress.cache for progress in group), strict=True)
+            merged = [type(caches[0]).merge(list(caches)) for caches in layers]
+            for cache in merged:
+                cache.prepare(right_padding=[width - length for length in lengths])
+            self._model.network(mx.array(tokens), cache=merged)
+            for cache in merged:
+                cache.finalize()
+            for index, progress in enumerate(group):
+                progress.cache = [cache.extract(index) for cache in merged]
+        mx.async_eval([cache.state for progress in group for cache in progress.cache])
