@@ -70,8 +70,9 @@ def main() -> None:
         theirs = stack.enter_context(server(peer, peer_port))
         model = "smollm2:135m"
         run("load.py", f"{theirs}/v1=default_model", f"{plain}/v1={model}", *others, "--rounds", "3")
-        run("load.py", f"{plain}/v1={model}", f"{ours}/v1={model}", "--task", "rewrite", "--clients", "1,4,8")
+        run("load.py", f"{plain}/v1={model}", f"{ours}/v1={model}", "--task", "rewrite", "--clients", "1,2,4")
         run("load.py", f"{plain}/v1={model}", f"{ours}/v1={model}", "--task", "story", "--clients", "1,4")
+        run("latency.py", ours, model)
         run("prefix.py", ours, model, "--rounds", "3")
         run("interference.py", ours, model, "--words", "500", "--rounds", "3")
 
