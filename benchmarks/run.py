@@ -27,18 +27,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_for_port(process: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until a process listens. Ends this one if that one ends."""
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if process.poll() is not None:
+            raise SystemExit(f"a server ended with status {process.returncode}")
+        time.sleep(0.1)
+    raise SystemExit("a server does not listen")
+
+
 @contextmanager
 def server(command: list[str], port: int) -> Iterator[str]:
     """Run a server until the end; its log goes nowhere."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own
     try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if process.poll() is not None:
-                raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
-            time.sleep(0.1)
+        wait_for_port(process, port)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -75,6 +81,7 @@ def main() -> None:
         run("latency.py", ours, model)
         run("prefix.py", ours, model, "--rounds", "3")
         run("interference.py", ours, model, "--words", "500", "--rounds", "3")
+    run("restart.py", str(models))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ def _byte_count(text: str) -> int:
     return int(match[1]) * UNITS[match[2].upper()]
 
 
+def _byte_count_or_none(text: str) -> int:
+    return 0 if text == "0" else _byte_count(text)
+
+
 def _folder(text: str) -> Path:
     if not text:
         raise ValueError("must be a folder")
@@ -115,6 +119,9 @@ class Settings:
         _byte_count, "Memory for prompts and answers that were read already, such as 1GiB.", default=2**30
     )
 
+    prefix_disk: int = _setting(
+        _byte_count_or_none, "Disk space for the same, so that it outlasts a restart; 0: none.", default=2**30
+    )
     memory_limit: int | None = _setting(
         _byte_count,
         "Memory for models, answers under way and the prefix cache together. If not set: three quarters of all.",

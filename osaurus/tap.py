@@ -11,6 +11,7 @@ from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Site
@@ -25,6 +26,8 @@ from .serving.scheduler import Scheduler
 from .web.api import Api
 from .web.front import Front
 from .web.request import BoundedRequest
+
+log = Logger()
 
 T = TypeVar("T")
 
@@ -87,7 +90,8 @@ def makeService(options: Options) -> IService:
     def blocking(function: Callable[..., T], *args: Any) -> Deferred[T]:
         return deferToThreadPool(reactor, blocking_pool, function, *args)
 
-    runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, partial(make_engine, chosen), reactor)
+    make = partial(make_engine, chosen, blocking_pool.callInThread)
+    runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, make, reactor)
     # Should the engine be gone by then, there is nothing to unload.
     residency = Residency(
         reactor, lambda name: runner.unload(name).addErrback(lambda failure: failure.trap(ApiError)), chosen.keep_alive
@@ -105,16 +109,26 @@ def makeService(options: Options) -> IService:
     )
 
 
-def make_engine(chosen: settings.Settings) -> Engine:
-    """Import MLX and make an engine; on the engine thread, where it takes its second or two from nobody."""
+def make_engine(chosen: settings.Settings, run_elsewhere: Callable[[Callable[[], object]], object]) -> Engine:
+    """Import MLX and make an engine; on the engine thread, where it takes its second or two from nobody.
+
+    What writes to the disk is handed to `run_elsewhere`.
+    """
     from .engine.backend import prepare
 
     backend = prepare(chosen.cache_dir)
     from .engine.mlx_engine import MLXEngine
+    from .engine.prefix_files import PrefixFiles
     from .engine.prefixes import PrefixCache
 
+    files = None
+    if chosen.prefix_disk:
+        try:
+            files = PrefixFiles(chosen.cache_dir / "prefixes", chosen.prefix_disk, run_elsewhere)
+        except OSError as error:
+            log.warn("Nothing is kept of prefixes on disk: {error}", error=error)
     limit = chosen.memory_limit or int(backend.memory_bytes * MEMORY_SHARE)
-    return MLXEngine(backend, PrefixCache(chosen.prefix_cache), limit, chosen.speculation)
+    return MLXEngine(backend, PrefixCache(chosen.prefix_cache, files), limit, chosen.speculation)
 
 
 def _reactor() -> Any:

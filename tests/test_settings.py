@@ -17,6 +17,7 @@ EVERY = [
     ("cache_dir", "/srv/cache", Path("/srv/cache"), ""),
     ("max_body", "2MiB", 2097152, "much"),
     ("prefix_cache", "3GB", 3000000000, "-1"),
+    ("prefix_disk", "0", 0, "all"),
     ("memory_limit", "8GiB", 8 * 2**30, "all"),
     ("keep_alive", "1h30m", 5400.0, "soon"),
     ("preload", "tiny, other", ("tiny", "other"), ","),

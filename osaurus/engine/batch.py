@@ -207,7 +207,7 @@ class Batch:
             for progress in rows:
                 if progress.row.id == row_id:
                     rows.remove(progress)
-                    self._prefixes.put(self._model, progress.sequence[: progress.read], progress.cache)
+                    self._prefixes.put(self._model.key, progress.sequence[: progress.read], progress.cache)
                     return
         self._parked.pop(row_id, None)
         self._keep([index for index, progress in enumerate(self._writing) if progress.row.id != row_id])
@@ -407,7 +407,7 @@ class Batch:
             # The last token was drawn but not read.
             tokens = progress.sequence[:-1]
             if self._batchable and len(tokens) // BLOCK > len(progress.row.prompt) // BLOCK:
-                self._prefixes.put(self._model, tokens, [cache.extract(index) for cache in self._caches])
+                self._prefixes.put(self._model.key, tokens, [cache.extract(index) for cache in self._caches])
 
     def _join(self) -> None:
         """Let rows that have read all but their last token write."""
@@ -415,7 +415,7 @@ class Batch:
         joining = [progress for progress in self._reading if not progress.unread][: most - len(self._writing)]
         for progress in joining:
             caches = progress.cache
-            self._prefixes.put(self._model, progress.sequence[:-1], caches)
+            self._prefixes.put(self._model.key, progress.sequence[:-1], caches)
             if self._batchable:
                 caches = [type(cache).merge([cache]) for cache in caches]
             if self._caches:
@@ -439,7 +439,7 @@ class Batch:
                 events.append((progress.row.id, Failed(error)))
                 continue
             self._waiting.popleft()
-            progress.read, cache = self._prefixes.take(self._model, progress.sequence[:-1])
+            progress.read, cache = self._prefixes.take(self._model.key, progress.sequence[:-1])
             progress.cache = cache or make_prompt_cache(self._model.network)
             if not progress.written:
                 progress.cached = progress.read

@@ -4,6 +4,8 @@ Weights come from safetensors only, and no code of the model's own is ever run: 
 """
 
 from collections.abc import Callable
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,12 @@ DEFAULT_CONTEXT = 4096
 class Model:
     """A loaded model: its network, and what turns text into its tokens and back.
 
-    `nbytes` is what its weights take, `token_nbytes` what each token of a row takes beside them.
+    `key` differs for all that compute something else: other weights, other numbers, another mlx_lm. `nbytes` is what
+    its weights take, `token_nbytes` what each token of a row takes beside them.
     """
 
     name: str
+    key: str
     network: nn.Module
     tokenizer: Tokenizer
     vocabulary: Vocabulary
@@ -107,6 +111,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     )
     return Model(
         name=name,
+        key=_key(folder, parameters),
         network=network,
         tokenizer=backend_tokenizer,
         vocabulary=Vocabulary(backend_tokenizer),
@@ -118,6 +123,15 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         nbytes=nbytes,
         token_nbytes=token_nbytes,
     )
+
+
+def _key(folder: Path, parameters: list[mx.array]) -> str:
+    """Return what tells this model from others; two folders with the same content may differ, which costs nothing."""
+    parts = [str(folder), version("mlx-lm"), *sorted({str(array.dtype) for array in parameters})]
+    for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
+        status = path.stat()
+        parts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+    return sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _token_nbytes(network: nn.Module) -> int:

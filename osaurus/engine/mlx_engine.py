@@ -140,7 +140,7 @@ class MLXEngine:
     def _drop(self, names: list[str]) -> None:
         for name in names:
             model, _ = self._resident.pop(name)
-            self._prefixes.forget(model)
+            self._prefixes.forget(model.key)
             self._leaving.discard(name)
             del model
         if names:

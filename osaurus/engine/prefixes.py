@@ -8,6 +8,8 @@ holds the keys and values of its own tokens only, so that conversations that bra
 copies: a slice would keep the whole batch that it was cut from in memory. When the budget is exceeded, the leaf that
 was used least recently goes. Models and rows come before what is kept here: they squeeze it.
 
+`PrefixFiles` keeps the blocks beyond the end of the process.
+
 Only caches that are plain keys and values, one pair for each token, can be cut and put together (mlx_lm's KVCache).
 Rotating and recurrent caches cannot; rows of such models read their prompts whole.
 
@@ -15,7 +17,7 @@ Everything here runs on the thread that owns MLX.
 """
 
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
@@ -23,6 +25,8 @@ from typing import Any
 import mlx.core as mx
 from attrs import define, field
 from mlx_lm.models.cache import KVCache
+
+from .prefix_files import PrefixFiles, link, root
 
 BLOCK = 32
 
@@ -33,6 +37,7 @@ Tokens = tuple[int, ...]
 class _Node:
     """One block: keys and values, each of shape (layers, heads, BLOCK, dimensions)."""
 
+    name: bytes
     parent: "_Node | None"
     siblings: dict[Tokens, "_Node"]
     tokens: Tokens
@@ -49,20 +54,25 @@ class _Node:
 
 @define(eq=False)
 class PrefixCache:
-    """Blocks of several models, within one budget in bytes. A model is named by any key, such as its name."""
+    """Blocks of several models, within one budget in bytes. A model is named by its key.
+
+    What `files` hold is found as well, and comes into memory when it is needed.
+    """
 
     _budget: int
+    _files: PrefixFiles | None = None
     _room: int = field(default=sys.maxsize, init=False)
-    _roots: dict[Hashable, dict[Tokens, _Node]] = field(factory=dict, init=False)
+    _roots: dict[str, dict[Tokens, _Node]] = field(factory=dict, init=False)
     _clock: Any = field(factory=count, init=False)
     nbytes: int = field(default=0, init=False)
 
-    def take(self, model: Hashable, tokens: Sequence[int]) -> tuple[int, list[KVCache]]:
+    def take(self, model: str, tokens: Sequence[int]) -> tuple[int, list[KVCache]]:
         """Return how many of the tokens were read before, and caches that hold them, one for each layer.
 
         The caches are the caller's own; without a common beginning there are none.
         """
         path = self._path(model, tokens)
+        self._read_on(model, tokens, path)
         rest = tokens[len(path) * BLOCK :]
         siblings = path[-1].children if path else self._roots.get(model, {})
         # Of the next block the part before the branch serves as well.
@@ -81,9 +91,10 @@ class PrefixCache:
             cache.keys, cache.values = keys[layer : layer + 1], values[layer : layer + 1]
             cache.offset = keys.shape[2]
             caches.append(cache)
+        self._evict()
         return length, caches
 
-    def put(self, model: Hashable, tokens: Sequence[int], caches: Sequence[Any]) -> None:
+    def put(self, model: str, tokens: Sequence[int], caches: Sequence[Any]) -> None:
         """Keep what the caches of one row hold for these tokens, as far as it is not there yet."""
         if not keepable(caches):
             return
@@ -97,19 +108,18 @@ class PrefixCache:
         added = []
         for start in range(0, whole - known, BLOCK):
             block = tuple(tokens[known + start : known + start + BLOCK])
-            siblings = parent.children if parent else self._roots.setdefault(model, {})
-            node = siblings[block] = _Node(
+            parent = self._add(
+                model,
                 parent,
-                siblings,
                 block,
                 mx.contiguous(keys[:, :, start : start + BLOCK]),
                 mx.contiguous(values[:, :, start : start + BLOCK]),
-                next(self._clock),
             )
-            added.append(node)
-            parent = node
+            added.append(parent)
         mx.eval([array for node in added for array in (node.keys, node.values)])
-        self.nbytes += sum(node.nbytes for node in added)
+        if self._files is not None:
+            for node in added:
+                self._files.write(node.name, node.keys, node.values)
         self._evict()
 
     def squeeze(self, room: int) -> None:
@@ -117,11 +127,11 @@ class PrefixCache:
         self._room = room
         self._evict()
 
-    def forget(self, model: Hashable) -> None:
+    def forget(self, model: str) -> None:
         """Give back everything of a model."""
         self.nbytes -= sum(node.nbytes for node in _below(self._roots.pop(model, {})))
 
-    def _path(self, model: Hashable, tokens: Sequence[int]) -> list[_Node]:
+    def _path(self, model: str, tokens: Sequence[int]) -> list[_Node]:
         """Return the nodes that the tokens lead through, marked as used."""
         children, path = self._roots.get(model, {}), []
         for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
@@ -132,6 +142,25 @@ class PrefixCache:
             path.append(node)
             children = node.children
         return path
+
+    def _read_on(self, model: str, tokens: Sequence[int], path: list[_Node]) -> None:
+        """Append to the path what the files hold of the tokens behind it."""
+        if self._files is None:
+            return
+        for start in range(len(path) * BLOCK, len(tokens) - BLOCK + 1, BLOCK):
+            block = tuple(tokens[start : start + BLOCK])
+            parent = path[-1] if path else None
+            found = self._files.read(link(parent.name if parent else root(model), block))
+            if found is None:
+                break
+            path.append(self._add(model, parent, block, *found))
+
+    def _add(self, model: str, parent: _Node | None, block: Tokens, keys: mx.array, values: mx.array) -> _Node:
+        siblings = parent.children if parent else self._roots.setdefault(model, {})
+        name = link(parent.name if parent else root(model), block)
+        node = siblings[block] = _Node(name, parent, siblings, block, keys, values, next(self._clock))
+        self.nbytes += node.nbytes
+        return node
 
     def _evict(self) -> None:
         budget = min(self._budget, self._room)

@@ -1,0 +1,148 @@
+"""Blocks of the prefix cache on disk, so that the first request after a restart is warm.
+
+Each block is a file, named by a chain of hashes over the model and all tokens up to the block's end: what a prompt
+needs is found by computing names, and conversations that branch share files as they share blocks. A file begins with
+the SHA-256 of the rest, and gets its name only when it is complete, so that whatever a crash or a bad disk leaves
+behind is noticed and removed. The files hold what people wrote: the folder is readable by this user only.
+
+Writing happens elsewhere (`run_elsewhere`), behind a backlog that is bounded: where the disk is too slow, blocks are
+simply not kept. When the budget is exceeded, the file that was used least recently goes.
+"""
+
+import os
+import re
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from attrs import define, field
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from twisted.logger import Logger
+
+log = Logger()
+
+# Part of every name: a change of the format makes strangers of all files.
+VERSION = "1"
+NAME = re.compile("[0-9a-f]{64}")
+UNFINISHED = re.compile(r"\.[0-9a-f]{64}\.[0-9]+")
+MOST_BACKLOG = 2**28
+DIGEST_SIZE = 32
+
+
+def root(model: str) -> bytes:
+    """Return the name that a model's chains begin with."""
+    return sha256(f"osaurus prefix {VERSION} {model}".encode()).digest()
+
+
+def link(before: bytes, tokens: Sequence[int]) -> bytes:
+    """Return the name of the block of these tokens behind another."""
+    return sha256(before + array("Q", tokens).tobytes()).digest()
+
+
+@define(eq=False)
+class PrefixFiles:
+    """A folder of blocks within a budget in bytes. `write` is called on the engine thread, `read` as well."""
+
+    _folder: Path
+    _budget: int
+    _run_elsewhere: Callable[[Callable[[], object]], object]
+    _sizes: OrderedDict[str, int] = field(init=False)
+    _backlog: int = field(default=0, init=False)
+    _lock: Lock = field(factory=Lock, init=False)
+
+    @_sizes.default
+    def _find_sizes(self) -> OrderedDict[str, int]:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
+        found = []
+        for entry in os.scandir(self._folder):
+            if UNFINISHED.fullmatch(entry.name):
+                Path(entry.path).unlink()
+            elif NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                found.append((entry.stat().st_mtime, entry.name, entry.stat().st_size))
+            else:
+                log.warn("{path} is no block of the prefix cache and is left alone", path=entry.path)
+        return OrderedDict((name, size) for _, name, size in sorted(found))
+
+    def read(self, name: bytes) -> tuple[mx.array, mx.array] | None:
+        """Return the keys and values of a block; None if there is no such file, or it is damaged."""
+        with self._lock:
+            if name.hex() not in self._sizes:
+                return None
+            self._sizes.move_to_end(name.hex())
+        path = self._folder / name.hex()
+        try:
+            content = path.read_bytes()
+            if sha256(content[DIGEST_SIZE:]).digest() != content[:DIGEST_SIZE]:
+                raise ValueError("its checksum is wrong")
+            arrays = dict(_unpacked(*item) for item in load(content[DIGEST_SIZE:]).items())
+            keys, values = arrays["keys"], arrays["values"]
+            os.utime(path)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            log.warn("{path} of the prefix cache is removed: {error}", path=str(path), error=error)
+            self._remove(name.hex())
+            return None
+        return keys, values
+
+    def write(self, name: bytes, keys: mx.array, values: mx.array) -> None:
+        """Keep a block, some time soon."""
+        nbytes = keys.nbytes + values.nbytes
+        with self._lock:
+            if name.hex() in self._sizes or self._backlog + nbytes > MOST_BACKLOG or nbytes > self._budget:
+                return
+            self._backlog += nbytes
+        # MLX's arrays stay on this thread.
+        arrays = dict([_packed("keys", keys), _packed("values", values)])
+        self._run_elsewhere(lambda: self._write(name.hex(), arrays, nbytes))
+
+    def _write(self, name: str, arrays: dict[str, np.ndarray[Any, Any]], nbytes: int) -> None:
+        temporary = self._folder / f".{name}.{os.getpid()}"
+        try:
+            content = save(arrays)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(sha256(content).digest())
+                file.write(content)
+            temporary.replace(self._folder / name)
+        except OSError as error:
+            log.warn("A block of the prefix cache cannot be written: {error}", error=error)
+            temporary.unlink(missing_ok=True)
+            return
+        finally:
+            with self._lock:
+                self._backlog -= nbytes
+        with self._lock:
+            self._sizes[name] = DIGEST_SIZE + len(content)
+            excess = sum(self._sizes.values()) - self._budget
+            going = []
+            for old, size in self._sizes.items():
+                if excess <= 0:
+                    break
+                going.append(old)
+                excess -= size
+        for old in going:
+            self._remove(old)
+
+    def _remove(self, name: str) -> None:
+        with self._lock:
+            self._sizes.pop(name, None)
+        (self._folder / name).unlink(missing_ok=True)
+
+
+def _packed(name: str, values: mx.array) -> tuple[str, np.ndarray[Any, Any]]:
+    """Return an array for NumPy, which has no bfloat16; the name says what it is."""
+    if values.dtype == mx.bfloat16:
+        return f"{name} bfloat16", np.array(values.view(mx.uint16))
+    return name, np.array(values)
+
+
+def _unpacked(name: str, values: np.ndarray[Any, Any]) -> tuple[str, mx.array]:
+    kind = name.partition(" ")
+    return kind[0], mx.array(values).view(mx.bfloat16) if kind[2] else mx.array(values)

@@ -1,0 +1,163 @@
+"""What was read outlasts the process, and nothing on the disk is believed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from osaurus.engine.backend import Backend
+
+from .conftest import CACHE
+from .test_mlx_engine import Desk
+from .test_prefixes import SYSTEM, ask
+
+BUDGET = 2**26
+
+
+def desk(backend: Backend, models: Path, folder: Path, budget: int = BUDGET) -> Desk:
+    """A desk whose engine keeps prefixes in a folder, and none in memory that it was not told of since it began."""
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefix_files import PrefixFiles
+    from osaurus.engine.prefixes import PrefixCache
+
+    files = PrefixFiles(folder, budget, lambda thunk: thunk())
+    return Desk(MLXEngine(backend, PrefixCache(2**24, files), 2**32), models)
+
+
+def blocks(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if len(path.name) == 64)
+
+
+def test_after_a_restart_a_prompt_is_not_read_again_and_the_answer_is_the_same(
+    backend: Backend, tiny_models: Path, tmp_path: Path
+) -> None:
+    first = ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)
+    assert first[1] == 0
+    again = desk(backend, tiny_models, tmp_path / "p")
+    text, cached = ask(again, SYSTEM)
+    assert text == first[0]
+    assert cached > 100
+    assert ask(again, SYSTEM, name="other")[1] == 0
+
+
+def test_the_files_are_nobody_elses_business(backend: Backend, tiny_models: Path, tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)
+    finally:
+        os.umask(old)
+    assert (tmp_path / "p").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in blocks(tmp_path / "p")} == {0o600}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+def test_a_damaged_file_is_removed_and_what_it_held_is_read_again(
+    backend: Backend, tiny_models: Path, tmp_path: Path, damage: str
+) -> None:
+    expected = ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0]
+    for path in blocks(tmp_path / "p"):
+        content = path.read_bytes()
+        path.write_bytes(
+            {
+                "cut": content[:-1],
+                "flipped": content[:-1] + bytes([content[-1] ^ 1]),
+                "empty": b"",
+                "other": b"\x80\x04cos\nsystem\n" * 10,
+            }[damage]
+        )
+    before = set(blocks(tmp_path / "p"))
+    assert ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM) == (expected, 0)
+    # The first was found to be damaged, and all were written anew or left for later to find.
+    assert len(set(blocks(tmp_path / "p"))) >= len(before) - 1
+    assert ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0] == expected
+
+
+def test_a_file_that_belongs_to_other_tokens_is_not_found(backend: Backend, tiny_models: Path, tmp_path: Path) -> None:
+    ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)
+    assert ask(desk(backend, tiny_models, tmp_path / "p"), "Something else, which is as long as that. " * 4)[1] == 0
+
+
+def test_foreign_files_are_left_alone_and_unfinished_ones_removed(tmp_path: Path, backend: Backend) -> None:
+    from osaurus.engine.prefix_files import PrefixFiles
+
+    folder = tmp_path / "p"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    (folder / ("a" * 64)).symlink_to("/etc/passwd")
+    (folder / f".{'b' * 64}.123").write_text("half")
+    files = PrefixFiles(folder, BUDGET, lambda thunk: thunk())
+    assert files.read(bytes.fromhex("a" * 64)) is None
+    assert sorted(path.name for path in folder.iterdir()) == ["a" * 64, "notes.txt"]
+
+
+def test_the_budget_holds_and_what_was_used_last_stays(backend: Backend, tmp_path: Path) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine.prefix_files import PrefixFiles
+
+    block = mx.zeros((2, 2, 32, 16))
+    size = 2 * block.nbytes + 1024
+    files = PrefixFiles(tmp_path / "p", 3 * size, lambda thunk: thunk())
+    names = [bytes([number] * 32) for number in range(4)]
+    for name in names[:3]:
+        files.write(name, block, block)
+    assert files.read(names[0]) is not None
+    files.write(names[3], block, block)
+    assert {path.name for path in blocks(tmp_path / "p")} == {names[number].hex() for number in (0, 2, 3)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_block_comes_back_as_it_was(backend: Backend, tmp_path: Path, dtype: str) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine.prefix_files import PrefixFiles
+
+    keys, values = mx.random.normal((2, 2, 32, 16)).astype(getattr(mx, dtype)), mx.ones((2, 1, 32, 8))
+    files = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk())
+    files.write(b"n" * 32, keys, values)
+    found = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk()).read(b"n" * 32)
+    assert found is not None
+    assert found[0].dtype == keys.dtype
+    assert mx.array_equal(found[0], keys)
+    assert mx.array_equal(found[1], values)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from osaurus.engine.backend import prepare
+prepare(Path(sys.argv[1]))
+import mlx.core as mx
+from osaurus.engine.prefix_files import PrefixFiles, link
+files = PrefixFiles(Path(sys.argv[2]), 2**28, lambda thunk: thunk())
+name, number = b"", 0
+while True:
+    name, number = link(name, [number]), number + 1
+    files.write(name, mx.full((4, 4, 256, 64), number), mx.full((4, 4, 256, 64), number))
+"""
+
+
+def test_a_writer_that_is_killed_leaves_nothing_that_is_believed(backend: Backend, tmp_path: Path) -> None:
+    from osaurus.engine.prefix_files import PrefixFiles, link
+
+    folder = tmp_path / "p"
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(CACHE), str(folder)])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not folder.is_dir() or len(blocks(folder)) < 5):
+        time.sleep(0.01)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    files = PrefixFiles(folder, 2**28, lambda thunk: thunk())
+    assert {path.name for path in folder.iterdir()} == {path.name for path in blocks(folder)}
+    name, number = b"", 0
+    while True:
+        name, number = link(name, [number]), number + 1
+        found = files.read(name)
+        if found is None:
+            break
+        assert {found[0].min().item(), found[1].max().item()} == {number}
+    assert number >= 5
