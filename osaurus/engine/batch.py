@@ -53,7 +53,7 @@ MOST_WRITING = 32
 MOST_READING = 8
 
 # While rows write, reading may take this many times what a step of theirs takes.
-READING_SHARE = 3.5
+READING_SHARE = 3.0
 LEAST_CHUNK = 16
 # Rows that read in one pass get at least so many tokens each.
 LEAST_SHARE = 8
@@ -123,12 +123,17 @@ class Pace:
 
     def took(self, seconds: float, writing: int, read: int) -> None:
         """Learn from a step in which so many rows wrote and so many tokens were read."""
+        if 0 < read < LEAST_CHUNK:
+            # A few tokens tell nothing of the price of many.
+            return
         if not read:
             self._step = _average(self._step, seconds)
         elif not writing:
             self._token = _average(self._token, seconds / read)
         elif self._step:
-            self._token = _average(self._token, max(seconds - self._step, 0.0) / read)
+            # A price that rises is believed at once: the gap is somebody's.
+            now = max(seconds - self._step, 0.0) / read
+            self._token = max(now, _average(self._token, now))
         elif self._token:
             self._step = max(seconds - self._token * read, seconds / 10)
 

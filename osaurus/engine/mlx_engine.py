@@ -76,17 +76,20 @@ class MLXEngine:
     @property
     def busy(self) -> bool:
         """Whether there is a step to do."""
-        return any(batch.busy for _, batch in self._resident.values())
+        return self._prefixes.unwritten or any(batch.busy for _, batch in self._resident.values())
 
     def step(self) -> list[tuple[int, Event]]:
         """Do one step of every batch that has rows; return the events, each with its row's id."""
         self._prefixes.squeeze(self._memory_limit - self._taken(None))
+        self._prefixes.write_one()
         events = [event for _, batch in list(self._resident.values()) if batch.busy for event in batch.step()]
         self._let_go()
         return events
 
     def close(self) -> None:
         """Give everything back; the thread may end after this."""
+        while self._prefixes.unwritten:
+            self._prefixes.write_one()
         self._drop(list(self._resident))
         # A thread that used MLX and ends without this aborts the process at exit.
         mx.synchronize()

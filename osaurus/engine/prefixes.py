@@ -17,6 +17,7 @@ Everything here runs on the thread that owns MLX.
 """
 
 import sys
+from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -29,6 +30,8 @@ from mlx_lm.models.cache import KVCache
 from .prefix_files import PrefixFiles, link, root
 
 BLOCK = 32
+# Blocks that wait to be written; what comes beyond stays in memory only.
+MOST_UNWRITTEN = 256
 
 Tokens = tuple[int, ...]
 
@@ -64,7 +67,19 @@ class PrefixCache:
     _room: int = field(default=sys.maxsize, init=False)
     _roots: dict[str, dict[Tokens, _Node]] = field(factory=dict, init=False)
     _clock: Any = field(factory=count, init=False)
+    _unwritten: deque[_Node] = field(factory=deque, init=False)
     nbytes: int = field(default=0, init=False)
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether there are blocks that should still be written to files."""
+        return bool(self._unwritten)
+
+    def write_one(self) -> None:
+        """Hand a block to the files. One at a time: a long prompt's would be a gap in everybody's stream."""
+        if self._unwritten and self._files is not None:
+            node = self._unwritten.popleft()
+            self._files.write(node.name, node.keys, node.values)
 
     def take(self, model: str, tokens: Sequence[int]) -> tuple[int, list[KVCache]]:
         """Return how many of the tokens were read before, and caches that hold them, one for each layer.
@@ -118,8 +133,7 @@ class PrefixCache:
             added.append(parent)
         mx.eval([array for node in added for array in (node.keys, node.values)])
         if self._files is not None:
-            for node in added:
-                self._files.write(node.name, node.keys, node.values)
+            self._unwritten += added[: MOST_UNWRITTEN - len(self._unwritten)]
         self._evict()
 
     def squeeze(self, room: int) -> None:
