@@ -38,7 +38,7 @@ check: venv
 	$(BIN)/python -m pytest
 
 bench: venv
-	$(BIN)/python -c "from pathlib import Path; from osaurus.library.pull import pull; pull('smollm2:135m', Path('.cache/models'), print)"
+	OSU_MODELS_DIR=.cache/models $(BIN)/osaurus pull smollm2:135m
 	$(BIN)/python benchmarks/run.py .cache/models
 
 clean:

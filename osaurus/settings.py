@@ -18,11 +18,9 @@ from attrs import frozen
 from . import durations
 
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
 SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
-# What can be given as a list in a file, and repeatedly on the command line.
+# Settings whose value may be a list of its parts.
 LISTS = ("listen", "preload")
 
 
@@ -118,7 +116,6 @@ class Settings:
     prefix_cache: int = _setting(
         _byte_count, "Memory for prompts and answers that were read already, such as 1GiB.", default=2**30
     )
-
     prefix_disk: int = _setting(
         _byte_count_or_none, "Disk space for the same, so that it outlasts a restart; 0: none.", default=2**30
     )
@@ -133,7 +130,6 @@ class Settings:
     preload: tuple[str, ...] = _setting(
         _names, "Models to load at the start, separated by commas; they stay in memory.", default=()
     )
-
     speculation: bool = _setting(
         _switch, "Whether drafts are checked several tokens at a time where an answer repeats its prompt.", default=True
     )

@@ -95,7 +95,8 @@ class Oracle:
 @pytest.fixture
 def oracle(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Oracle:
     """Every row is drafted by an oracle, and every draft is checked, whatever it costs."""
-    from osaurus.engine.batch import Batch, Pace
+    from osaurus.engine.batch import Batch
+    from osaurus.engine.pace import Pace
 
     oracle = Oracle()
     finished = Batch._finished
@@ -142,7 +143,7 @@ def test_answers_are_the_same_with_and_without_drafts(
 def test_a_model_that_repeats_itself_takes_fewer_steps(
     backend: Backend, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from osaurus.engine.batch import Pace
+    from osaurus.engine.pace import Pace
 
     monkeypatch.setattr(Pace, "worth", lambda *_: True)
     # A bias makes the model say one token for ever: every draft is right.

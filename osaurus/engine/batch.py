@@ -40,6 +40,7 @@ from ..chat import Event, Failed, Finished, FinishReason, InternalError, NoRoomY
 from .backend import Backend
 from .loader import Model
 from .output import StopScanner, TextAssembler
+from .pace import Pace
 from .prefixes import BLOCK, PrefixCache
 from .runner import Row
 from .sampling import RowSampler, sample
@@ -52,16 +53,11 @@ log = Logger()
 MOST_WRITING = 32
 MOST_READING = 8
 
-# While rows write, reading may take this many times what a step of theirs takes.
-READING_SHARE = 3.0
-LEAST_CHUNK = 16
 # Rows that read in one pass get at least so many tokens each.
 LEAST_SHARE = 8
 
 # Beyond so many rows a pass is not much cheaper than as many tokens in passes of their own.
 MOST_SPECULATING = 4
-# What a draft must be expected to gain: expectations err.
-LEAST_GAIN = 1.15
 # Padding that rewinding may leave in caches, in tokens.
 MOST_SLACK = 64
 
@@ -96,50 +92,6 @@ class _Progress:
     def written(self) -> int:
         """How many tokens the row has written."""
         return len(self.sequence) - len(self.row.prompt)
-
-
-@define
-class Pace:
-    """What things cost here, in seconds, as averages that follow the machine."""
-
-    _most_chunk: int
-    _step: float = 0.0
-    _token: float = 0.0
-
-    def chunk(self, writing: int) -> int:
-        """Return how many tokens may be read in this step, while so many rows write."""
-        if not writing:
-            return self._most_chunk
-        if not self._token or not self._step:
-            return LEAST_CHUNK
-        return max(LEAST_CHUNK, min(self._most_chunk, int(READING_SHARE * self._step / self._token)))
-
-    def worth(self, rows: int, width: int, expected: float) -> bool:
-        """Tell whether a pass over so many tokens of each row pays, if it is expected to yield so many in all."""
-        if not self._step:
-            return False
-        token = self._token or self._step / 8
-        return expected / (self._step + token * rows * (width - 1)) > LEAST_GAIN * rows / self._step
-
-    def took(self, seconds: float, writing: int, read: int) -> None:
-        """Learn from a step in which so many rows wrote and so many tokens were read."""
-        if 0 < read < LEAST_CHUNK:
-            # A few tokens tell nothing of the price of many.
-            return
-        if not read:
-            self._step = _average(self._step, seconds)
-        elif not writing:
-            self._token = _average(self._token, seconds / read)
-        elif self._step:
-            # A price that rises is believed at once: the gap is somebody's.
-            now = max(seconds - self._step, 0.0) / read
-            self._token = max(now, _average(self._token, now))
-        elif self._token:
-            self._step = max(seconds - self._token * read, seconds / 10)
-
-
-def _average(before: float, now: float) -> float:
-    return 0.75 * before + 0.25 * now if before else now
 
 
 @define(eq=False)
@@ -215,16 +167,16 @@ class Batch:
                     self._prefixes.put(self._model.key, progress.sequence[: progress.read], progress.cache)
                     return
         self._parked.pop(row_id, None)
-        self._keep([index for index, progress in enumerate(self._writing) if progress.row.id != row_id])
+        self._take_out(row_id)
 
     def park(self, row_id: int) -> None:
         """Let a row that writes stand still, until `unpark`; one that does not write yet is left alone.
 
         What it has read and written is kept like any prefix. Should that be gone by then, it is read again.
         """
-        for index, progress in enumerate(self._writing):
+        for progress in self._writing:
             if progress.row.id == row_id:
-                self._keep([other for other in range(len(self._writing)) if other != index])
+                self._take_out(row_id)
                 progress.read, progress.draft = 0, []
                 self._parked[row_id] = progress
                 return
@@ -404,6 +356,10 @@ class Batch:
             cache.filter(keep)
         if self._logits is not None:
             self._logits = self._logits[mx.array(keep)]
+
+    def _take_out(self, row_id: int) -> None:
+        """Let a row leave those that write, if it is one of them."""
+        self._keep([index for index, progress in enumerate(self._writing) if progress.row.id != row_id])
 
     def _remember(self, leaving: set[int]) -> None:
         """Keep what the rows at these places have read and written."""

@@ -117,10 +117,10 @@ class MLXEngine:
 
     def _make_room(self, nbytes: int, batch: Batch | None = None) -> None:
         """Have this much memory free for a batch beside its model, or else for a model. Raises NoRoomYet."""
-        for name, (_, other) in list(self._resident.items()):
+        for name in list(self._resident):
             if self._taken(batch) + nbytes <= self._memory_limit:
                 break
-            if not other and other is not batch:
+            if not self._resident[name][1] and self._resident[name][1] is not batch:
                 self._drop([name])
         taken = self._taken(batch)
         if taken + nbytes > self._memory_limit:
@@ -142,10 +142,9 @@ class MLXEngine:
 
     def _drop(self, names: list[str]) -> None:
         for name in names:
-            model, _ = self._resident.pop(name)
-            self._prefixes.forget(model.key)
+            # No name may hold the model any longer when its memory is asked back.
+            self._prefixes.forget(self._resident.pop(name)[0].key)
             self._leaving.discard(name)
-            del model
         if names:
             gc.collect()
             mx.clear_cache()

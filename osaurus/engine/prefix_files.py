@@ -54,6 +54,7 @@ class PrefixFiles:
     _budget: int
     _run_elsewhere: Callable[[Callable[[], object]], object]
     _sizes: OrderedDict[str, int] = field(init=False)
+    _nbytes: int = field(init=False)
     _backlog: int = field(default=0, init=False)
     _lock: Lock = field(factory=Lock, init=False)
 
@@ -70,6 +71,10 @@ class PrefixFiles:
             else:
                 log.warn("{path} is no block of the prefix cache and is left alone", path=entry.path)
         return OrderedDict((name, size) for _, name, size in sorted(found))
+
+    @_nbytes.default
+    def _add_sizes(self) -> int:
+        return sum(self._sizes.values())
 
     def read(self, name: bytes) -> tuple[mx.array, mx.array] | None:
         """Return the keys and values of a block; None if there is no such file, or it is damaged."""
@@ -118,21 +123,19 @@ class PrefixFiles:
         finally:
             with self._lock:
                 self._backlog -= nbytes
+        size = DIGEST_SIZE + len(content)
         with self._lock:
-            self._sizes[name] = DIGEST_SIZE + len(content)
-            excess = sum(self._sizes.values()) - self._budget
-            going = []
-            for old, size in self._sizes.items():
-                if excess <= 0:
-                    break
-                going.append(old)
-                excess -= size
-        for old in going:
-            self._remove(old)
+            # The same block may have been on its way twice.
+            self._nbytes += size - self._sizes.get(name, 0)
+            self._sizes[name] = size
+        while self._nbytes > self._budget:
+            with self._lock:
+                oldest = next(iter(self._sizes))
+            self._remove(oldest)
 
     def _remove(self, name: str) -> None:
         with self._lock:
-            self._sizes.pop(name, None)
+            self._nbytes -= self._sizes.pop(name, 0)
         (self._folder / name).unlink(missing_ok=True)
 
 

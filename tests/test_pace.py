@@ -11,20 +11,20 @@ def _prepared(backend: Backend) -> None:
 
 
 def test_while_nobody_writes_reading_goes_in_the_largest_chunks() -> None:
-    from osaurus.engine.batch import Pace
+    from osaurus.engine.pace import Pace
 
     assert Pace(128).chunk(0) == 128
 
 
 def test_before_anything_is_known_reading_beside_writers_is_careful() -> None:
-    from osaurus.engine.batch import LEAST_CHUNK, Pace
+    from osaurus.engine.pace import LEAST_CHUNK, Pace
 
     assert Pace(128).chunk(1) == LEAST_CHUNK
 
 
 @pytest.mark.parametrize(("token", "allowed"), [(0.001, 128), (0.005, 60), (1.0, 16)])
 def test_reading_takes_a_few_steps_time(token: float, allowed: int) -> None:
-    from osaurus.engine.batch import Pace
+    from osaurus.engine.pace import Pace
 
     pace = Pace(128)
     for _ in range(50):
@@ -35,7 +35,7 @@ def test_reading_takes_a_few_steps_time(token: float, allowed: int) -> None:
 
 
 def test_what_is_learnt_while_nobody_writes_counts_too() -> None:
-    from osaurus.engine.batch import Pace
+    from osaurus.engine.pace import Pace
 
     pace = Pace(128)
     pace.took(1.0, 0, 100)
@@ -44,7 +44,7 @@ def test_what_is_learnt_while_nobody_writes_counts_too() -> None:
 
 
 def test_a_step_beside_reading_tells_what_steps_cost_when_nothing_else_did() -> None:
-    from osaurus.engine.batch import Pace
+    from osaurus.engine.pace import Pace
 
     pace = Pace(128)
     pace.took(1.0, 0, 100)
@@ -53,7 +53,7 @@ def test_a_step_beside_reading_tells_what_steps_cost_when_nothing_else_did() -> 
 
 
 def test_a_few_tokens_tell_nothing_of_the_price_of_many() -> None:
-    from osaurus.engine.batch import Pace
+    from osaurus.engine.pace import Pace
 
     pace = Pace(128)
     pace.took(1.0, 0, 100)

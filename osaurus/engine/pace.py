@@ -1,0 +1,56 @@
+"""What steps and tokens cost on this machine, and what may be done in a step for that price.
+
+Nothing here imports MLX.
+"""
+
+from attrs import define
+
+# While rows write, reading may take this many times what a step of theirs takes.
+READING_SHARE = 3.0
+LEAST_CHUNK = 16
+# What a draft must be expected to gain: expectations err.
+LEAST_GAIN = 1.15
+
+
+@define
+class Pace:
+    """What things cost here, in seconds, as averages that follow the machine."""
+
+    _most_chunk: int
+    _step: float = 0.0
+    _token: float = 0.0
+
+    def chunk(self, writing: int) -> int:
+        """Return how many tokens may be read in this step, while so many rows write."""
+        if not writing:
+            return self._most_chunk
+        if not self._token or not self._step:
+            return LEAST_CHUNK
+        return max(LEAST_CHUNK, min(self._most_chunk, int(READING_SHARE * self._step / self._token)))
+
+    def worth(self, rows: int, width: int, expected: float) -> bool:
+        """Tell whether a pass over so many tokens of each row pays, if it is expected to yield so many in all."""
+        if not self._step:
+            return False
+        token = self._token or self._step / 8
+        return expected / (self._step + token * rows * (width - 1)) > LEAST_GAIN * rows / self._step
+
+    def took(self, seconds: float, writing: int, read: int) -> None:
+        """Learn from a step in which so many rows wrote and so many tokens were read."""
+        if 0 < read < LEAST_CHUNK:
+            # A few tokens tell nothing of the price of many.
+            return
+        if not read:
+            self._step = _average(self._step, seconds)
+        elif not writing:
+            self._token = _average(self._token, seconds / read)
+        elif self._step:
+            # A price that rises is believed at once: the gap is somebody's.
+            now = max(seconds - self._step, 0.0) / read
+            self._token = max(now, _average(self._token, now))
+        elif self._token:
+            self._step = max(seconds - self._token * read, seconds / 10)
+
+
+def _average(before: float, now: float) -> float:
+    return 0.75 * before + 0.25 * now if before else now
