@@ -38,6 +38,7 @@ from twisted.logger import Logger
 
 from ..chat import Event, Failed, Finished, FinishReason, InternalError, NoRoomYet, Piece, Timings, TokenScore, Usage
 from .backend import Backend
+from .joining import join
 from .loader import Model
 from .output import StopScanner, TextAssembler
 from .pace import Pace
@@ -78,6 +79,8 @@ class _Progress:
     cache: list[Any] = field(factory=list)
     cached: int = 0
     read: int = 0
+    kept: int = 0
+    """How much of what it has read is in the prefix cache."""
     prompt_read: int = 0
     drafter: Drafter = field(factory=Drafter)
     draft: list[int] = field(factory=list)
@@ -164,7 +167,7 @@ class Batch:
             for progress in rows:
                 if progress.row.id == row_id:
                     rows.remove(progress)
-                    self._prefixes.put(self._model.key, progress.sequence[: progress.read], progress.cache)
+                    self._retain(progress)
                     return
         self._parked.pop(row_id, None)
         self._take_out(row_id)
@@ -177,7 +180,7 @@ class Batch:
         for progress in self._writing:
             if progress.row.id == row_id:
                 self._take_out(row_id)
-                progress.read, progress.draft = 0, []
+                progress.read, progress.kept, progress.draft = 0, 0, []
                 self._parked[row_id] = progress
                 return
 
@@ -209,14 +212,17 @@ class Batch:
     def _step(self, events: list[tuple[int, Event]]) -> None:
         """Do a step and append to `events` what the rows say."""
         self._wait()
+        for progress in self._reading:
+            self._retain(progress)
         if self._logits is not None:
             self._draw(self._logits, events)
-        self._join()
+        joined = self._join()
         began = perf_counter()
         width = self._launch()
         self._begin(events)
         read = self._read()
-        if width == 1 or read:
+        # Neither the copies of a join nor drafts tell what a step takes.
+        if (width == 1 or read) and not joined:
             self._launched = (began, len(self._writing), read)
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEARING == 0:
@@ -361,6 +367,12 @@ class Batch:
         """Let a row leave those that write, if it is one of them."""
         self._keep([index for index, progress in enumerate(self._writing) if progress.row.id != row_id])
 
+    def _retain(self, progress: _Progress) -> None:
+        """Keep what a row has read since. At once, bit by bit: a long prompt's copies would be a gap in all streams."""
+        if progress.read // BLOCK > progress.kept // BLOCK:
+            self._prefixes.put(self._model.key, progress.sequence[: progress.read], progress.cache)
+            progress.kept = progress.read
+
     def _remember(self, leaving: set[int]) -> None:
         """Keep what the rows at these places have read and written."""
         for index in leaving:
@@ -370,23 +382,23 @@ class Batch:
             if self._batchable and len(tokens) // BLOCK > len(progress.row.prompt) // BLOCK:
                 self._prefixes.put(self._model.key, tokens, [cache.extract(index) for cache in self._caches])
 
-    def _join(self) -> None:
-        """Let rows that have read all but their last token write."""
+    def _join(self) -> bool:
+        """Let rows that have read all but their last token write; return whether there were any."""
         most = MOST_WRITING if self._batchable else 1
         joining = [progress for progress in self._reading if not progress.unread][: most - len(self._writing)]
+        if not joining:
+            return False
+        if self._batchable:
+            layers = list(zip(*(progress.cache for progress in joining), strict=True))
+            before = self._caches or [None] * len(layers)
+            self._caches = [join(cache, others) for cache, others in zip(before, layers, strict=True)]
+        else:
+            self._caches = joining[0].cache
         for progress in joining:
-            caches = progress.cache
-            self._prefixes.put(self._model.key, progress.sequence[:-1], caches)
-            if self._batchable:
-                caches = [type(cache).merge([cache]) for cache in caches]
-            if self._caches:
-                for cache, other in zip(self._caches, caches, strict=True):
-                    cache.extend(other)
-            else:
-                self._caches = caches
             progress.cache, progress.prompt_read = [], progress.prompt_read or monotonic_ns()
             self._reading.remove(progress)
             self._writing.append(progress)
+        return True
 
     def _begin(self, events: list[tuple[int, Event]]) -> None:
         """Let rows begin to read, in the order they came, as long as there is room."""
@@ -404,6 +416,7 @@ class Batch:
             progress.cache = cache or make_prompt_cache(self._model.network)
             if not progress.written:
                 progress.cached = progress.read
+            progress.kept = progress.read
             self._reading.append(progress)
 
     def _read(self) -> int:
