@@ -47,8 +47,26 @@ class Sampling:
 
 
 @frozen(kw_only=True)
+class Text:
+    """Text to be continued as it stands, without a chat template; with a `suffix`, what stands between the two."""
+
+    text: str
+    suffix: str | None = None
+
+
+@frozen
+class Tokens:
+    """Tokens to be continued."""
+
+    tokens: tuple[int, ...]
+
+
+@frozen(kw_only=True)
 class ChatRequest:
-    """A conversation to be continued by a model.
+    """A conversation, or else the `raw` text or tokens, to be continued by a model.
+
+    The `context` are tokens that stand before the conversation. `tell_tokens` asks for all tokens, read and written,
+    when the answer is complete; with `echo` the answer begins with the raw text.
 
     `max_tokens` counts tokens of the answer; None means to the end of the context. Where prompt and `max_tokens`
     together exceed the context, the answer is bounded by the context if `max_tokens_may_shrink`, else the request is
@@ -58,7 +76,9 @@ class ChatRequest:
     """
 
     model: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
+    raw: Text | Tokens | None = None
+    context: tuple[int, ...] = ()
     max_tokens: int | None
     max_tokens_may_shrink: bool
     sampling: Sampling = Sampling()
@@ -66,6 +86,8 @@ class ChatRequest:
     context_length: int | None = None
     keep_alive: float | None = None
     top_logprobs: int | None = None
+    tell_tokens: bool = False
+    echo: bool = False
 
 
 @frozen(kw_only=True)
@@ -105,19 +127,25 @@ class TokenScore:
 
 @frozen
 class Piece:
-    """Text of the answer: whole characters, never any part of a stop string. `scores` are of its tokens, if asked."""
+    """Text of the answer: whole characters, never any part of a stop string. `scores` are of its tokens, if asked.
+
+    `choice` is the place of the answer among those of one request.
+    """
 
     text: str
     scores: tuple[TokenScore, ...] = ()
+    choice: int = 0
 
 
 @frozen(kw_only=True)
 class Finished:
-    """The answer is complete."""
+    """The answer is complete. `tokens` are those of prompt and answer, if asked for."""
 
     reason: FinishReason
     usage: Usage
     timings: Timings
+    tokens: tuple[int, ...] = ()
+    choice: int = 0
 
 
 @frozen
@@ -141,6 +169,29 @@ class InstalledModel:
     family: str
     parameters: int
     quantization: str
+    context_length: int
+
+
+@frozen(kw_only=True)
+class ResidentModel:
+    """A model in memory: what its weights take there, in bytes, whether on a GPU, and its context, in tokens."""
+
+    id: str
+    nbytes: int
+    on_gpu: bool
+    context_length: int
+
+
+@frozen(kw_only=True)
+class ModelCard:
+    """What a model's folder says about it: `facts` are numbers of its architecture, under the names of GGUF."""
+
+    model: InstalledModel
+    architecture: str
+    template: str
+    license: str
+    facts: dict[str, int]
+    fills_in: bool
 
 
 @define
@@ -197,6 +248,24 @@ class MethodNotAllowed(ApiError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
     allow: tuple[str, ...] = ()
+
+
+class RateLimitExceeded(ApiError):
+    """There are as many requests for the model as there may be; `retry_after` says when to ask again."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class Unauthorized(ApiError):
+    """The server asks for an API key, and the request has none, or a wrong one."""
+
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    """Not for this origin, host name or folder."""
+
+    status, type, code = 403, "permission_error", "forbidden"
 
 
 class RequestTooLarge(ApiError):

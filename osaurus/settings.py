@@ -21,7 +21,16 @@ UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "
 SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 # Settings whose value may be a list of its parts.
-LISTS = ("listen", "preload")
+LISTS = ("listen", "preload", "api_keys", "hosts", "origins")
+
+# Settings that are on where they are named on the command line.
+FLAGS = ("no_auth", "expose")
+
+# Settings whose value is not for the log.
+SECRETS = ("api_keys",)
+
+# Endpoint strings that only this machine can reach; those of other kinds are taken for exposed.
+LOCAL_ENDPOINT = re.compile(r"^unix:|:interface=(127\.|localhost|(::|\\:\\:)1\b)")
 
 
 class BadSetting(Exception):
@@ -70,6 +79,31 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise ValueError("must be one or more names of models, separated by commas")
     return names
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(text.lower().replace(",", " ").split())
+    if not words:
+        raise ValueError("must be one or more, separated by commas")
+    return words
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    if text.startswith(("/", "~", ".")):
+        try:
+            text = _expanded(text).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"names a file that cannot be read ({error})") from error
+    keys = tuple(text.replace(",", " ").split())
+    if not keys:
+        raise ValueError("must be one or more keys, separated by commas, or a file with one on each line")
+    return keys
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("must be a whole number from 0")
+    return int(text)
 
 
 def _switch(text: str) -> bool:
@@ -134,10 +168,41 @@ class Settings:
         _switch, "Whether drafts are checked several tokens at a time where an answer repeats its prompt.", default=True
     )
 
+    max_concurrent: int = _setting(
+        _count, "Requests for one model at the same time, waiting or being answered; 0: any number.", default=10
+    )
+    max_per_minute: int = _setting(_count, "Requests for one model within a minute; 0: any number.", default=100)
+    api_keys: tuple[str, ...] = _setting(
+        _keys,
+        "Keys, one of which every request must have, separated by commas; or a file with one on each line.",
+        default=(),
+        repr=False,
+    )
+    no_auth: bool = _setting(_switch, "Whether other machines may be let in without API keys.", default=False)
+    expose: bool = _setting(
+        _switch, "Whether to listen on the port of every network interface instead of 127.0.0.1 only.", default=False
+    )
+    hosts: tuple[str, ...] = _setting(
+        _words,
+        "Host names to answer to beside the machine's own and local ones, separated by commas; *: any.",
+        default=(),
+    )
+    origins: tuple[str, ...] = _setting(
+        _words,
+        "Origins whose pages may use the models, such as https://chat.example.org, separated by commas; *: any. "
+        "Those that are named may also change what is installed.",
+        default=("*",),
+    )
+
     @property
     def endpoints(self) -> tuple[str, ...]:
         """The endpoint strings to listen on."""
-        return self.listen or (f"tcp:{self.port}:interface=127.0.0.1",)
+        return self.listen or (f"tcp:{self.port}" + ("" if self.expose else ":interface=127.0.0.1"),)
+
+    @property
+    def exposed(self) -> tuple[str, ...]:
+        """Those of the endpoints that other machines may reach."""
+        return tuple(endpoint for endpoint in self.endpoints if LOCAL_ENDPOINT.search(endpoint) is None)
 
 
 def table() -> list[tuple[str, str]]:
@@ -164,8 +229,15 @@ def load(command_line: Mapping[str, str | list[str]], environ: Mapping[str, str]
         try:
             values[name] = tuple(text) if isinstance(text, list) and name in LISTS else readers[name](str(text))
         except ValueError as error:
-            raise BadSetting(f"{spelling} {error}, not {text!r}") from error
-    return Settings(**values)
+            said = "what was given" if name in SECRETS else repr(text)
+            raise BadSetting(f"{spelling} {error}, not {said}") from error
+    settings = Settings(**values)
+    if settings.exposed and not settings.api_keys and not settings.no_auth:
+        raise BadSetting(
+            f"Other machines could reach {settings.exposed[0]} and use this one: set keys (OSU_API_KEYS), "
+            "or say that nobody needs one (--no-auth on)"
+        )
+    return settings
 
 
 def _from_file(path: str) -> list[tuple[str, str, str | list[str]]]:

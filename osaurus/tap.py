@@ -21,10 +21,15 @@ from .chat import ApiError
 from .engine.runner import Engine, MLXRunner
 from .library.store import ModelStore
 from .service import OsaurusService
+from .serving.catalogue import Catalogue
+from .serving.limits import Limits
 from .serving.residency import Residency
 from .serving.scheduler import Scheduler
 from .web.api import Api
 from .web.front import Front
+from .web.generating import Generating
+from .web.guard import Guard
+from .web.library import Library
 from .web.request import BoundedRequest
 
 log = Logger()
@@ -50,7 +55,14 @@ class Options(usage.Options):
 
     optParameters: ClassVar[list[list[Any]]] = [
         ["config", None, None, "A TOML file with settings."],
-        *([name.replace("_", "-"), None, None, meaning] for name, meaning in settings.table() if name != "listen"),
+        *(
+            [name.replace("_", "-"), None, None, meaning]
+            for name, meaning in settings.table()
+            if name not in ("listen", *settings.FLAGS)
+        ),
+    ]
+    optFlags: ClassVar[list[list[Any]]] = [
+        [name.replace("_", "-"), None, meaning] for name, meaning in settings.table() if name in settings.FLAGS
     ]
 
     def __init__(self) -> None:
@@ -65,6 +77,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Gather the settings and refuse bad ones."""
         given = {name.replace("-", "_"): value for name, value in self.items() if value is not None}
+        # A flag that is not given says nothing: a variable of the environment may.
+        given = {name: value for name, value in given.items() if name not in settings.FLAGS or value}
         if self._endpoints:
             given["listen"] = self._endpoints
         try:
@@ -96,9 +110,15 @@ def makeService(options: Options) -> IService:
     residency = Residency(
         reactor, lambda name: runner.unload(name).addErrback(lambda failure: failure.trap(ApiError)), chosen.keep_alive
     )
-    scheduler = Scheduler(ModelStore(chosen.models_dir), runner, residency, blocking)
+    store = ModelStore(chosen.models_dir)
+    limits = Limits(reactor, chosen.max_concurrent, chosen.max_per_minute)
+    scheduler = Scheduler(store, runner, residency, limits, blocking)
+    library = Library(Catalogue(store, blocking), scheduler, blocking, reactor)
+    api = Api(Generating(scheduler, blocking, reactor), library, scheduler, reactor)
+    # Who is reached from other machines answers to whatever name they know; keys are what protects it.
+    guard = Guard(chosen.api_keys, ("*",) if chosen.exposed else chosen.hosts, chosen.origins)
     site = Site(
-        Front(Api(scheduler, blocking, reactor).resource()),
+        Front(api.resource(), guard),
         requestFactory=partial(BoundedRequest, max_body=chosen.max_body),
         # A JSON body that a client forgot to label would be taken apart as a form.
         parsePOSTFormSubmission=False,

@@ -12,7 +12,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
-from osaurus.chat import ChatRequest, Event, Failed, Finished, Piece, Timings, Usage
+from osaurus.chat import ChatRequest, Event, Failed, Finished, Piece, ResidentModel, Text, Timings, Tokens, Usage
 from osaurus.engine.runner import EngineThread, MLXRunner, Row
 from osaurus.serving.residency import Residency
 
@@ -39,8 +39,18 @@ class CountingPrompt:
 
     def encode(self, request: ChatRequest) -> tuple[list[int], int]:
         """Return the tokens and the most tokens of the answer."""
-        text = "".join(message.content for message in request.messages)
+        text = self.spell(request.raw) or "".join(message.content for message in request.messages)
         return [ord(character) for character in text], request.max_tokens or 100
+
+    def spell(self, raw: Text | Tokens | None) -> str:
+        """Return the text of a prompt that is to be continued."""
+        match raw:
+            case Text():
+                return raw.text
+            case Tokens():
+                return "".join(map(chr, raw.tokens))
+            case None:
+                return ""
 
 
 @define
@@ -92,6 +102,14 @@ class ScriptedEngine:
     def unpark(self, row_id: int) -> None:
         """Have it speak again."""
         self.parked.discard(row_id)
+
+    def resident(self) -> list[ResidentModel]:
+        """Return what was loaded and not unloaded since."""
+        return [
+            ResidentModel(id=name, nbytes=1000, on_gpu=False, context_length=512)
+            for name in dict.fromkeys(self.loads)
+            if self.loads.count(name) > self.unloads.count(name)
+        ]
 
     @property
     def busy(self) -> bool:

@@ -5,6 +5,7 @@ stream half way, use `Client.begin`, `worker.turn` and `stub.flush`.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,16 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from osaurus.chat import Failed, InternalError, ModelLoadFailed, Piece
+from osaurus.dialects.openai import chat_call
 from osaurus.library.store import ModelStore
+from osaurus.serving.catalogue import Catalogue
+from osaurus.serving.limits import Limits
 from osaurus.serving.scheduler import Scheduler
 from osaurus.web.api import Api
 from osaurus.web.front import Front
+from osaurus.web.generating import Generating
+from osaurus.web.guard import Guard
+from osaurus.web.library import Library
 
 from .doubles import MemoryWorker, finished, inline
 
@@ -65,13 +72,20 @@ class Client:
     models: Path
     worker: MemoryWorker = field(factory=MemoryWorker)
     clock: Clock = field(factory=Clock)
+    guard: Guard = field(factory=Guard)
+    max_concurrent: int = 10
+    max_per_minute: int = 100
     scheduler: Scheduler = field(init=False)
     stub: Any = field(init=False)  # StubTreq has treq's functions, which its type does not tell
 
     def __attrs_post_init__(self) -> None:
         self.clock.advance(NOON)
-        self.scheduler = Scheduler(ModelStore(self.models), self.worker.runner, self.worker.residency, inline)
-        self.stub = StubTreq(Front(Api(self.scheduler, inline, self.clock).resource()))
+        store = ModelStore(self.models)
+        limits = Limits(self.clock, self.max_concurrent, self.max_per_minute)
+        self.scheduler = Scheduler(store, self.worker.runner, self.worker.residency, limits, inline)
+        library = Library(Catalogue(store, inline), self.scheduler, inline, self.clock)
+        api = Api(Generating(self.scheduler, inline, self.clock), library, self.scheduler, self.clock)
+        self.stub = StubTreq(Front(api.resource(), self.guard))
 
     def begin(self, method: str, path: str, body: Any = None, **headers: str) -> list[Any]:
         """Send a request; the list receives the response when its headers are there."""
@@ -150,7 +164,7 @@ def test_models_are_listed_as_openai_does(client: Client) -> None:
     listed = client.ask("GET", "/v1/models").json
     assert [model["id"] for model in listed["data"]] == ["other", "tiny"]
     for model in listed["data"]:
-        assert set(model) == {"id", "object", "created", "owned_by"}
+        assert set(model) == {"id", "object", "created", "owned_by", "context_length"}
         assert (model["object"], model["owned_by"], type(model["created"])) == ("model", "osaurus", int)
 
 
@@ -291,7 +305,9 @@ def test_whatever_is_sent_gets_an_answer_in_the_dialects_shape(client: Client, p
     assert ("error" in answer.json) == (answer.status == 400)
 
 
-@pytest.mark.parametrize("header", ["Host", "User-Agent", "Accept", "Access-Control-Request-Headers"])
+@pytest.mark.parametrize(
+    "header", ["User-Agent", "Accept", "Authorization", "Origin", "Access-Control-Request-Headers"]
+)
 def test_headers_of_any_bytes_do_no_harm(client: Client, header: str) -> None:
     for value in (b"\xff\xfe", b"a" * 300, b"."):
         for path in ("/v1/chat/completions", "/api/chat", "/nope"):
@@ -471,3 +487,203 @@ def test_a_client_that_disconnects_while_the_model_loads_gets_no_row(client: Cli
     client.stub.flush()
     client.worker.settle()
     assert client.worker.engine.steps == 0
+
+
+# Several answers.
+
+
+def test_several_answers_are_choices_of_one(client: Client) -> None:
+    answer = client.chat(n=3).json
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    assert {choice["message"]["content"] for choice in answer["choices"]} == {"Hello"}
+    assert answer["usage"]["prompt_tokens"] == 3
+    assert answer["usage"]["completion_tokens"] == 6
+
+
+def test_several_answers_stream_side_by_side(client: Client) -> None:
+    *chunks, usage, done = client.chat(n=2, stream=True, stream_options={"include_usage": True}).data
+    assert done == "[DONE]"
+    assert usage["choices"] == []
+    for index in (0, 1):
+        mine = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert mine[0]["delta"]["role"] == "assistant"
+        assert "".join(choice["delta"].get("content", "") for choice in mine) == "Hello"
+        assert [choice["finish_reason"] for choice in mine if choice["finish_reason"]] == ["stop"]
+
+
+def test_a_client_that_leaves_frees_every_choice(client: Client) -> None:
+    generation = client.scheduler.submit(*chat_call(json.dumps({**HELLO, "n": 3}).encode()).requests)
+    client.worker.turn()
+    assert len(client.worker.engine.rows) == 3
+    generation.cancel()
+    client.worker.turn()
+    assert client.worker.engine.rows == {}
+
+
+def test_one_choice_that_fails_ends_them_all(client: Client) -> None:
+    client.worker.engine.script = [Piece("Hel"), Failed(InternalError("no"))]
+    *_, problem, done = client.chat(n=2, stream=True).data
+    assert (problem["error"]["message"], done) == ("no", "[DONE]")
+    client.worker.turn()
+    assert client.worker.engine.rows == {}
+
+
+def test_no_more_answers_than_requests_at_once(client: Client) -> None:
+    answer = client.chat(n=11)
+    assert (answer.status, answer.json["error"]["param"]) == (400, "n")
+
+
+# Limits.
+
+
+def test_the_eleventh_request_is_refused_and_told_when_to_come_again(client: Client) -> None:
+    for _ in range(10):
+        client.begin("POST", "/v1/chat/completions", HELLO)
+    answer = client.ask("POST", "/v1/chat/completions", HELLO)
+    assert (answer.status, answer.json["error"]["type"], answer.json["error"]["code"]) == (
+        429,
+        "rate_limit_error",
+        "rate_limit_exceeded",
+    )
+    assert int(answer.headers["retry-after"]) >= 1
+    assert client.chat().status == 200
+
+
+def test_a_client_that_leaves_makes_place(client: Client) -> None:
+    client.worker.engine.script = [Piece("x")] * 100
+    generations = [client.scheduler.submit(chat_call(json.dumps(HELLO).encode()).requests[0]) for _ in range(10)]
+    assert client.ask("POST", "/api/chat", HELLO).status == 429
+    generations[3].cancel()
+    client.worker.engine.script = [finished()]
+    assert client.ask("POST", "/api/chat", HELLO).status == 200
+
+
+def test_the_request_beyond_the_minutes_is_refused(tiny_models: Path) -> None:
+    client = Client(tiny_models, max_per_minute=2)
+    assert [client.chat().status for _ in range(3)] == [200, 200, 429]
+    assert client.chat().headers["retry-after"] == "60"
+    assert client.chat(model="other").status == 200
+    client.clock.advance(60)
+    assert client.chat().status == 200
+
+
+# One model, those in memory, and what is known of them.
+
+
+@pytest.mark.parametrize("name", ["tiny", "TINY:latest", "tests/tiny", "tests%2Ftiny", "tests/Tiny/"])
+def test_one_model_is_found_by_any_of_its_names(client: Client, name: str) -> None:
+    assert client.ask("GET", f"/v1/models/{name}").json["id"] == "tiny"
+
+
+def test_a_model_that_is_not_there_is_named(client: Client) -> None:
+    answer = client.ask("GET", "/v1/models/no/such")
+    assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
+    assert answer.json["error"]["message"].startswith("Model not found: no/such")
+
+
+def test_the_version_is_of_numbers(client: Client) -> None:
+    parts = client.ask("GET", "/api/version").json["version"].split(".")
+    assert [int(part) for part in parts] >= [0, 6, 4]
+
+
+def test_what_is_in_memory_is_told_until_when(client: Client) -> None:
+    assert client.ask("GET", "/api/ps").json == {"models": []}
+    client.ollama(keep_alive="10m")
+    [running] = client.ask("GET", "/api/ps").json["models"]
+    assert (running["name"], running["model"], running["size"], running["size_vram"]) == ("tiny", "tiny", 1000, 0)
+    assert running["context_length"] == 512
+    assert running["digest"].startswith("sha256:")
+    assert running["details"]["family"] == "llama"
+    assert running["expires_at"] == "2024-03-15T13:40:45.000000Z"
+    client.ollama(messages=[], keep_alive=0)
+    assert client.ask("GET", "/api/ps").json == {"models": []}
+
+
+def test_a_model_that_stays_for_ever_is_told_to_expire_in_centuries(client: Client) -> None:
+    client.ollama(keep_alive=-1)
+    [running] = client.ask("GET", "/api/ps").json["models"]
+    assert running["expires_at"].startswith("23")
+
+
+@pytest.mark.parametrize("key", ["model", "name"])
+def test_what_is_known_of_a_model_is_shown(client: Client, key: str) -> None:
+    shown = client.ask("POST", "/api/show", {key: "tiny"}).json
+    assert set(shown) == {
+        "license",
+        "modelfile",
+        "parameters",
+        "template",
+        "details",
+        "model_info",
+        "capabilities",
+        "modified_at",
+    }
+    assert shown["model_info"]["general.architecture"] == "llama"
+    assert shown["model_info"]["llama.context_length"] == 512
+    assert shown["capabilities"] == ["completion"]
+    assert "<|im_start|>" in shown["template"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/show"), ("DELETE", "/api/delete")])
+def test_a_body_that_names_no_model_is_refused(client: Client, method: str, path: str) -> None:
+    answer = client.ask(method, path, {})
+    assert (answer.status, answer.json["error"]["param"]) == (400, "model")
+
+
+def test_a_model_is_copied_and_deleted(tmp_path: Path, tiny_models: Path) -> None:
+    shutil.copytree(tiny_models / "tests" / "tiny", tmp_path / "tests" / "tiny")
+    client = Client(tmp_path)
+    assert client.ask("POST", "/api/copy", {"source": "tiny", "destination": "mine"}).json == {"status": "success"}
+    assert client.chat(model="mine").status == 200
+    assert client.ask("DELETE", "/api/delete", {"model": "mine"}).status == 200
+    assert client.worker.engine.unloads == ["mine"]
+    assert client.chat(model="mine").status == 404
+    assert client.chat(model="tiny").status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/embeddings", "/api/pull"]
+)
+def test_what_is_known_but_not_served_yet_says_so(client: Client, path: str) -> None:
+    answer = client.ask("POST", path, {})
+    assert (answer.status, answer.json["error"]["code"]) == (404, "not_found")
+    assert "is not served" in answer.json["error"]["message"]
+
+
+# Texts.
+
+
+def test_a_text_is_continued(client: Client) -> None:
+    answer = client.ask(
+        "POST", "/v1/completions", {"model": "tiny", "prompt": ["ab", "cde"], "n": 2, "echo": True}
+    ).json
+    assert answer["object"] == "text_completion"
+    assert [choice["text"] for choice in answer["choices"]] == ["abHello", "abHello", "cdeHello", "cdeHello"]
+    assert answer["usage"]["prompt_tokens"] == 6
+
+
+def test_tokens_are_continued_and_can_be_echoed(client: Client) -> None:
+    answer = client.ask("POST", "/v1/completions", {"model": "tiny", "prompt": [97, 98], "echo": True}).json
+    assert [choice["text"] for choice in answer["choices"]] == ["abHello"]
+
+
+def test_a_text_streams(client: Client) -> None:
+    *chunks, done = client.ask("POST", "/v1/completions", {"model": "tiny", "prompt": "a", "stream": True}).data
+    assert done == "[DONE]"
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "Hello"
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+
+
+def test_generate_answers_with_text(client: Client) -> None:
+    answer = client.ask("POST", "/api/generate", {"model": "tiny", "prompt": "hi"}).json
+    assert (answer["response"], answer["done"], answer["done_reason"]) == ("Hello", True, "stop")
+    lines = client.ask("POST", "/api/generate", {"model": "tiny", "prompt": "hi", "stream": True}).lines
+    assert [line["response"] for line in lines] == ["Hel", "lo", ""]
+
+
+def test_generate_without_a_prompt_loads_and_unloads(client: Client) -> None:
+    loaded = client.ask("POST", "/api/generate", {"model": "tiny"}).json
+    assert (loaded["response"], loaded["done_reason"]) == ("", "load")
+    unloaded = client.ask("POST", "/api/generate", {"model": "tiny", "keep_alive": 0}).json
+    assert unloaded["done_reason"] == "unload"
+    assert client.worker.engine.unloads == ["tiny"]

@@ -52,21 +52,21 @@ def test_events_that_came_before_a_listener_are_not_lost(generation: Generation)
 
 def test_completion_joins_the_pieces(generation: Generation) -> None:
     generation.deliver(Started(3))
-    fired = outcome(generation.completion())
+    fired = outcome(generation.completions())
     for event in (Piece("a"), Piece("b"), finished()):
         generation.deliver(event)
-    assert fired == [Completion("ab", finished())]
+    assert fired == [[Completion("ab", finished())]]
 
 
 def test_completion_fails_with_the_error(generation: Generation) -> None:
     error: ApiError = InternalError("no")
     generation.deliver(Started(3))
-    fired = outcome(generation.completion())
+    fired = outcome(generation.completions())
     generation.deliver(Failed(error))
     assert fired == [error]
 
 
-@pytest.mark.parametrize("stage", ["started", "completion"])
+@pytest.mark.parametrize("stage", ["started", "completions"])
 def test_cancelling_what_one_waits_for_ends_the_answer_once(
     generation: Generation, cancelled: list[Generation], stage: str
 ) -> None:

@@ -59,6 +59,7 @@ class Desk:
                 arrived=0,
                 load=0,
                 top_logprobs=request.top_logprobs,
+                tell_tokens=request.tell_tokens,
             ),
         )
 
@@ -88,6 +89,11 @@ class Desk:
 
 @pytest.fixture
 def desk(backend: Backend, tiny_models: Path) -> Desk:
+    return another(backend, tiny_models)
+
+
+def another(backend: Backend, tiny_models: Path) -> Desk:
+    """A desk with an engine that has read nothing yet."""
     from osaurus.engine.mlx_engine import MLXEngine
     from osaurus.engine.prefixes import PrefixCache
 
@@ -571,6 +577,49 @@ def test_prompts_of_about_the_same_length_are_read_in_one_pass(desk: Desk, monke
     assert desk.finish() == alone
     assert max(passes) > 1
     assert len(passes) < 6
+
+
+def test_rows_that_begin_alike_read_it_once(desk: Desk, backend: Backend, tiny_models: Path) -> None:
+    """Several answers to one prompt, and a neighbour's that branches off."""
+    shared = "They begin alike. " * 12
+    alone = [desk.alone(content) for content in (shared, shared + "Or not?")]
+    fresh = another(backend, tiny_models)
+    rows = [shared, shared, shared, shared + "Or not?"]
+    for number, content in enumerate(rows):
+        fresh.add(number, content)
+    fresh.finish()
+    assert [fresh.texts[number] for number in range(4)] == [alone[0]] * 3 + [alone[1]]
+    ends = [fresh.ends[number] for number in range(4)]
+    usages = [end.usage for end in ends if isinstance(end, Finished)]
+    assert usages[0].cached_tokens == 0
+    from osaurus.engine.prefixes import BLOCK
+
+    for usage in usages[1:3]:
+        assert usage.prompt_tokens - usage.cached_tokens <= BLOCK
+    assert usages[3].cached_tokens > usages[3].prompt_tokens // 2
+
+
+def test_a_row_whose_reader_is_cancelled_reads_for_itself(desk: Desk, backend: Backend, tiny_models: Path) -> None:
+    content = "They begin alike. " * 12
+    alone = desk.alone(content)
+    fresh = another(backend, tiny_models)
+    fresh.add(1, content)
+    fresh.add(2, content)
+    fresh.step()
+    fresh.engine.remove(1)
+    fresh.finish()
+    assert fresh.texts == {2: alone}
+
+
+def test_the_tokens_of_prompt_and_answer_are_told_on_request(desk: Desk) -> None:
+    desk.add(1, "Hello", max_tokens=3, tell_tokens=True)
+    desk.add(2, "Hello", max_tokens=3)
+    desk.finish()
+    told, untold = desk.ends[1], desk.ends[2]
+    assert isinstance(told, Finished)
+    assert isinstance(untold, Finished)
+    assert len(told.tokens) == told.usage.prompt_tokens + told.usage.completion_tokens
+    assert untold.tokens == ()
 
 
 def test_a_pass_of_reading_is_no_longer_than_allowed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

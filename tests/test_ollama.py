@@ -31,7 +31,8 @@ from osaurus.chat import (
     TokenScore,
     Usage,
 )
-from osaurus.dialects.ollama import ChatAnswer, ChatCall, chat_call, error, rfc3339, tags
+from osaurus.dialects.ollama import Answer, Call, as_message, chat_call, error, rfc3339
+from osaurus.dialects.ollama_models import tags
 
 TURN = {"role": "user", "content": "hi"}
 NOON = datetime(2024, 3, 15, 12, 0, 0, 5, UTC)
@@ -40,7 +41,7 @@ TRICKY = 'a\u2028b\u2029c\u0085d\x0be\r\nf"\\ \U0001f995'
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
-def call(**fields: Any) -> ChatCall:
+def call(**fields: Any) -> Call:
     """Read a chat with these fields."""
     return chat_call(json.dumps({"model": "m", "messages": [TURN], **fields}).encode())
 
@@ -75,7 +76,7 @@ def finished(reason: FinishReason = "stop") -> Finished:
 
 def stream(*events: Event) -> list[Any]:
     """Return the objects of a stream, after checking its form."""
-    encoded = b"".join(ChatAnswer(model="m").event(event, NOON) for event in events)
+    encoded = b"".join(Answer(model="m", spoken=as_message).event(event, NOON) for event in events)
     assert encoded.isascii()
     assert encoded.endswith(b"\n")
     lines = encoded.decode().removesuffix("\n").split("\n")
@@ -94,12 +95,13 @@ def model(**fields: Any) -> InstalledModel:
         "family": "llama",
         "parameters": 134_515_008,
         "quantization": "Q4",
+        "context_length": 2048,
     }
     return InstalledModel(**{**usual, **fields})
 
 
 def test_only_a_model_and_messages_are_needed() -> None:
-    assert call() == ChatCall(
+    assert call() == Call(
         model="m",
         request=ChatRequest(
             model="m",
@@ -142,7 +144,7 @@ def test_what_is_given_is_passed_on() -> None:
         "num_ctx": 4096,
         "stop": ["a", "b"],
     }
-    assert call(model="org/repo:latest", stream=True, options=options) == ChatCall(
+    assert call(model="org/repo:latest", stream=True, options=options) == Call(
         model="org/repo:latest",
         request=ChatRequest(
             model="org/repo:latest",
@@ -192,8 +194,8 @@ def test_unknown_fields_and_hints_are_ignored() -> None:
 
 
 def test_without_messages_a_model_is_loaded_or_unloaded() -> None:
-    assert call(messages=[]) == ChatCall(model="m", request=None, stream=None, keep_alive=None)
-    assert call(messages=[], keep_alive=0) == ChatCall(model="m", request=None, stream=None, keep_alive=0)
+    assert call(messages=[]) == Call(model="m", request=None, stream=None, keep_alive=None)
+    assert call(messages=[], keep_alive=0) == Call(model="m", request=None, stream=None, keep_alive=0)
 
 
 def test_messages_must_be_there_all_the_same() -> None:
@@ -329,7 +331,9 @@ def test_a_value_that_asks_for_nothing_passes(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("reason", ["stop", "length"])
 def test_a_whole_answer_has_every_field(reason: FinishReason) -> None:
-    found = json.loads(json.dumps(ChatAnswer(model="m").completion(Completion("Paris", finished(reason)), NOON)))
+    found = json.loads(
+        json.dumps(Answer(model="m", spoken=as_message).completion(Completion("Paris", finished(reason)), NOON))
+    )
     assert found == {
         "model": "m",
         "created_at": "2024-03-15T12:00:00.000005Z",
@@ -353,12 +357,12 @@ def test_a_stream_is_done_with_its_last_line_only() -> None:
         {"role": "assistant", "content": "is"},
     ]
     assert all(line["done"] is False and "done_reason" not in line for line in lines)
-    assert last == ChatAnswer(model="m").completion(Completion("", finished("length")), NOON)
+    assert last == Answer(model="m", spoken=as_message).completion(Completion("", finished("length")), NOON)
     assert all(line["model"] == "m" and RFC3339.fullmatch(line["created_at"]) for line in [*lines, last])
 
 
 def test_what_needs_no_line_gets_none() -> None:
-    assert ChatAnswer(model="m").event(Started(11), NOON) == b""
+    assert Answer(model="m", spoken=as_message).event(Started(11), NOON) == b""
 
 
 def test_text_reaches_the_client_unchanged_in_ascii() -> None:
@@ -380,7 +384,7 @@ def test_errors_are_strings_for_the_sdks_of_ollama() -> None:
 
 @pytest.mark.parametrize(("reason", "duration"), [("load", 1_500_000_000), ("unload", 0)])
 def test_loading_and_unloading_are_answered_without_text(reason: str, duration: int) -> None:
-    assert ChatAnswer(model="m").idle(reason, duration, NOON) == {
+    assert Answer(model="m", spoken=as_message).idle(reason, duration, NOON) == {
         "model": "m",
         "created_at": "2024-03-15T12:00:00.000005Z",
         "message": {"role": "assistant", "content": ""},
@@ -478,7 +482,7 @@ def test_log_probabilities_are_lists_beside_the_message() -> None:
     assert asked(logprobs=True, top_logprobs=1).top_logprobs == 1
     assert asked().top_logprobs is None
     assert refusal(top_logprobs=1).param == "top_logprobs"
-    answer = ChatAnswer(model="m")
+    answer = Answer(model="m", spoken=as_message)
     assert json.loads(answer.event(Piece("a", (score,)), NOON))["logprobs"] == expected
     assert answer.completion(Completion("a", finished(), (score,)), NOON)["logprobs"] == expected
     assert "logprobs" not in answer.completion(Completion("a", finished()), NOON)

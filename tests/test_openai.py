@@ -46,7 +46,8 @@ def call(**fields: Any) -> ChatCall:
 
 def request(**fields: Any) -> ChatRequest:
     """Return what is asked of the model by a chat completion with these fields."""
-    return call(**fields).request
+    [only] = call(**fields).requests
+    return only
 
 
 def refusal(**fields: Any) -> InvalidRequest:
@@ -82,14 +83,16 @@ def answer(include_usage: bool = False) -> ChatAnswer:
 
 def test_only_a_model_and_messages_are_needed() -> None:
     assert call() == ChatCall(
-        request=ChatRequest(
-            model="m",
-            messages=(Message("user", "hi"),),
-            max_tokens=2048,
-            max_tokens_may_shrink=True,
-            sampling=Sampling(temperature=0.7, top_p=0.9, top_k=None, min_p=None, seed=None),
-            stop=(),
-            context_length=None,
+        requests=(
+            ChatRequest(
+                model="m",
+                messages=(Message("user", "hi"),),
+                max_tokens=2048,
+                max_tokens_may_shrink=True,
+                sampling=Sampling(temperature=0.7, top_p=0.9, top_k=None, min_p=None, seed=None),
+                stop=(),
+                context_length=None,
+            ),
         ),
         stream=False,
         include_usage=False,
@@ -128,13 +131,15 @@ def test_what_is_given_is_passed_on() -> None:
         stream_options={"include_usage": True},
     )
     assert found == ChatCall(
-        request=ChatRequest(
-            model="org/repo",
-            messages=(Message("user", "hi"),),
-            max_tokens=5,
-            max_tokens_may_shrink=False,
-            sampling=Sampling(temperature=0.0, top_p=0.25, top_k=40, min_p=0.125, seed=-7),
-            stop=("a", "b"),
+        requests=(
+            ChatRequest(
+                model="org/repo",
+                messages=(Message("user", "hi"),),
+                max_tokens=5,
+                max_tokens_may_shrink=False,
+                sampling=Sampling(temperature=0.0, top_p=0.25, top_k=40, min_p=0.125, seed=-7),
+                stop=("a", "b"),
+            ),
         ),
         stream=True,
         include_usage=True,
@@ -309,7 +314,6 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ("response_format", {"type": "json_object"}),
         ("response_format", {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}}),
         ("response_format", "text"),
-        ("n", 2),
         ("n", 0),
         ("n", "1"),
         ("reasoning_effort", "high"),
@@ -334,7 +338,6 @@ def test_what_is_not_served_and_changes_the_answer_is_named(field: str, value: A
         ("functions", []),
         ("function_call", "auto"),
         ("response_format", {"type": "text"}),
-        ("n", 1),
         ("logprobs", False),
         ("top_logprobs", 0),
         ("logit_bias", {}),
@@ -366,7 +369,7 @@ def test_no_calls_in_the_conversation_are_none() -> None:
 
 @pytest.mark.parametrize("reason", ["stop", "length"])
 def test_a_whole_answer_has_every_field(reason: FinishReason) -> None:
-    assert answer().completion(Completion("Paris", finished(reason))) == {
+    assert answer().completion([Completion("Paris", finished(reason))]) == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1710509445,
@@ -464,20 +467,25 @@ def test_models_are_listed() -> None:
         family="llama",
         parameters=5,
         quantization="Q4",
+        context_length=2048,
     )
     listed = json.loads(json.dumps(models([model])))
     assert listed == {
         "object": "list",
-        "data": [{"id": "small", "object": "model", "created": 1710509445, "owned_by": "osaurus"}],
+        "data": [
+            {"id": "small", "object": "model", "created": 1710509445, "owned_by": "osaurus", "context_length": 2048}
+        ],
     }
     assert isinstance(listed["data"][0]["created"], int)
     assert models([]) == {"object": "list", "data": []}
 
 
 def test_penalties_and_bias_are_passed_on() -> None:
-    sampling = call(
-        presence_penalty=0.5, frequency_penalty=-1, repetition_penalty=1.25, logit_bias={"7": -100, "0": 1.5}
-    ).request.sampling
+    sampling = (
+        call(presence_penalty=0.5, frequency_penalty=-1, repetition_penalty=1.25, logit_bias={"7": -100, "0": 1.5})
+        .requests[0]
+        .sampling
+    )
     assert sampling == Sampling(
         presence_penalty=0.5, frequency_penalty=-1, repetition_penalty=1.25, bias=((7, -100.0), (0, 1.5))
     )
@@ -512,7 +520,7 @@ def test_penalties_bias_and_scores_have_bounds(field: str, value: Any, param: st
     [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 5}, 5), ({"logprobs": False}, None)],
 )
 def test_log_probabilities_are_asked_for_with_two_fields(fields: dict[str, Any], expected: int | None) -> None:
-    assert call(**fields).request.top_logprobs == expected
+    assert request(**fields).top_logprobs == expected
 
 
 SCORE = TokenScore("é".encode(), -0.5, (TokenScore("é".encode(), -0.5), TokenScore(b"\xe2", -1.5)))
@@ -529,13 +537,13 @@ SCORED = {
 
 def test_log_probabilities_are_in_the_answer_and_in_the_chunks() -> None:
     answer = ChatAnswer(id="i", created=1, model="m", include_logprobs=True)
-    whole = answer.completion(Completion("é", finished(), (SCORE,)))
+    whole = answer.completion([Completion("é", finished(), (SCORE,))])
     assert whole["choices"][0]["logprobs"] == {"content": [SCORED], "refusal": None}
     chunk = json.loads(answer.event(Piece("é", (SCORE,))).removeprefix(b"data: "))
     assert chunk["choices"][0]["logprobs"] == {"content": [SCORED], "refusal": None}
 
 
 def test_keep_alive_is_an_extension() -> None:
-    assert call(keep_alive="5m").request.keep_alive == 300
-    assert call().request.keep_alive is None
+    assert request(keep_alive="5m").keep_alive == 300
+    assert request().keep_alive is None
     assert refusal(keep_alive="soon").param == "keep_alive"

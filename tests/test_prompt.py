@@ -214,13 +214,15 @@ def test_a_prompt_that_fills_the_context_is_refused_with_both_numbers(tiny_token
         problem = too_long(tiny_tokenizer, context, request)
         assert problem.param == "messages"
         assert f"context is {context} tokens" in problem.message
-        assert f"messages have {length}." in problem.message
+        assert f"there are {length} in the messages." in problem.message
     assert encoder(tiny_tokenizer, length + 1).encode(request)[1] == 1
 
 
 def test_huge_text_is_refused_before_it_is_rendered(tiny_tokenizer: Tokenizer) -> None:
     unrendered = PromptEncoder(tiny_tokenizer, JinjaTemplate("{{ raise_exception('rendered') }}"), SPECIAL, 512)
-    with pytest.raises(ContextLengthExceeded, match=r"context is 512 tokens; the messages have at least \d+") as caught:
+    with pytest.raises(
+        ContextLengthExceeded, match=r"context is 512 tokens; there are at least \d+ in the messages"
+    ) as caught:
         unrendered.encode(ask("a" * 50_000, "b" * 50_000))
     assert caught.value.param == "messages"
 

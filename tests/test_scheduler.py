@@ -23,6 +23,7 @@ from osaurus.chat import (
 )
 from osaurus.library.store import ModelStore
 from osaurus.serving.generation import Generation
+from osaurus.serving.limits import Limits
 from osaurus.serving.scheduler import Scheduler
 
 from .doubles import MemoryWorker, ScriptedEngine, finished, inline
@@ -38,7 +39,8 @@ class Stage:
     scheduler: Scheduler = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.scheduler = Scheduler(ModelStore(self.models), self.worker.runner, self.worker.residency, inline)
+        store, limits = ModelStore(self.models), Limits(self.worker.clock, 10, 100)
+        self.scheduler = Scheduler(store, self.worker.runner, self.worker.residency, limits, inline)
 
 
 @pytest.fixture
@@ -56,9 +58,9 @@ def test_an_admitted_request_is_answered(stage: Stage) -> None:
     generation = stage.scheduler.submit(ask())
     stage.worker.turn()
     assert outcome(generation.started()) == [Started(3)]
-    fired = outcome(generation.completion())
+    fired = outcome(generation.completions())
     stage.worker.settle()
-    assert fired == [Completion("Hello", finished())]
+    assert fired == [[Completion("Hello", finished())]]
 
 
 def test_the_row_has_what_the_request_asked_for(stage: Stage) -> None:
@@ -108,10 +110,10 @@ def test_a_client_that_leaves_frees_its_row_and_no_other(stage: Stage) -> None:
     leaving, staying = stage.scheduler.submit(ask()), stage.scheduler.submit(ask())
     stage.worker.turn(2)
     leaving.cancel()
-    fired = outcome(staying.completion())
+    fired = outcome(staying.completions())
     stage.worker.settle()
     assert len(stage.worker.engine.removed) == 1
-    assert fired == [Completion("Hello", finished())]
+    assert fired == [[Completion("Hello", finished())]]
 
 
 def test_stopping_ends_what_is_being_answered_and_refuses_what_comes(stage: Stage) -> None:
@@ -202,9 +204,9 @@ def test_a_request_waits_until_there_is_room_for_its_model(stage: Stage) -> None
     leaving.cancel()
     stage.worker.engine.failure = None
     assert (waiting.over, leaving.over) == (False, True)
-    ended = outcome(first.completion())
+    ended = outcome(first.completions())
     stage.worker.settle()
-    assert ended == [Completion("Hello", finished())]
+    assert ended == [[Completion("Hello", finished())]]
     stage.worker.settle()
     assert outcome(waiting.started()) == [Started(3)]
 

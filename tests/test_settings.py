@@ -22,6 +22,13 @@ EVERY = [
     ("keep_alive", "1h30m", 5400.0, "soon"),
     ("preload", "tiny, other", ("tiny", "other"), ","),
     ("speculation", "off", False, "perhaps"),
+    ("max_concurrent", "0", 0, "-1"),
+    ("max_per_minute", "1000", 1000, "many"),
+    ("api_keys", "one, two", ("one", "two"), ","),
+    ("no_auth", "on", True, "maybe"),
+    ("expose", "off", False, "maybe"),
+    ("hosts", "Mac.example.org", ("mac.example.org",), ","),
+    ("origins", "https://a.example, https://b.example", ("https://a.example", "https://b.example"), ","),
 ]
 
 
@@ -42,7 +49,7 @@ def toml(folder: Path, text: str) -> str:
 
 
 def test_endpoints_given_one_by_one_may_hold_spaces() -> None:
-    assert load({"listen": ["unix:/tmp/a b/s.sock", "tcp:1"]}, {}).listen == ("unix:/tmp/a b/s.sock", "tcp:1")
+    assert load({"listen": ["unix:/tmp/a b/s.sock", "unix:1"]}, {}).listen == ("unix:/tmp/a b/s.sock", "unix:1")
 
 
 def test_models_to_load_can_be_a_list_in_the_file(tmp_path: Path) -> None:
@@ -135,7 +142,8 @@ def test_a_bad_value_is_named_with_the_spelling_that_was_used(
         with pytest.raises(BadSetting) as caught:
             load(command_line, environ)
         assert str(caught.value).startswith(f"{spelling} must be ")
-        assert str(caught.value).endswith(f", not {bad!r}")
+        said = "what was given" if name in settings.SECRETS else repr(bad)
+        assert str(caught.value).endswith(f", not {said}")
 
 
 @pytest.mark.parametrize("text", ["", "0", "65536", "-1", "1337.0", "true", "0x50", "9" * 30])
@@ -168,9 +176,9 @@ def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
 
 
 def test_a_file_may_hold_numbers_and_lists(tmp_path: Path) -> None:
-    config = toml(tmp_path, 'port = 8080\nmax_body = 65536\nlisten = ["tcp:1", "unix:/tmp/s"]')
+    config = toml(tmp_path, 'port = 8080\nmax_body = 65536\nlisten = ["unix:1", "unix:/tmp/s"]')
     found = load({"config": config}, {})
-    assert (found.port, found.max_body, found.listen) == (8080, 65536, ("tcp:1", "unix:/tmp/s"))
+    assert (found.port, found.max_body, found.listen) == (8080, 65536, ("unix:1", "unix:/tmp/s"))
 
 
 @pytest.mark.parametrize("value", ["true", "1337.0", "{ number = 1337 }", "1979-05-27"])
@@ -193,9 +201,55 @@ def test_the_port_is_on_this_machine_only() -> None:
     assert load({"port": "8080"}, {}).endpoints == ("tcp:8080:interface=127.0.0.1",)
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "tcp:1337",
+        "tcp:1337:interface=0.0.0.0",
+        "tcp6:1337",
+        "ssl:443:interface=192.168.1.2",
+        "systemd:domain=INET:index=0",
+    ],
+)
+def test_an_endpoint_that_others_can_reach_needs_keys(endpoint: str) -> None:
+    with pytest.raises(BadSetting, match=r"OSU_API_KEYS.*--no-auth"):
+        load({"listen": endpoint}, {})
+    assert load({"listen": endpoint}, {"OSU_API_KEYS": "secret"}).exposed == (endpoint,)
+    assert load({"listen": endpoint, "no_auth": "1"}, {}).exposed == (endpoint,)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["unix:/run/osaurus", "tcp:1337:interface=127.0.0.1", "tcp6:1337:interface=\\:\\:1", "tcp:1:interface=localhost"],
+)
+def test_an_endpoint_that_only_this_machine_can_reach_needs_none(endpoint: str) -> None:
+    assert load({"listen": endpoint}, {}).exposed == ()
+
+
+def test_to_expose_is_to_listen_everywhere() -> None:
+    with pytest.raises(BadSetting):
+        load({"expose": "1"}, {})
+    assert load({"expose": "1", "port": "80"}, {"OSU_API_KEYS": "secret"}).endpoints == ("tcp:80",)
+
+
+def test_keys_may_be_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("one\ntwo\n")
+    assert load({}, {"OSU_API_KEYS": str(path)}).api_keys == ("one", "two")
+    with pytest.raises(BadSetting, match="cannot be read"):
+        load({}, {"OSU_API_KEYS": f"{path}.gone"})
+
+
+def test_keys_are_never_shown() -> None:
+    assert "secret" not in repr(load({}, {"OSU_API_KEYS": "secret"}))
+    with pytest.raises(BadSetting) as caught:
+        load({}, {"OSU_API_KEYS": ",,,"})
+    assert ",,," not in str(caught.value)
+
+
 def test_endpoints_replace_the_port() -> None:
-    found = load({"listen": "tcp:80  unix:/run/osaurus", "port": "8080"}, {})
-    assert found.endpoints == ("tcp:80", "unix:/run/osaurus")
+    found = load({"listen": "unix:/run/other  unix:/run/osaurus", "port": "8080"}, {})
+    assert found.endpoints == ("unix:/run/other", "unix:/run/osaurus")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
 from twisted.logger import LogEvent, LogLevel, capturedLogs
 
-from osaurus.chat import InstalledModel, ModelNotFound
+from osaurus.chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
 from osaurus.library.store import ModelStore
 
 WEIGHTS: dict[str, Any] = {
@@ -133,6 +133,7 @@ def test_a_model_is_described(tmp_path: Path) -> None:
             family="qwen2",
             parameters=320,
             quantization="F16",
+            context_length=4096,
         )
     ]
 
@@ -521,3 +522,93 @@ def test_a_file_of_any_name_has_a_place_in_the_digest(tmp_path: Path) -> None:
         Path(os.fsdecode(os.fsencode(folder) + b"/notes-\xff.txt")).write_text("x")
     store = ModelStore(tmp_path)
     assert store.digest(store.find("tiny")).startswith("sha256:")
+
+
+# Copies, and deletion.
+
+
+@pytest.fixture
+def own(tmp_path: Path, tiny_models: Path) -> ModelStore:
+    """A models folder of one's own, with the tiny model."""
+    shutil.copytree(tiny_models / "tests" / "tiny", tmp_path / "tests" / "tiny")
+    return ModelStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("destination", "repository"),
+    [
+        ("mine", "local/mine"),
+        ("mine:latest", "local/mine"),
+        ("org/Mine-2.0", "org/Mine-2.0"),
+        ("tests/other", "tests/other"),
+    ],
+)
+def test_a_copy_is_a_model_of_its_own(own: ModelStore, destination: str, repository: str) -> None:
+    own.copy(own.find("tiny"), destination)
+    copied = own.find(destination)
+    assert copied.repository == repository
+    assert own.digest(copied) == own.digest(own.find("tiny"))
+    own.delete(own.find("tiny"))
+    assert own.digest(copied).startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    "destination", ["", "../x", "a/../b", "/etc", ".hidden", "a/b/c", "a\\b", "a\0b", "a:7b", "x" * 97, "ä"]
+)
+def test_a_name_that_is_none_is_refused(own: ModelStore, destination: str) -> None:
+    before = sorted(own.folder.rglob("*"))
+    with pytest.raises(InvalidRequest) as caught:
+        own.copy(own.find("tiny"), destination)
+    assert caught.value.param == "destination"
+    assert sorted(own.folder.rglob("*")) == before
+
+
+def test_a_copy_does_not_replace_a_model(own: ModelStore) -> None:
+    with pytest.raises(InvalidRequest, match="already"):
+        own.copy(own.find("tiny"), "tests/tiny")
+    assert [model.repository for model in own.models()] == ["tests/tiny"]
+    assert sorted(path.name for path in (own.folder / "tests").iterdir()) == ["tiny"]
+
+
+def test_what_is_deleted_is_gone(own: ModelStore) -> None:
+    own.delete(own.find("tiny"))
+    assert own.models() == []
+    assert list(own.folder.iterdir()) == []
+
+
+def test_deleting_leaves_the_neighbours(own: ModelStore) -> None:
+    own.copy(own.find("tiny"), "tests/other")
+    own.delete(own.find("other"))
+    assert [model.id for model in own.models()] == ["tiny"]
+
+
+@pytest.mark.parametrize("link", ["model", "organisation"])
+def test_nothing_outside_the_models_folder_is_deleted_or_written(
+    own: ModelStore, tmp_path_factory: pytest.TempPathFactory, link: str
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (own.folder / "tests" / "tiny").rename(outside / "tiny")
+    if link == "model":
+        (own.folder / "tests" / "linked").symlink_to(outside / "tiny")
+    else:
+        (own.folder / "linked").symlink_to(outside)
+    [model] = own.models()
+    with pytest.raises(Forbidden, match="link out of the models folder"):
+        own.delete(model)
+    assert (outside / "tiny" / "config.json").exists()
+    if link == "organisation":
+        with pytest.raises(Forbidden):
+            own.copy(model, "linked/mine")
+        assert [path.name for path in outside.iterdir()] == ["tiny"]
+
+
+def test_a_copy_that_fails_leaves_nothing(own: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "hardlink_to", full)
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(OSError, match="No space"):
+        own.copy(own.find("tiny"), "mine")
+    assert not list(own.folder.rglob(".copying*"))
+    assert [model.id for model in own.models()] == ["tiny"]

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .. import durations
-from ..chat import InvalidRequest, Message, Role, Sampling, TokenScore
+from ..chat import ChatRequest, InvalidRequest, Message, Role, Sampling, TokenScore
 from .strict import Between, Items
 
 ModelName = Annotated[str, Items(1, 512)]
@@ -19,6 +19,8 @@ StopList = Annotated[list[StopString], Items(0, 16)]
 
 # A factor of 0 would divide by it; Ollama's 0 means none.
 RepetitionPenalty = Annotated[float, Between(0, 10)]
+# OpenAI's own limit; the server's may be less.
+Choices = Annotated[int, Between(1, 128)]
 TopLogprobs = Annotated[int, Between(0, 20)]
 
 DEFAULT_MAX_TOKENS = 2048
@@ -122,6 +124,17 @@ def message(index: int, role: str, content: str | list[Part] | None) -> Message:
     if content is None and role != "assistant":
         refuse(f"{at}.content", "is required")
     return Message(ROLES[role], content or "")
+
+
+def several(request: ChatRequest, choices: int) -> tuple[ChatRequest, ...]:
+    """Return a request for each of several answers; where one seed is given each has its own."""
+    seed = request.sampling.seed
+    if seed is None:
+        return (request,) * choices
+    return tuple(
+        evolve(request, sampling=evolve(request.sampling, seed=(seed + choice + 2**63) % 2**64 - 2**63))
+        for choice in range(choices)
+    )
 
 
 def refuse(param: str, reason: str) -> NoReturn:

@@ -1,16 +1,16 @@
-"""The Ollama dialect: chat, the list of models, errors.
+"""The Ollama dialect: chat, errors, and what all its answers have in common.
 
 The contract is Ollama's API documentation (https://github.com/ollama/ollama/blob/main/docs/api.md) as docs/ollama.md
 narrows it. Durations are in nanoseconds.
 """
 
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Annotated, Any
 
 from attrs import evolve, frozen
 
-from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, InstalledModel, Piece, TokenScore
+from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, Piece, TokenScore
 from .encoding import encode_json
 from .fields import (
     DEFAULT_MAX_TOKENS,
@@ -31,7 +31,7 @@ from .fields import (
 from .strict import Between, Items, parse
 
 # Fields that change the answer and are not served yet, each with the values that ask for nothing.
-UNSERVED: dict[str, Iterable[object]] = {"tools": [[]], "format": [""], "think": [False], "template": [""]}
+UNSERVED: dict[str, Iterable[object]] = {"format": [""], "think": [False], "template": [""]}
 UNSERVED_OPTIONS: dict[str, Iterable[object]] = {
     "mirostat": [0],
     "tfs_z": [1],
@@ -49,7 +49,9 @@ class _Message:
 
 
 @frozen(kw_only=True)
-class _Options(SamplingFields):
+class Options(SamplingFields):
+    """How the answer is to be written."""
+
     num_predict: Annotated[int, Between(-2, 2**31)] | None = None
     num_ctx: Annotated[int, Between(1, 2**31)] | None = None
     repeat_penalty: RepetitionPenalty = 1
@@ -61,15 +63,13 @@ class _Options(SamplingFields):
 
 
 @frozen(kw_only=True)
-class _ChatBody:
-    """What is known of the body of a chat; unknown keys are ignored."""
+class Asked:
+    """What the bodies of chat and generate have in common; unknown keys are ignored."""
 
     model: ModelName
-    messages: Annotated[list[_Message], Items(0, MOST_MESSAGES)]
     stream: bool | None = None
-    options: _Options = _Options()
+    options: Options = Options()
     keep_alive: Any = None
-    tools: Any = None
     format: Any = None
     think: Any = None
     template: Any = None
@@ -78,8 +78,16 @@ class _ChatBody:
 
 
 @frozen(kw_only=True)
-class ChatCall:
-    """A chat that was asked for; without messages (`request` None) only the model is to be loaded or unloaded.
+class ChatBody(Asked):
+    """What is known of the body of a chat."""
+
+    messages: Annotated[list[_Message], Items(0, MOST_MESSAGES)]
+    tools: Any = None
+
+
+@frozen(kw_only=True)
+class Call:
+    """A chat, or a text, that was asked for; without any (`request` None) the model is to be loaded or unloaded.
 
     `stream` is None where the body does not say. `keep_alive` is how long the model is to stay, in seconds; 0 asks for
     its memory back, None says nothing.
@@ -91,23 +99,33 @@ class ChatCall:
     keep_alive: float | None
 
 
-def chat_call(body: bytes) -> ChatCall:
+def chat_call(body: bytes) -> Call:
     """Read the body of a chat. Raises InvalidRequest naming the field at fault."""
-    chat = parse(_ChatBody, body)
-    options = chat.options
-    refuse_unserved({name: getattr(chat, name) for name in UNSERVED}, UNSERVED)
+    chat = parse(ChatBody, body)
+    refuse_unserved({"tools": chat.tools}, {"tools": [[]]})
+    refuse_in_messages(chat.messages, "images", "tool_calls")
+    messages = tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages))
+    return call(chat, evolve(request(chat), messages=messages) if messages else None)
+
+
+def call(asked: Asked, wanted: ChatRequest | None) -> Call:
+    """Return what was asked for, as a whole."""
+    return Call(model=asked.model, request=wanted, stream=asked.stream, keep_alive=keep_alive(asked.keep_alive))
+
+
+def request(asked: Asked) -> ChatRequest:
+    """Return the request, its prompt apart. Raises InvalidRequest naming the field at fault."""
+    options = asked.options
+    refuse_unserved({name: getattr(asked, name) for name in UNSERVED}, UNSERVED)
     refuse_unserved(
         {f"options.{name}": getattr(options, name) for name in UNSERVED_OPTIONS},
         {f"options.{name}": neutral for name, neutral in UNSERVED_OPTIONS.items()},
     )
-    refuse_in_messages(chat.messages, "images", "tool_calls")
     if options.num_predict == 0:
         refuse("options.num_predict", "must be at least 1, or -1 for as many tokens as the context holds")
-    stay = keep_alive(chat.keep_alive)
     to_the_end = options.num_predict is not None and options.num_predict < 0
-    request = ChatRequest(
-        model=chat.model,
-        messages=tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages)),
+    return ChatRequest(
+        model=asked.model,
         max_tokens=None if to_the_end else options.num_predict or DEFAULT_MAX_TOKENS,
         # Ollama bounds an answer by the context, whatever was asked for.
         max_tokens_may_shrink=True,
@@ -118,45 +136,9 @@ def chat_call(body: bytes) -> ChatCall:
         ),
         stop=options.stop_strings(),
         context_length=options.num_ctx,
-        keep_alive=stay,
-        top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
+        keep_alive=keep_alive(asked.keep_alive),
+        top_logprobs=top_logprobs(asked.logprobs, asked.top_logprobs),
     )
-    return ChatCall(
-        model=chat.model,
-        request=request if chat.messages else None,
-        stream=chat.stream,
-        keep_alive=stay,
-    )
-
-
-def tags(found: Iterable[tuple[InstalledModel, str]]) -> dict[str, Any]:
-    """Return the list of models, each given with its digest."""
-    return {"models": [_tag(model, digest) for model, digest in found]}
-
-
-def _tag(model: InstalledModel, digest: str) -> dict[str, Any]:
-    return {
-        "name": model.id,
-        "model": model.id,
-        "modified_at": rfc3339(datetime.fromtimestamp(model.modified, UTC)),
-        "size": model.size,
-        "digest": digest,
-        "details": {
-            "parent_model": "",
-            "format": "safetensors",
-            "family": model.family,
-            "families": [model.family],
-            "parameter_size": _abbreviated(model.parameters),
-            "quantization_level": model.quantization,
-        },
-    }
-
-
-def _abbreviated(parameters: int) -> str:
-    for unit, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if parameters >= unit * 0.9995:
-            return f"{float(f'{parameters / unit:.3g}'):g}{name}"
-    return str(parameters)
 
 
 def rfc3339(moment: datetime) -> str:
@@ -169,18 +151,29 @@ def error(problem: ApiError) -> dict[str, Any]:
     return {"error": problem.message, "code": problem.code, "type": problem.type}
 
 
+def as_message(text: str) -> dict[str, Any]:
+    """Return text as a chat has it."""
+    return {"message": {"role": "assistant", "content": text}}
+
+
+def as_response(text: str) -> dict[str, Any]:
+    """Return text as generate has it."""
+    return {"response": text}
+
+
 @frozen(kw_only=True)
-class ChatAnswer:
-    """Builds the one answer, or the stream, of one chat."""
+class Answer:
+    """Builds the one answer, or the stream, of one chat or text; `spoken` is how its text is wrapped."""
 
     model: str
+    spoken: Callable[[str], dict[str, Any]]
 
     def completion(self, completion: Completion, now: datetime) -> dict[str, Any]:
         """Return the whole answer."""
         return {**self._head(completion.text, now), **_logprobs(completion.scores), **_final(completion.finished)}
 
     def idle(self, reason: str, load_duration: int, now: datetime) -> dict[str, Any]:
-        """Return the answer to a chat without messages: the model was loaded or unloaded, for this `reason`."""
+        """Return the answer where nothing was to be continued: the model was loaded or unloaded, for this `reason`."""
         done = {"done": True, "done_reason": reason, "total_duration": load_duration, "load_duration": load_duration}
         return {**self._head("", now), **done}
 
@@ -197,11 +190,7 @@ class ChatAnswer:
                 return b""
 
     def _head(self, text: str, now: datetime) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "created_at": rfc3339(now),
-            "message": {"role": "assistant", "content": text},
-        }
+        return {"model": self.model, "created_at": rfc3339(now), **self.spoken(text)}
 
 
 def _logprobs(scores: Iterable[TokenScore]) -> dict[str, Any]:
@@ -210,7 +199,9 @@ def _logprobs(scores: Iterable[TokenScore]) -> dict[str, Any]:
 
 
 def _final(finished: Finished) -> dict[str, Any]:
+    context = {"context": list(finished.tokens)} if finished.tokens else {}
     return {
+        **context,
         "done": True,
         "done_reason": finished.reason,
         "total_duration": finished.timings.total,

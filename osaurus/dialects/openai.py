@@ -5,10 +5,10 @@ it.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from ..chat import (
     ApiError,
@@ -27,6 +27,7 @@ from .encoding import encode_json
 from .fields import (
     DEFAULT_MAX_TOKENS,
     MOST_MESSAGES,
+    Choices,
     Content,
     ModelName,
     RepetitionPenalty,
@@ -38,6 +39,7 @@ from .fields import (
     refuse_in_messages,
     refuse_unserved,
     scored,
+    several,
     top_logprobs,
 )
 from .strict import Between, Items, parse
@@ -52,7 +54,6 @@ UNSERVED: dict[str, Iterable[object]] = {
     "functions": [[]],
     "function_call": ["none", "auto"],
     "response_format": [{"type": "text"}],
-    "n": [1],
     "reasoning_effort": [],
     "modalities": [["text"]],
     "audio": [],
@@ -70,12 +71,17 @@ class _Message:
 
 
 @frozen(kw_only=True)
-class _StreamOptions:
+class StreamOptions:
+    """What a stream is to tell beside the answer."""
+
     include_usage: bool = False
 
 
+NO_STREAM_OPTIONS = StreamOptions()
+
+
 @frozen(kw_only=True)
-class _ChatBody(SamplingFields):
+class ChatBody(SamplingFields):
     """What is known of the body of a chat completion; unknown keys are ignored."""
 
     model: ModelName
@@ -84,13 +90,13 @@ class _ChatBody(SamplingFields):
     max_completion_tokens: Annotated[int, Between(1, 2**31)] | None = None
     top_k: Annotated[int, Between(0, 2**31)] = 0
     stream: bool = False
-    stream_options: _StreamOptions = _StreamOptions()
+    stream_options: StreamOptions = NO_STREAM_OPTIONS
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
     response_format: Any = None
-    n: Any = None
+    n: Choices = 1
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
     logit_bias: dict[str, Any] | None = None
@@ -105,16 +111,16 @@ class _ChatBody(SamplingFields):
 
 @frozen(kw_only=True)
 class ChatCall:
-    """A chat completion that was asked for, and how the answer is to be sent."""
+    """A chat completion that was asked for, one request for each choice, and how the answer is to be sent."""
 
-    request: ChatRequest
+    requests: tuple[ChatRequest, ...]
     stream: bool
     include_usage: bool
 
 
 def chat_call(body: bytes) -> ChatCall:
     """Read the body of a chat completion. Raises InvalidRequest naming the field at fault."""
-    chat = parse(_ChatBody, body)
+    chat = parse(ChatBody, body)
     refuse_unserved({name: getattr(chat, name) for name in UNSERVED}, UNSERVED)
     refuse_in_messages(chat.messages, "tool_calls", "function_call")
     max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
@@ -124,32 +130,43 @@ def chat_call(body: bytes) -> ChatCall:
         max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
         max_tokens_may_shrink=max_tokens is None,
         sampling=evolve(
-            chat.sampling(), repetition_penalty=chat.repetition_penalty or 1, bias=_bias(chat.logit_bias or {})
+            chat.sampling(), repetition_penalty=chat.repetition_penalty or 1, bias=bias(chat.logit_bias or {})
         ),
         stop=chat.stop_strings(),
         keep_alive=keep_alive(chat.keep_alive),
         top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
     )
-    return ChatCall(request=request, stream=chat.stream, include_usage=chat.stream_options.include_usage)
+    return ChatCall(
+        requests=several(request, chat.n), stream=chat.stream, include_usage=chat.stream_options.include_usage
+    )
 
 
-def _bias(logit_bias: dict[str, Any]) -> tuple[tuple[int, float], ...]:
+def bias(logit_bias: dict[str, Any]) -> tuple[tuple[int, float], ...]:
+    """Return what is to be added to the logits of which tokens."""
     if len(logit_bias) > MOST_BIASES:
         refuse("logit_bias", f"must have at most {MOST_BIASES} entries, not {len(logit_bias)}")
-    for token, bias in logit_bias.items():
+    for token, added in logit_bias.items():
         if TOKEN_ID.fullmatch(token) is None:
             refuse("logit_bias", f"its keys must be numbers of tokens, not {token[:32]!r}")
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
+        if isinstance(added, bool) or not isinstance(added, (int, float)) or not -100 <= added <= 100:
             refuse(f"logit_bias.{token}", "must be a number between -100 and 100")
-    return tuple((int(token), float(bias)) for token, bias in logit_bias.items())
+    return tuple((int(token), float(added)) for token, added in logit_bias.items())
 
 
 def models(found: Iterable[InstalledModel]) -> dict[str, Any]:
     """Return the list of models."""
-    data = [
-        {"id": model.id, "object": "model", "created": int(model.modified), "owned_by": "osaurus"} for model in found
-    ]
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": [model(installed) for installed in found]}
+
+
+def model(installed: InstalledModel) -> dict[str, Any]:
+    """Return the description of one model."""
+    return {
+        "id": installed.id,
+        "object": "model",
+        "created": int(installed.modified),
+        "owned_by": "osaurus",
+        "context_length": installed.context_length,
+    }
 
 
 def error(problem: ApiError) -> dict[str, Any]:
@@ -158,42 +175,57 @@ def error(problem: ApiError) -> dict[str, Any]:
     return {"error": described}
 
 
-@frozen(kw_only=True)
+@define(kw_only=True)
 class ChatAnswer:
     """Builds the one answer, or the stream, of one chat completion. `created` is in seconds since the epoch."""
 
     id: str
     created: int
     model: str
+    choices: int = 1
     include_usage: bool = False
     include_logprobs: bool = False
+    _finished: dict[int, Finished] = field(factory=dict, init=False)
 
-    def completion(self, completion: Completion) -> dict[str, Any]:
+    def completion(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """Return the whole answer."""
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": completion.text, "refusal": None},
-            "logprobs": self._logprobs(completion.scores),
-            "finish_reason": completion.finished.reason,
-        }
-        return {**self._head("chat.completion"), "choices": [choice], "usage": _usage(completion.finished.usage)}
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": completion.text, "refusal": None},
+                "logprobs": self._logprobs(completion.scores),
+                "finish_reason": completion.finished.reason,
+            }
+            for index, completion in enumerate(completions)
+        ]
+        usage = total_usage([completion.finished.usage for completion in completions])
+        return {**self._head("chat.completion"), "choices": choices, "usage": usage}
 
     def opening(self) -> bytes:
-        """Return the chunk that begins the stream."""
-        return self._chunk({"role": "assistant", "content": "", "refusal": None})
+        """Return the chunks that begin the stream."""
+        role = {"role": "assistant", "content": "", "refusal": None}
+        return b"".join(self._chunk(index, role) for index in range(self.choices))
 
     def event(self, event: Event) -> bytes:
         """Return the part of the stream that tells an event."""
         match event:
-            case Piece(text, scores):
-                return self._chunk({"content": text}, scores=scores)
+            case Piece(text, scores, choice):
+                return self._chunk(choice, {"content": text}, scores=scores)
             case Finished():
-                usage = self._usage_chunk(event.usage) if self.include_usage else b""
-                return self._chunk({}, event.reason) + usage + DONE
+                self._finished[event.choice] = event
+                return self._chunk(event.choice, {}, event.reason) + self._end()
             case Failed(problem):
-                return _data(error(problem)) + DONE
+                return data(error(problem)) + DONE
             case _:
                 return b""
+
+    def _end(self) -> bytes:
+        """Return what ends the stream, once every choice has ended."""
+        if len(self._finished) < self.choices:
+            return b""
+        usage = total_usage([self._finished[index].usage for index in range(self.choices)])
+        chunk = {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
+        return (data(chunk) if self.include_usage else b"") + DONE
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -202,28 +234,33 @@ class ChatAnswer:
         return {"content": [scored(score) for score in scores], "refusal": None} if self.include_logprobs else None
 
     def _chunk(
-        self, delta: dict[str, Any], reason: FinishReason | None = None, scores: Iterable[TokenScore] | None = None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        reason: FinishReason | None = None,
+        scores: Iterable[TokenScore] | None = None,
     ) -> bytes:
         logprobs = None if scores is None else self._logprobs(scores)
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         usage = {"usage": None} if self.include_usage else {}
-        return _data({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
-
-    def _usage_chunk(self, usage: Usage) -> bytes:
-        return _data({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(usage)})
+        return data({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
 
 
 DONE = b"data: [DONE]\n\n"
 
 
-def _data(value: dict[str, Any]) -> bytes:
+def data(value: dict[str, Any]) -> bytes:
+    """Return one event of a stream."""
     return b"data: " + encode_json(value) + b"\n\n"
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def total_usage(usages: Sequence[Usage], prompts: int = 1) -> dict[str, Any]:
+    """Return the usage of all choices; those of one prompt, which follow each other, have read it once."""
+    read = usages[:: len(usages) // prompts]
+    prompt, completion = (sum(usage.prompt_tokens for usage in read), sum(usage.completion_tokens for usage in usages))
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in read)},
     }

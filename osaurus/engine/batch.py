@@ -347,6 +347,7 @@ class Batch:
                 prompt=progress.prompt_read - progress.added,
                 generation=now - progress.prompt_read,
             ),
+            tokens=tuple(progress.sequence) if row.tell_tokens else (),
         )
 
     def _keep(self, keep: list[int]) -> None:
@@ -402,22 +403,36 @@ class Batch:
 
     def _begin(self, events: list[tuple[int, Event]]) -> None:
         """Let rows begin to read, in the order they came, as long as there is room."""
-        while self._waiting and len(self._reading) < MOST_READING:
-            progress = self._waiting[0]
+        for progress in list(self._waiting):
+            if len(self._reading) == MOST_READING:
+                return
+            if self._read_by_another(progress):
+                continue
             try:
                 if not self._admit(self, self._claim([progress, *self._reading, *self._writing])):
                     return
             except NoRoomYet as error:
-                self._waiting.popleft()
+                self._waiting.remove(progress)
                 events.append((progress.row.id, Failed(error)))
                 continue
-            self._waiting.popleft()
+            self._waiting.remove(progress)
             progress.read, cache = self._prefixes.take(self._model.key, progress.sequence[:-1])
             progress.cache = cache or make_prompt_cache(self._model.network)
             if not progress.written:
                 progress.cached = progress.read
             progress.kept = progress.read
             self._reading.append(progress)
+
+    def _read_by_another(self, progress: _Progress) -> bool:
+        """Whether another row is just reading what this one begins with, so that it had better wait for it.
+
+        So the answers to one request, and clients with one system prompt, read together what they have in common.
+        """
+        for other in self._reading:
+            end = (other.kept // BLOCK + 1) * BLOCK
+            if end < len(other.sequence) and progress.sequence[:end] == other.sequence[:end]:
+                return self._plain
+        return False
 
     def _read(self) -> int:
         """Set reading in motion, rows in turn, within this step's allowance; return how many tokens it computes."""

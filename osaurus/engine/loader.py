@@ -7,7 +7,6 @@ from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,6 +18,7 @@ from tokenizers import Tokenizer
 from twisted.logger import Logger
 
 from ..chat import ModelLoadFailed, NoRoomYet
+from ..model_config import context_length
 from .backend import Backend
 from .prompt import PromptEncoder, special_tokens
 from .vocabulary import Vocabulary
@@ -27,9 +27,6 @@ log = Logger()
 
 # Weights expanded to float32 may take this part of the memory that there is for everything.
 DENSE_SHARE = 0.67
-
-CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "seq_length", "n_positions", "n_ctx")
-DEFAULT_CONTEXT = 4096
 
 
 @frozen(kw_only=True, eq=False)
@@ -94,20 +91,20 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     mx.eval(network.parameters())
     mx.clear_cache()
     token_nbytes = _token_nbytes(network)
-    context_length, limit_reason = _context_length(config), ""
+    context, limit_reason = context_length(config), ""
     fitting = (memory_limit - nbytes) // max(token_nbytes, 1)
-    if fitting < context_length:
+    if fitting < context:
         limit_reason = (
             f" here: each token takes {token_nbytes} bytes beside {_gigabytes(nbytes)} of weights, and the memory "
-            f"limit is {_gigabytes(memory_limit)} (the model's own is {context_length})"
+            f"limit is {_gigabytes(memory_limit)} (the model's own is {context})"
         )
-        context_length = fitting
+        context = fitting
     log.info(
         "Loaded {name}: {size:.0f} MiB of weights as {dtypes}, context {context} tokens",
         name=name,
         size=nbytes / 2**20,
         dtypes=", ".join(sorted({str(array.dtype).removeprefix("mlx.core.") for array in parameters})),
-        context=context_length,
+        context=context,
     )
     return Model(
         name=name,
@@ -116,10 +113,10 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         tokenizer=backend_tokenizer,
         vocabulary=Vocabulary(backend_tokenizer),
         prompt=PromptEncoder(
-            backend_tokenizer, wrapper, special_tokens(wrapper.added_tokens_decoder), context_length, limit_reason
+            backend_tokenizer, wrapper, special_tokens(wrapper.added_tokens_decoder), context, limit_reason
         ),
         end_tokens=frozenset(wrapper.eos_token_ids),
-        context_length=context_length,
+        context_length=context,
         nbytes=nbytes,
         token_nbytes=token_nbytes,
     )
@@ -169,12 +166,3 @@ def _to_float32(network: nn.Module, memory_limit: int) -> None:
             "Weights stay quantised, as float32 they would take {size:.1f} GiB; each further client costs a full step",
             size=dense_bytes / 2**30,
         )
-
-
-def _context_length(config: dict[str, Any]) -> int:
-    for section in (config, config.get("text_config", {})):
-        for key in CONTEXT_KEYS:
-            value = section.get(key)
-            if isinstance(value, int) and value > 0:
-                return value
-    return DEFAULT_CONTEXT

@@ -11,7 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 from attrs import define, field
 
-from ..chat import Event, NoRoomYet
+from ..chat import Event, NoRoomYet, ResidentModel
 from .backend import Backend
 from .batch import Batch
 from .loader import Model, load
@@ -72,6 +72,18 @@ class MLXEngine:
         """Let a row go on where it was."""
         for _, batch in self._resident.values():
             batch.unpark(row_id)
+
+    def resident(self) -> list[ResidentModel]:
+        """Return the models in memory."""
+        return [
+            ResidentModel(
+                id=name,
+                nbytes=model.nbytes,
+                on_gpu=self._backend.device != "cpu",
+                context_length=model.context_length,
+            )
+            for name, (model, _) in self._resident.items()
+        ]
 
     @property
     def busy(self) -> bool:

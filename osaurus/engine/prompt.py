@@ -21,7 +21,8 @@ from attrs import define, field
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
-from ..chat import ChatRequest, ContextLengthExceeded, InvalidRequest, Message
+from ..chat import ChatRequest, ContextLengthExceeded, InvalidRequest, Message, Text, Tokens
+from ..model_config import FILL_IN_MARKS
 
 # A mark is of characters from this plane of Unicode, which is for private use; drawn, so that no text can foresee it.
 PRIVATE_USE = range(0xF0000, 0xFFFFE)
@@ -52,6 +53,7 @@ class PromptEncoder:
     _spelling: re.Pattern[str] | None = field(init=False)
     _any_special: re.Pattern[str] = field(init=False)
     _longest: int = field(init=False)
+    _fill_in_marks: tuple[str, str, str] | None = field(init=False)
     _continuing: Tokenizer = field(init=False)
 
     @_spelling.default
@@ -70,6 +72,11 @@ class PromptEncoder:
     def _longest_default(self) -> int:
         return max(map(len, self._tokenizer.get_vocab()), default=1)
 
+    @_fill_in_marks.default
+    def _fill_in_marks_default(self) -> tuple[str, str, str] | None:
+        vocabulary = self._tokenizer.get_vocab()
+        return next((marks for marks in FILL_IN_MARKS if all(mark in vocabulary for mark in marks)), None)
+
     @_continuing.default
     def _continuing_default(self) -> Tokenizer:
         return without_prefix(self._tokenizer)
@@ -81,6 +88,7 @@ class PromptEncoder:
         ContextLengthExceeded if it does not fit.
         """
         known = self._tokenizer.get_vocab_size()
+        param = "messages" if request.raw is None else "prompt"
         for token, _ in request.sampling.bias:
             if token >= known:
                 raise InvalidRequest(
@@ -89,33 +97,68 @@ class PromptEncoder:
                 )
         context = min(self._context_length, request.context_length or self._context_length)
         # Tokenising megabytes only to refuse them would be a gift to nobody: no token is longer than the longest.
-        least = sum(len(message.content) for message in request.messages) // self._longest
+        least = _length(request) // self._longest
         if least >= context:
-            raise self._too_long(context, f"at least {least}")
-        tokens = self._tokenise(self._render(request.messages))
+            raise self._too_long(context, f"at least {least}", param)
+        match request.raw:
+            case Text():
+                tokens = self._continued(request.raw)
+            case Tokens():
+                tokens = list(request.raw.tokens)
+            case None:
+                tokens = [*request.context, *self._tokenise(self._render(request.messages))]
+        for given, name in ((request.context, "context"), (tokens, param)):
+            if max(given, default=0) >= known:
+                raise InvalidRequest(
+                    f"{name}: the model has no token {max(given)}; they are numbered from 0 to {known - 1}", param=name
+                )
         if not tokens:
-            raise InvalidRequest("The messages come to no token at all; say something", param="messages")
+            raise InvalidRequest(f"There is no token in the {param}; say something", param=param)
         room = context - len(tokens)
         if room < 1:
-            raise self._too_long(context, str(len(tokens)))
+            raise self._too_long(context, str(len(tokens)), param)
         if request.max_tokens is None:
             return tokens, room
         if request.max_tokens > room and not request.max_tokens_may_shrink:
             raise ContextLengthExceeded(
                 f"The model's context is {context} tokens{self._limit_reason}; "
                 f"the request asks for {len(tokens) + request.max_tokens} "
-                f"({len(tokens)} in the messages, {request.max_tokens} in the answer). "
-                f"Shorten the messages or ask for at most {room} tokens.",
+                f"({len(tokens)} in the {param}, {request.max_tokens} in the answer). "
+                f"Shorten the {param} or ask for at most {room} tokens.",
                 param="max_tokens",
             )
         return tokens, min(request.max_tokens, room)
 
-    def _too_long(self, context: int, prompt: str) -> ContextLengthExceeded:
+    def spell(self, raw: Text | Tokens | None) -> str:
+        """Return the text of a prompt that is to be continued."""
+        match raw:
+            case Text():
+                return raw.text
+            case Tokens():
+                text: str = self._tokenizer.decode(list(raw.tokens), skip_special_tokens=False)
+                return text
+            case None:
+                return ""
+
+    def _too_long(self, context: int, length: str, param: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(
-            f"The model's context is {context} tokens{self._limit_reason}; the messages have {prompt}. "
-            "Shorten the messages.",
-            param="messages",
+            f"The model's context is {context} tokens{self._limit_reason}; there are {length} in the {param}. "
+            f"Shorten the {param}.",
+            param=param,
         )
+
+    def _continued(self, raw: Text) -> list[int]:
+        """Return the tokens of text that is to be continued, or filled in. Special tokens may be spelled in it."""
+        if raw.suffix is None:
+            # Whoever begins with a special token has thought of what a prompt begins with.
+            begun = self._any_special.match(raw.text) is not None
+            tokens: list[int] = self._tokenizer.encode(raw.text, add_special_tokens=not begun).ids
+            return tokens
+        marks = [self._tokenizer.get_vocab()[mark] for mark in self._fill_in_marks or ()]
+        if not marks:
+            raise InvalidRequest("suffix: this model cannot fill in text; leave it out", param="suffix")
+        before, after = _encode(self._tokenizer, raw.text), _encode(self._tokenizer, raw.suffix)
+        return [marks[0], *before, marks[1], *after, marks[2]]
 
     def _render(self, messages: Sequence[Message]) -> list[str]:
         """Return the rendered prompt in parts, cut inside every special token that a message spells."""
@@ -148,6 +191,17 @@ class PromptEncoder:
             end = len(part) if special is None else special.start()
             tokens += _encode(self._continuing, part[:end]) + _encode(self._tokenizer, part[end:])
         return tokens
+
+
+def _length(request: ChatRequest) -> int:
+    """Return how many characters, or tokens, the prompt has at least."""
+    match request.raw:
+        case Text():
+            return len(request.raw.text) + len(request.raw.suffix or "")
+        case Tokens():
+            return len(request.raw.tokens)
+        case None:
+            return len(request.context) + sum(len(message.content) for message in request.messages)
 
 
 def _mark() -> str:

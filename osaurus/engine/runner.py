@@ -29,7 +29,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..chat import ApiError, Event, Failed, Finished, InternalError, Sampling, ServiceUnavailable
+from ..chat import ApiError, Event, Failed, Finished, InternalError, ResidentModel, Sampling, ServiceUnavailable
 from .prompt import PromptEncoder
 
 log = Logger()
@@ -57,6 +57,7 @@ class Row:
     arrived: int
     load: int
     top_logprobs: int | None = None
+    tell_tokens: bool = False
 
 
 class LoadedModel(Protocol):
@@ -76,6 +77,7 @@ class Engine(Protocol):
     def remove(self, row_id: int) -> None: ...  # noqa: D102
     def park(self, row_id: int) -> None: ...  # noqa: D102
     def unpark(self, row_id: int) -> None: ...  # noqa: D102
+    def resident(self) -> list[ResidentModel]: ...  # noqa: D102
     @property
     def busy(self) -> bool: ...  # noqa: D102
     def step(self) -> list[tuple[int, Event]]: ...  # noqa: D102
@@ -258,6 +260,10 @@ class MLXRunner:
     def unload(self, name: str) -> Deferred[None]:
         """Give back a model's memory, when its last row has ended; fires once that is arranged."""
         return self._ask(lambda engine: engine.unload(name))
+
+    def resident(self) -> Deferred[list[ResidentModel]]:
+        """Fires with the models in memory."""
+        return self._ask(lambda engine: engine.resident())
 
     def submit(self, name: str, folder: Path, row: Row, deliver: Callable[[Event], None]) -> None:
         """Generate a row; its events go to `deliver`, Finished or Failed being the last."""

@@ -8,13 +8,18 @@ import hashlib
 import json
 import math
 import os
+import re
+import secrets
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from attrs import define, evolve, field
 from twisted.logger import Logger
 
-from ..chat import InstalledModel, ModelNotFound
+from ..chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
+from ..model_config import context_length
 from .names import SHORT_NAMES
 
 log = Logger()
@@ -23,6 +28,9 @@ log = Logger()
 MOST_HEADER_BYTES = 100 * 2**20
 
 HASHED_AT_ONCE = 2**20
+
+# Of a copy, as the hub has them; neither part may begin with a dot.
+DESTINATION = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,95})/)?([A-Za-z0-9][A-Za-z0-9._-]{0,95})")
 
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 
@@ -89,6 +97,50 @@ class ModelStore:
         self._digests[path] = (identity, content.hexdigest())
         return content.hexdigest()
 
+    def copy(self, model: InstalledModel, destination: str) -> None:
+        """Have a model under another name as well, `organisation/repository` or a bare name, which becomes `local/…`.
+
+        The copy shares the files' content where the disk can. Raises InvalidRequest, Forbidden, OSError.
+        """
+        match = DESTINATION.fullmatch(destination.removesuffix(":latest"))
+        if match is None:
+            raise InvalidRequest(
+                "destination: must be a name such as my-model or organisation/my-model, of letters, digits, - _ and .",
+                param="destination",
+            )
+        target = self.folder / (match[1] or "local") / match[2]
+        self._check_own(target.parent)
+        target.parent.mkdir(exist_ok=True)
+        unfinished = target.with_name(f".copying-{secrets.token_hex(8)}")
+        unfinished.mkdir()
+        try:
+            for path in _model_files(model.folder):
+                try:
+                    (unfinished / path.name).hardlink_to(path)
+                except OSError:
+                    shutil.copy2(path, unfinished / path.name)
+            if target.exists():
+                raise InvalidRequest(f"destination: there is a model {destination} already", param="destination")
+            unfinished.rename(target)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+    def delete(self, model: InstalledModel) -> None:
+        """Remove a model from the disk. Raises Forbidden if its folder is not one of ours, OSError."""
+        self._check_own(model.folder.parent)
+        self._check_own(model.folder)
+        doomed = model.folder.with_name(f".deleting-{secrets.token_hex(8)}")
+        # At once for whoever looks; taking the files away may take a while.
+        model.folder.rename(doomed)
+        shutil.rmtree(doomed)
+        with suppress(OSError):
+            model.folder.parent.rmdir()
+
+    def _check_own(self, folder: Path) -> None:
+        if folder.is_symlink():
+            raise Forbidden(f"{folder.relative_to(self.folder)} is a link out of the models folder; it is left alone")
+
     def stop(self) -> None:
         """End what takes long; from any thread."""
         self._stopping = True
@@ -138,7 +190,7 @@ def _identity(path: Path) -> tuple[object, ...]:
 
 
 def _look_into(folder: Path) -> InstalledModel:
-    config = _json_object(folder / "config.json")
+    config = json_object(folder / "config.json")
     family = config.get("model_type")
     if not isinstance(family, str):
         raise UnusableFolder("config.json names no model_type")
@@ -159,10 +211,12 @@ def _look_into(folder: Path) -> InstalledModel:
         family=family,
         parameters=sum(_parameters(header, quantization) for header in headers),
         quantization=f"Q{bits}" if type(bits) is int else _dtype(headers),
+        context_length=context_length(config),
     )
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """Return what a file holds. Raises UnusableFolder, OSError."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -175,7 +229,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        weight_map = _json_object(index).get("weight_map")
+        weight_map = json_object(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise UnusableFolder(f"{index.name} has no weight_map")
         names = sorted({str(name) for name in weight_map.values()})

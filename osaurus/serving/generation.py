@@ -1,4 +1,4 @@
-"""One answer being generated, as the reactor sees it."""
+"""What answers one request while it is being generated, as the reactor sees it."""
 
 from collections.abc import Callable
 from itertools import chain
@@ -13,13 +13,16 @@ Listener = Callable[[Event], None]
 
 @define(eq=False)
 class Generation:
-    """Passes one answer's events to whoever listens, and ends the answer when nobody wants it any more.
+    """Passes the events of a request's answers to whoever listens, and ends them when nobody wants them any more.
 
-    The first event is Started or Failed; the last is Finished or Failed. Nothing comes after `cancel`.
+    A request has one answer, or several `choices`, of which each event tells its own. The first event is Started or
+    Failed; the last is Failed, or the Finished of the last choice. Nothing comes after `cancel`.
     """
 
     _on_cancel: Callable[["Generation"], None]
     _on_park: Callable[["Generation", bool], None]
+    choices: int = 1
+    _finished: int = field(default=0, init=False)
     _started: Deferred[Started] = field(init=False)
     _listener: Listener | None = field(default=None, init=False)
     _unheard: list[Event] = field(factory=list, init=False)
@@ -40,18 +43,20 @@ class Generation:
         for event in unheard:
             listener(event)
 
-    def completion(self) -> Deferred[Completion]:
-        """Fires with the whole answer, or fails with the ApiError; cancelling it ends the answer."""
-        whole: Deferred[Completion] = Deferred(lambda _: self.cancel())
-        pieces: list[Piece] = []
+    def completions(self) -> Deferred[list[Completion]]:
+        """Fires with every whole answer, in order, or fails with the ApiError; cancelling it ends them."""
+        whole: Deferred[list[Completion]] = Deferred(lambda _: self.cancel())
+        pieces: list[list[Piece]] = [[] for _ in range(self.choices)]
+        ends: dict[int, Finished] = {}
 
         def gather(event: Event) -> None:
             match event:
                 case Piece():
-                    pieces.append(event)
+                    pieces[event.choice].append(event)
                 case Finished():
-                    text = "".join(piece.text for piece in pieces)
-                    whole.callback(Completion(text, event, tuple(chain.from_iterable(p.scores for p in pieces))))
+                    ends[event.choice] = event
+                    if len(ends) == self.choices:
+                        whole.callback([_completion(pieces[choice], ends[choice]) for choice in range(self.choices)])
                 case Failed(error):
                     whole.errback(error)
 
@@ -62,7 +67,8 @@ class Generation:
         """Take the next event; from the scheduler and the runner."""
         if self.over:
             return
-        self.over = isinstance(event, (Finished, Failed))
+        self._finished += isinstance(event, Finished)
+        self.over = isinstance(event, Failed) or self._finished == self.choices
         if not self._started.called:
             if isinstance(event, Started):
                 self._started.callback(event)
@@ -90,3 +96,8 @@ class Generation:
         """Have the answer go on."""
         if not self.over:
             self._on_park(self, False)
+
+
+def _completion(pieces: list[Piece], finished: Finished) -> Completion:
+    text = "".join(piece.text for piece in pieces)
+    return Completion(text, finished, tuple(chain.from_iterable(piece.scores for piece in pieces)))

@@ -51,6 +51,13 @@ class Residency:
         elif math.isfinite(use.keep_alive):
             use.expiry = self._clock.callLater(use.keep_alive, self._expire, name)
 
+    def remaining(self, name: str) -> float:
+        """Return how many more seconds a model stays if nobody uses it from now on."""
+        use = self._uses.get(name)
+        if use is None:
+            return 0.0
+        return use.keep_alive if use.expiry is None else max(0.0, use.expiry.getTime() - self._clock.seconds())
+
     def keep(self, name: str) -> None:
         """Have a model stay, unless a request has its own `keep_alive`."""
         self._staying.add(name)

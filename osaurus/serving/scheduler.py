@@ -1,12 +1,13 @@
 """From a request to a row: finds the model, has it loaded, has the prompt read as tokens, and submits the row."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from time import monotonic_ns
 from typing import Any, Protocol, TypeVar
 
-from attrs import define, field, frozen
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from attrs import define, evolve, field, frozen
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from ..chat import (
@@ -18,12 +19,16 @@ from ..chat import (
     InstalledModel,
     InternalError,
     NoRoomYet,
+    Piece,
+    ResidentModel,
     ServiceUnavailable,
     Started,
 )
+from ..engine.prompt import PromptEncoder
 from ..engine.runner import LoadedModel, MLXRunner, Row
 from ..library.store import ModelStore
 from .generation import Generation
+from .limits import Limits
 from .residency import Residency
 
 log = Logger()
@@ -54,13 +59,13 @@ class Scheduler:
     _store: ModelStore
     _runner: MLXRunner
     _residency: Residency
+    _limits: Limits
     _blocking: Blocking
     _row_ids: Iterator[int] = field(factory=lambda: count(1), init=False)
     _ending: dict[Generation, Callable[[], None]] = field(factory=dict, init=False)
     _waiting_for_room: list[Deferred[None]] = field(factory=list, init=False)
-    _rows: dict[Generation, int] = field(factory=dict, init=False)
+    _rows: dict[Generation, list[int]] = field(factory=dict, init=False)
     _using: dict[Generation, str] = field(factory=dict, init=False)
-    _hashing: DeferredLock = field(factory=DeferredLock, init=False)
     _stopping: bool = field(default=False, init=False)
 
     @property
@@ -68,28 +73,19 @@ class Scheduler:
         """Why no answer can be generated; None while one can."""
         return "The server is stopping" if self._stopping else self._runner.problem
 
-    def submit(self, request: ChatRequest) -> Generation:
-        """Begin to answer; whatever goes wrong is told through the Generation."""
-        generation = Generation(self._end, self._park)
+    def submit(self, *requests: ChatRequest) -> Generation:
+        """Begin to answer; whatever goes wrong is told through the Generation.
+
+        Several, all of one model, are the choices of one answer.
+        """
+        generation = Generation(self._end, self._park, len(requests))
         if self._stopping:
             generation.deliver(Failed(_stopping()))
             return generation
-        admission = Deferred.fromCoroutine(self._admit(request, generation, monotonic_ns()))
+        admission = Deferred.fromCoroutine(self._admit(requests, generation, monotonic_ns()))
         if not generation.over and generation not in self._ending:
             self._ending[generation] = admission.cancel
         return generation
-
-    async def models(self) -> list[InstalledModel]:
-        """Return the installed models."""
-        return await self._blocking(self._store.models)
-
-    async def digest(self, model: InstalledModel) -> str:
-        """Return the digest of a model's files. Raises OSError if one cannot be read.
-
-        One at a time: it may take long, and the threads are for other things as well.
-        """
-        async with self._hashing:
-            return await self._blocking(self._store.digest, model)
 
     async def load(self, name: str, keep_alive: float | None = None) -> Loaded:
         """Have a model in memory, for that many seconds. Raises ModelNotFound, ModelLoadFailed, ServiceUnavailable."""
@@ -115,6 +111,11 @@ class Scheduler:
         """Give back a model's memory once its answers are complete. Raises ModelNotFound."""
         stored = await self._blocking(self._store.find, name)
         await self._runner.unload(stored.id)
+
+    async def resident(self) -> list[tuple[ResidentModel, float]]:
+        """Return the models in memory, each with how many more seconds it stays if nobody uses it."""
+        resident = await self._runner.resident()
+        return [(model, self._residency.remaining(model.id)) for model in resident]
 
     def stop(self) -> None:
         """Refuse what comes from now on and end what is being answered with an error."""
@@ -145,43 +146,64 @@ class Scheduler:
         self._waiting_for_room.append(room)
         return room
 
-    async def _admit(self, request: ChatRequest, generation: Generation, arrived: int) -> None:
+    async def _admit(self, requests: Sequence[ChatRequest], generation: Generation, arrived: int) -> None:
+        first = requests[0]
         try:
-            stored = await self._blocking(self._store.find, request.model)
-            self._residency.begin(stored.id, request.keep_alive)
+            stored = await self._blocking(self._store.find, first.model)
+            self._limits.enter(stored.id, generation, len(requests))
+            self._residency.begin(stored.id, first.keep_alive)
             self._using[generation] = stored.id
             loaded = await self._load(stored)
-            prompt, max_tokens = await self._blocking(loaded.model.prompt.encode, request)
+            prompts = await self._blocking(_encode, loaded.model.prompt, requests)
         except CancelledError:
             return
         except ApiError as error:
-            self._deliver(generation, Failed(error))
+            self._deliver(generation, 0, Failed(error))
             return
         except Exception:  # noqa: BLE001 - the client must be told whatever it was
             log.failure("Admitting a request failed")
-            self._deliver(generation, Failed(InternalError("The request could not be prepared; see the server's log.")))
+            problem = InternalError("The request could not be prepared; see the server's log.")
+            self._deliver(generation, 0, Failed(problem))
             return
-        row = Row(
-            id=next(self._row_ids),
-            prompt=prompt,
-            max_tokens=max_tokens,
-            sampling=request.sampling,
-            stop=request.stop,
-            arrived=arrived,
-            load=loaded.duration,
-            top_logprobs=request.top_logprobs,
-        )
-        self._ending[generation] = lambda: self._runner.cancel(row.id)
-        self._rows[generation] = row.id
-        generation.deliver(Started(len(prompt)))
-        if not generation.over:
-            self._runner.submit(stored.id, stored.folder, row, lambda event: self._deliver(generation, event))
+        rows = [
+            Row(
+                id=next(self._row_ids),
+                prompt=prompt.tokens,
+                max_tokens=prompt.max_tokens,
+                sampling=request.sampling,
+                stop=request.stop,
+                arrived=arrived,
+                load=loaded.duration,
+                top_logprobs=request.top_logprobs,
+                tell_tokens=request.tell_tokens,
+            )
+            for request, prompt in zip(requests, prompts, strict=True)
+        ]
+        self._rows[generation] = [row.id for row in rows]
+        self._ending[generation] = partial(self._cancel, self._rows[generation])
+        generation.deliver(Started(len(rows[0].prompt)))
+        for choice, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+            if generation.over:
+                break
+            if prompt.echo:
+                generation.deliver(Piece(prompt.echo, choice=choice))
+            self._runner.submit(stored.id, stored.folder, row, partial(self._deliver, generation, choice))
 
-    def _deliver(self, generation: Generation, event: Event) -> None:
-        if isinstance(event, (Finished, Failed)):
-            self._ending.pop(generation, None)
-            self._release(generation)
-        generation.deliver(event)
+    def _deliver(self, generation: Generation, choice: int, event: Event) -> None:
+        if choice and isinstance(event, (Piece, Finished)):
+            event = evolve(event, choice=choice)
+        try:
+            generation.deliver(event)
+        finally:
+            if generation.over:
+                self._ending.pop(generation, None)
+                # Where one choice failed the others are of no use.
+                self._cancel(self._rows.get(generation, []))
+                self._release(generation)
+
+    def _cancel(self, rows: list[int]) -> None:
+        for row_id in rows:
+            self._runner.cancel(row_id)
 
     def _end(self, generation: Generation) -> None:
         end = self._ending.pop(generation, None)
@@ -190,18 +212,39 @@ class Scheduler:
         self._release(generation)
 
     def _park(self, generation: Generation, parked: bool) -> None:
-        row_id = self._rows.get(generation)
-        if row_id is not None:
+        for row_id in self._rows.get(generation, []):
             (self._runner.park if parked else self._runner.unpark)(row_id)
 
     def _release(self, generation: Generation) -> None:
         self._rows.pop(generation, None)
         name = self._using.pop(generation, None)
         if name is not None:
+            self._limits.leave(name, generation)
             self._residency.end(name)
             waiting, self._waiting_for_room = self._waiting_for_room, []
             for room in waiting:
                 room.callback(None)
+
+
+@frozen
+class _Prompt:
+    """A prompt as tokens, the most tokens that its answer may have, and what of it the answer begins with."""
+
+    tokens: list[int]
+    max_tokens: int
+    echo: str
+
+
+def _encode(encoder: PromptEncoder, requests: Sequence[ChatRequest]) -> list[_Prompt]:
+    """Have each request's prompt read as tokens; those that follow one with the same prompt share them."""
+    encoded: list[_Prompt] = []
+    for before, request in zip([None, *requests], requests, strict=False):
+        if before is not None and before.messages is request.messages and before.raw is request.raw:
+            encoded.append(encoded[-1])
+        else:
+            tokens, max_tokens = encoder.encode(request)
+            encoded.append(_Prompt(tokens, max_tokens, encoder.spell(request.raw) if request.echo else ""))
+    return encoded
 
 
 def _stopping() -> ServiceUnavailable:

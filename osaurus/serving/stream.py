@@ -35,6 +35,7 @@ class TokenStream:
     _patience: IDelayedCall | None = field(default=None, init=False)
     _parked: bool = field(default=False, init=False)
     _gone: bool = field(default=False, init=False)
+    _ended: int = field(default=0, init=False)
     _complete: bool = field(default=False, init=False)
     _done: Deferred[None] = field(init=False)
 
@@ -70,7 +71,8 @@ class TokenStream:
 
     def _event(self, event: Event) -> None:
         self._waiting.append(self._encode(event))
-        self._complete = isinstance(event, (Finished, Failed))
+        self._ended += isinstance(event, Finished)
+        self._complete = isinstance(event, Failed) or self._ended == self._generation.choices
         self._flush()
         if not self._parked and sum(map(len, self._waiting)) > MOST_WAITING:
             self._parked = True

@@ -23,6 +23,12 @@ def header(request: Request, name: bytes) -> str:
     return (request.getHeader(name) or b"").decode("latin-1")
 
 
+def body(request: Request) -> bytes:
+    """Return what the client sent."""
+    assert request.content is not None, "a request that is routed is complete"
+    return bytes(request.content.read())
+
+
 def stamp(request: Request) -> None:
     """Set the headers that every answer has."""
     request.setHeader("Date", datetimeToString())
@@ -46,10 +52,10 @@ def _allowed_headers(request: Request) -> list[str]:
 
 def json_answer(request: Request, value: dict[str, Any]) -> bytes:
     """Return a JSON body, having set its headers."""
-    body = encode_json(value)
+    encoded = encode_json(value)
     request.setHeader("Content-Type", "application/json")
-    request.setHeader("Content-Length", str(len(body)))
-    return body
+    request.setHeader("Content-Length", str(len(encoded)))
+    return encoded
 
 
 def error_answer(request: Request, error: ApiError) -> bytes:

@@ -10,37 +10,44 @@ from twisted.web.http import NO_CONTENT
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
-from ..chat import NotFound
+from ..chat import ApiError, NotFound
 from .answers import error_answer, stamp
+from .guard import Guard
 
 # The longer first.
 PREFIXES = ([b"v1", b"api"], [b"v1"], [b"api"])
 
 
 class Front(Resource):
-    """Stamps every answer, answers preflights, takes off prefixes; the rest is the API's."""
+    """Stamps every answer, answers preflights, lets in who may, takes off prefixes; the rest is the API's."""
 
     isLeaf = True  # a path is Klein's to take apart
 
-    def __init__(self, api: IResource) -> None:
+    def __init__(self, api: IResource, guard: Guard) -> None:
         super().__init__()
         self._api = api
+        self._guard = guard
 
     def render(self, request: Request) -> bytes | int:
         """Answer a request."""
         stamp(request)
+        self._guard.allow_origin(request)
+        path = _segments(request)
+        taken = next((len(prefix) for prefix in PREFIXES if path[: len(prefix)] == prefix), 0)
+        request.prepath, request.postpath = path[:taken], path[taken:]
+        try:
+            asked = b"/".join(request.postpath).decode("utf-8")
+        except UnicodeDecodeError:
+            return error_answer(request, NotFound("The path is not UTF-8"))
         if request.method == b"OPTIONS":
             request.setResponseCode(NO_CONTENT)
             return b""
+        try:
+            self._guard.check(request, asked)
+        except ApiError as error:
+            return error_answer(request, error)
         # Klein takes the name apart, for nothing here, and fails where it is missing or no name.
         request.requestHeaders.setRawHeaders("Host", ["localhost"])
-        path = _segments(request)
-        try:
-            b"/".join(path).decode("utf-8")
-        except UnicodeDecodeError:
-            return error_answer(request, NotFound("The path is not UTF-8"))
-        taken = next((len(prefix) for prefix in PREFIXES if path[: len(prefix)] == prefix), 0)
-        request.prepath, request.postpath = path[:taken], path[taken:]
         if request.postpath[-1:] != [b""]:
             request.postpath.append(b"")
         rendered: bytes | int = self._api.render(request)

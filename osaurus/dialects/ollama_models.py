@@ -1,0 +1,124 @@
+"""The models in Ollama's words: which there are, which are in memory, what is known of one, what is done to them."""
+
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from attrs import frozen
+
+from ..chat import InstalledModel, ModelCard, ResidentModel
+from .fields import ModelName, refuse
+from .ollama import rfc3339
+from .strict import parse
+
+# Of Ollama's API, as far as this is it: clients refuse to speak to one that is too old (Copilot below 0.6.4).
+VERSION = "0.12.6"
+
+# What Ollama tells of a model that stays for ever.
+WITHOUT_END = timedelta(days=292 * 365)
+
+
+@frozen(kw_only=True)
+class NameBody:
+    """A body that names a model, under either key."""
+
+    model: ModelName | None = None
+    name: ModelName | None = None
+
+
+@frozen(kw_only=True)
+class CopyBody:
+    """A model, and the name that it is to have as well."""
+
+    source: ModelName
+    destination: ModelName
+
+
+def name_call(body: bytes) -> str:
+    """Return the model that a body names. Raises InvalidRequest."""
+    named = parse(NameBody, body)
+    return named.model or named.name or refuse("model", "is required")
+
+
+def copy_call(body: bytes) -> CopyBody:
+    """Read the body of a copy. Raises InvalidRequest."""
+    return parse(CopyBody, body)
+
+
+def tags(found: Iterable[tuple[InstalledModel, str]]) -> dict[str, Any]:
+    """Return the list of models, each given with its digest."""
+    return {"models": [_tag(model, digest) for model, digest in found]}
+
+
+def running(found: Iterable[tuple[InstalledModel, str, ResidentModel, float]], now: datetime) -> dict[str, Any]:
+    """Return the models in memory, each with its digest and for how many more seconds it stays."""
+    return {
+        "models": [
+            {
+                "name": model.id,
+                "model": model.id,
+                "size": resident.nbytes,
+                "digest": digest,
+                "details": _details(model),
+                "expires_at": rfc3339(now + (timedelta(seconds=stays) if math.isfinite(stays) else WITHOUT_END)),
+                "size_vram": resident.nbytes if resident.on_gpu else 0,
+                "context_length": resident.context_length,
+            }
+            for model, digest, resident, stays in found
+        ]
+    }
+
+
+def show(card: ModelCard) -> dict[str, Any]:
+    """Return what is known of one model."""
+    model = card.model
+    facts = {f"{card.architecture}.{name}": value for name, value in card.facts.items()}
+    return {
+        "license": card.license,
+        "modelfile": f'FROM {model.repository}\nTEMPLATE """{card.template}"""\n',
+        "parameters": "",
+        "template": card.template,
+        "details": _details(model),
+        "model_info": {
+            "general.architecture": card.architecture,
+            "general.basename": model.id,
+            "general.parameter_count": model.parameters,
+            **facts,
+        },
+        "capabilities": ["completion", *(["insert"] if card.fills_in else [])],
+        "modified_at": _modified(model),
+    }
+
+
+def _tag(model: InstalledModel, digest: str) -> dict[str, Any]:
+    return {
+        "name": model.id,
+        "model": model.id,
+        "modified_at": _modified(model),
+        "size": model.size,
+        "digest": digest,
+        "details": _details(model),
+    }
+
+
+def _modified(model: InstalledModel) -> str:
+    return rfc3339(datetime.fromtimestamp(model.modified, UTC))
+
+
+def _details(model: InstalledModel) -> dict[str, Any]:
+    return {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": model.family,
+        "families": [model.family],
+        "parameter_size": _abbreviated(model.parameters),
+        "quantization_level": model.quantization,
+    }
+
+
+def _abbreviated(parameters: int) -> str:
+    for unit, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if parameters >= unit * 0.9995:
+            return f"{float(f'{parameters / unit:.3g}'):g}{name}"
+    return str(parameters)

@@ -1,0 +1,121 @@
+"""The routes that generate text, in both dialects.
+
+A route reads the body with its dialect, hands the request to the scheduler and sends what comes back. Model and prompt
+are resolved before the first header goes out, so that a stream that cannot begin has its real status.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import Request
+
+from ..chat import Event
+from ..dialects import completions, ollama, ollama_generate, openai
+from ..serving.generation import Generation
+from ..serving.scheduler import Blocking, Scheduler
+from ..serving.stream import TokenStream
+from .answers import body, header, json_answer
+
+
+@define(eq=False)
+class Generating:
+    """Answers over a scheduler. `clock` tells the time of day, in seconds since the epoch."""
+
+    _scheduler: Scheduler
+    _blocking: Blocking
+    _clock: IReactorTime
+
+    async def chat_completions(self, request: Request) -> bytes | None:
+        """Continue a conversation as OpenAI does."""
+        call = await self._blocking(openai.chat_call, body(request))
+        generation = self._scheduler.submit(*call.requests)
+        await generation.started()
+        asked = call.requests[0]
+        answer = openai.ChatAnswer(
+            id=f"chatcmpl-{uuid4().hex}",
+            created=int(self._clock.seconds()),
+            model=asked.model,
+            choices=generation.choices,
+            include_usage=call.include_usage,
+            include_logprobs=asked.top_logprobs is not None,
+        )
+        if not call.stream:
+            return json_answer(request, answer.completion(await generation.completions()))
+        _begin_events(request)
+        request.write(answer.opening())
+        await self._stream(generation, answer.event, request)
+        return None
+
+    async def completions(self, request: Request) -> bytes | None:
+        """Continue texts as OpenAI does."""
+        call = await self._blocking(completions.completion_call, body(request))
+        generation = self._scheduler.submit(*call.requests)
+        await generation.started()
+        asked = call.requests[0]
+        answer = completions.CompletionAnswer(
+            id=f"cmpl-{uuid4().hex}",
+            created=int(self._clock.seconds()),
+            model=asked.model,
+            choices=generation.choices,
+            prompts=call.prompts,
+            include_usage=call.include_usage,
+            include_logprobs=asked.top_logprobs is not None,
+        )
+        if not call.stream:
+            return json_answer(request, answer.completion(await generation.completions()))
+        _begin_events(request)
+        await self._stream(generation, answer.event, request)
+        return None
+
+    async def chat(self, request: Request) -> bytes | None:
+        """Continue a conversation as Ollama does; without messages, load or unload the model."""
+        return await self._ollama(request, ollama.chat_call, ollama.as_message)
+
+    async def generate(self, request: Request) -> bytes | None:
+        """Continue a text as Ollama does; without a prompt, load or unload the model."""
+        return await self._ollama(request, ollama_generate.generate_call, ollama.as_response)
+
+    async def _ollama(
+        self, request: Request, read: Callable[[bytes], ollama.Call], spoken: Callable[[str], dict[str, Any]]
+    ) -> bytes | None:
+        call = await self._blocking(read, body(request))
+        answer = ollama.Answer(model=call.model, spoken=spoken)
+        # Ollama's Go client expects a stream and asks for one in this way alone.
+        stream = "application/x-ndjson" in header(request, b"Accept") if call.stream is None else call.stream
+        if call.request is None:
+            if call.keep_alive == 0:
+                await self._scheduler.unload(call.model)
+                idle = answer.idle("unload", 0, self._now())
+            else:
+                loaded = await self._scheduler.load(call.model, call.keep_alive)
+                idle = answer.idle("load", loaded.duration, self._now())
+            if stream:
+                request.setHeader("Content-Type", "application/x-ndjson")
+                return ollama.line(idle)
+            return json_answer(request, idle)
+        generation = self._scheduler.submit(call.request)
+        await generation.started()
+        if not stream:
+            [completion] = await generation.completions()
+            return json_answer(request, answer.completion(completion, self._now()))
+        request.setHeader("Content-Type", "application/x-ndjson")
+        await self._stream(generation, lambda event: answer.event(event, self._now()), request)
+        return None
+
+    def _stream(self, generation: Generation, encode: Callable[[Event], bytes], request: Request) -> Deferred[None]:
+        drop = request.transport.abortConnection  # type: ignore[union-attr]  # every stream transport has it
+        return TokenStream(generation, encode, request, self._clock, drop).run()
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.seconds(), UTC)
+
+
+def _begin_events(request: Request) -> None:
+    request.setHeader("Cache-Control", "no-cache")
+    request.setHeader("X-Accel-Buffering", "no")
+    request.setHeader("Content-Type", "text/event-stream")

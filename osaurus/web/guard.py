@@ -1,0 +1,101 @@
+"""Who may ask: by API key, by the host name that was asked for, and by the web page that asks.
+
+A browser on this machine reaches a server on loopback for any page that it shows. CORS lets every page use the models,
+as the contract says. What changes the disk is for pages of the server's own origin only, checked here, since a page
+can send a POST without asking first. And a page whose own host name is made to point to 127.0.0.1 (DNS rebinding)
+would pass for the server's own: so a server on loopback answers only to names that nobody else can own.
+"""
+
+import hmac
+import re
+import socket
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from attrs import define, field
+from twisted.web.http import Request
+
+from ..chat import Forbidden, Unauthorized
+
+LOCAL_NAMES = re.compile(r"localhost|.+\.(localhost|local|internal)")
+# `host`, `host:port`, `[::1]:port`.
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)\.?(?::[0-9]{1,5})?", re.IGNORECASE)
+# The first part of paths: open to whoever has no key, and closed to pages of other origins.
+OPEN = ("", "health")
+OWN_PAGES_ONLY = ("blobs", "copy", "create", "delete", "metrics", "pull", "push")
+
+
+@define
+class Guard:
+    """Lets requests in. Without `api_keys` anybody has one; `origins` without `*` are those that CORS allows.
+
+    `hosts` are names that the server answers to beside those that are its own beyond doubt; `*` among them is any.
+    """
+
+    _api_keys: tuple[str, ...] = ()
+    _hosts: tuple[str, ...] = ()
+    _origins: tuple[str, ...] = ("*",)
+    _own_name: str = field(factory=lambda: socket.gethostname().lower())
+
+    def check(self, request: Request, path: str) -> None:
+        """Raise Forbidden or Unauthorized unless the request may go on; `path` is without its prefix."""
+        self._check_host(request)
+        if self._api_keys and path.strip("/") not in OPEN:
+            self._check_key(request)
+        if path.partition("/")[0] in OWN_PAGES_ONLY:
+            self._check_origin(request)
+
+    def allow_origin(self, request: Request) -> None:
+        """Set the headers that say which pages may read the answer."""
+        if "*" in self._origins:
+            request.setHeader("Access-Control-Allow-Origin", "*")
+            return
+        request.setHeader("Vary", "Origin")
+        origin = _header(request, b"Origin")
+        if origin in self._origins:
+            request.setHeader("Access-Control-Allow-Origin", origin)
+        else:
+            request.responseHeaders.removeHeader("Access-Control-Allow-Origin")
+
+    def _check_origin(self, request: Request) -> None:
+        origin = _header(request, b"Origin")
+        if not origin or origin in self._origins:
+            return
+        scheme, host = urlsplit(origin)[:2]
+        if scheme not in ("http", "https") or host.lower() != _header(request, b"Host").lower():
+            raise Forbidden(
+                f"Pages of {origin[:100]} may use the models here, but not change them; `origins` can allow it"
+            )
+
+    def _check_host(self, request: Request) -> None:
+        given = _header(request, b"Host")
+        if not given or "*" in self._hosts:
+            # Browsers always send one.
+            return
+        match = HOST.fullmatch(given)
+        name = match[1].lower().rstrip(".") if match else ""
+        if name in (self._own_name, *self._hosts) or LOCAL_NAMES.fullmatch(name) or _is_private(name):
+            return
+        raise Forbidden(f"This server does not answer to {given[:100]!r}; `hosts` can have it do so")
+
+    def _check_key(self, request: Request) -> None:
+        scheme, _, bearer = _header(request, b"Authorization").partition(" ")
+        given = bearer.strip() if scheme.lower() == "bearer" else _header(request, b"X-Api-Key")
+        # All are compared, whichever fits: the time tells nothing.
+        if not sum(hmac.compare_digest(given.encode(), key.encode()) for key in self._api_keys):
+            raise Unauthorized(
+                "This server asks for an API key, as `Authorization: Bearer KEY`; "
+                + ("the one that was sent is not one of them" if given else "none was sent")
+            )
+
+
+def _is_private(name: str) -> bool:
+    try:
+        address = ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private or address.is_unspecified
+
+
+def _header(request: Request, name: bytes) -> str:
+    return (request.getHeader(name) or b"").decode("latin-1")
