@@ -1,7 +1,8 @@
 # make venv   build .venv in the checkout, with everything installed
 # make run    the same, fetch the starter model if there is no model, and serve in the foreground
 # make test   the same, and run every check and test; needs only Python, pip and a C/C++ compiler
-# make bench  the same, and run the comparisons of docs/performance.md; nothing else should run meanwhile
+# make bench  the same, run the comparisons of docs/performance.md and draw its figure; nothing else should run meanwhile
+#             (BENCH="--llama-server PROGRAM --gguf FILE" compares with llama.cpp as well)
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -38,8 +39,10 @@ check: venv
 	$(BIN)/python -m pytest
 
 bench: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS),bench]"
 	OSU_MODELS_DIR=.cache/models $(BIN)/osaurus pull smollm2:135m
-	$(BIN)/python benchmarks/run.py .cache/models
+	$(BIN)/python benchmarks/run.py .cache/models --json .cache/measured.jsonl $(BENCH)
+	$(BIN)/python benchmarks/plot.py .cache/measured.jsonl docs/performance.svg
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -4,13 +4,13 @@ python benchmarks/latency.py http://127.0.0.1:1337 smollm2:135m --clients 16
 """
 
 import argparse
-import statistics
+import itertools
 import sys
 from time import monotonic
 from typing import Any
 
 import treq
-from load import Target, measure
+from load import Target, measure, new_numbers, percentile
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
 from twisted.web.client import Agent, HTTPConnectionPool
@@ -23,10 +23,12 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
     agent = Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False))
     # A connection of its own, kept: what is measured is the server, not TCP.
     probe = Agent(reactor, pool=HTTPConnectionPool(reactor))
-    target = Target(f"{options.url}/v1", options.model)
-    await measure(agent, target, "story", 1, 8)
+    target = Target(options.url, f"{options.url}/v1", options.model)
+    numbers = new_numbers()
+    await measure(agent, target, "story", [next(numbers)], 8)
     times: list[float] = []
-    load = Deferred.fromCoroutine(measure(agent, target, "story", options.clients, options.tokens))
+    chosen = list(itertools.islice(numbers, options.clients))
+    load = Deferred.fromCoroutine(measure(agent, target, "story", chosen, options.tokens))
     while not load.called:
         began = monotonic()
         response = await treq.get(f"{options.url}/health", agent=probe)
@@ -34,10 +36,10 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
         times.append(monotonic() - began)
         await deferLater(reactor, BETWEEN, lambda: None)
     await load
-    quantiles = statistics.quantiles(times, n=100)
     print(
         f"{options.clients} clients, {len(times)} times: "
-        f"p50 {quantiles[49] * 1000:.0f} ms, p99 {quantiles[98] * 1000:.0f} ms, worst {max(times) * 1000:.0f} ms"
+        f"p50 {percentile(times, 50) * 1000:.0f} ms, p99 {percentile(times, 99) * 1000:.0f} ms, "
+        f"worst {max(times) * 1000:.0f} ms"
     )
 
 

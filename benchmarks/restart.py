@@ -34,7 +34,7 @@ def ask(port: int, system: str, question: str) -> tuple[float, int]:
 
 def life(models: Path, cache: str, system: str) -> tuple[float, int]:
     """Start a server, load the model, ask, and kill it once the disk has had a moment."""
-    command, port = osaurus(models, "--cache-dir", cache)
+    command, port = osaurus(models, cache_dir=cache)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own
     try:
         wait_for_port(process, port)

@@ -3,10 +3,12 @@
     python benchmarks/tuned_mlx_lm.py MODEL_FOLDER --port 8080
 
 What is left of the difference between the two servers is their own doing. The weights are written to a folder that is
-removed at the end; other options are mlx_lm.server's.
+removed at the end, by a process of its own, so that the memory it takes is not the server's; other options are
+mlx_lm.server's.
 """
 
 import json
+import multiprocessing
 import shutil
 import sys
 import tempfile
@@ -39,7 +41,11 @@ def main() -> None:
 
     folder, *options = sys.argv[1:]
     with tempfile.TemporaryDirectory() as expanded:
-        expand(Path(folder), Path(expanded))
+        writer = multiprocessing.get_context("spawn").Process(target=expand, args=(Path(folder), Path(expanded)))
+        writer.start()
+        writer.join()
+        if writer.exitcode:
+            raise SystemExit(writer.exitcode)
         sys.argv = ["mlx_lm.server", "--model", expanded, *options]
         serve()
 
