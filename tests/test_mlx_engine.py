@@ -43,10 +43,11 @@ class Desk:
     texts: dict[int, str] = field(factory=dict)
     ends: dict[int, Event] = field(factory=dict)
 
-    def add(self, number: int, content: str, name: str = "tiny", **changes: Any) -> None:
+    def add(self, number: int, content: str | tuple[Message, ...], name: str = "tiny", **changes: Any) -> None:
         fields: dict[str, Any] = {"max_tokens": 24, "sampling": GREEDY, "stop": ()} | changes
-        request = ChatRequest(model=name, messages=(Message("user", content),), max_tokens_may_shrink=True, **fields)
-        prompt, max_tokens = self.engine.load(name, self.folder(name)).prompt.encode(request)
+        messages = (Message("user", content),) if isinstance(content, str) else content
+        request = ChatRequest(model=name, messages=messages, max_tokens_may_shrink=True, **fields)
+        prompt, max_tokens, boundaries = self.engine.load(name, self.folder(name)).prompt.encode(request)
         self.engine.add(
             name,
             self.folder(name),
@@ -59,6 +60,7 @@ class Desk:
                 arrived=0,
                 load=0,
                 top_logprobs=request.top_logprobs,
+                boundaries=boundaries,
             ),
         )
 
@@ -78,7 +80,7 @@ class Desk:
             self.step()
         return self.texts
 
-    def alone(self, content: str, **changes: Any) -> str:
+    def alone(self, content: str | tuple[Message, ...], **changes: Any) -> str:
         """What a prompt is answered when nobody else is there."""
         self.add(999, content, **changes)
         self.finish()

@@ -151,7 +151,7 @@ class Scheduler:
             self._residency.begin(stored.id, request.keep_alive)
             self._using[generation] = stored.id
             loaded = await self._load(stored)
-            prompt, max_tokens = await self._blocking(loaded.model.prompt.encode, request)
+            prompt, max_tokens, boundaries = await self._blocking(loaded.model.prompt.encode, request)
         except CancelledError:
             return
         except ApiError as error:
@@ -170,6 +170,7 @@ class Scheduler:
             arrived=arrived,
             load=loaded.duration,
             top_logprobs=request.top_logprobs,
+            boundaries=boundaries,
         )
         self._ending[generation] = lambda: self._runner.cancel(row.id)
         self._rows[generation] = row.id
