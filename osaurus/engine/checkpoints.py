@@ -45,7 +45,7 @@ class Layout:
     counts tokens.
     """
 
-    make: Callable[[], list[Any]]
+    _make: Callable[[], list[Any]]
     _made_of: list[tuple[Shape, mx.Dtype, int]]
 
     @classmethod
@@ -54,17 +54,10 @@ class Layout:
 
         None if they are plain keys and values, which the PrefixCache cuts, or of a kind that is not known here.
         """
-        if all(type(cache) is KVCache for cache in read):
+        single = _single(read)
+        if all(type(cache) is KVCache for cache in read) or not all(_known(cache) for cache in single):
             return None
-        made_of = []
-        for cache in _single(read):
-            most = {KVCache: sys.maxsize, RotatingKVCache: getattr(cache, "max_size", 0), ArraysCache: 0}
-            if type(cache) not in most or cache.empty() or getattr(cache, "keep", 0):
-                return None
-            arrays = _arrays(cache)
-            if any(values is None for values in arrays):
-                return None
-            made_of += [(values.shape, values.dtype, most[type(cache)]) for values in arrays]
+        made_of = [(values.shape, values.dtype, _most(cache)) for cache in single for values in _arrays(cache)]
         return cls(lambda: make_prompt_cache(network), made_of)
 
     def take_apart(self, caches: Sequence[Any], length: int) -> list[mx.array]:
@@ -81,7 +74,7 @@ class Layout:
 
     def put_together(self, arrays: Iterable[mx.array], length: int) -> list[Any]:
         """Return caches that hold so many tokens, from their arrays."""
-        caches = self.make()
+        caches = self._make()
         # Caches write into their arrays: each has its own, and memory is copied when that happens.
         rest = iter([mx.array(values) for values in arrays])
         for cache in _single(caches):
@@ -109,11 +102,29 @@ def _single(caches: Iterable[Any]) -> list[Any]:
     return [one for cache in caches for one in (_single(cache.caches) if type(cache) is CacheList else [cache])]
 
 
+def _known(cache: Any) -> bool:
+    """Tell whether a cache that has read is of a kind that can be copied, with nothing missing.
+
+    Merging a rotating cache that keeps its first tokens forgets that it does.
+    """
+    if type(cache) is ArraysCache:
+        return all(values is not None for values in cache.cache)
+    return type(cache) in (KVCache, RotatingKVCache) and not cache.empty() and not getattr(cache, "keep", 0)
+
+
+def _most(cache: Any) -> int:
+    """Return how many tokens the third axis of a cache's arrays may come to count, 0 if it counts none."""
+    if type(cache) is ArraysCache:
+        return 0
+    return getattr(cache, "max_size", sys.maxsize)
+
+
 def _arrays(cache: Any) -> list[mx.array]:
     """Return the arrays of a cache, without room for more and in the order of their tokens."""
     if type(cache) is ArraysCache:
         return list(cache.cache)
     if type(cache) is RotatingKVCache:
+        # While it reads it holds more than its window, and when it writes it goes round.
         return [cache._temporal_order(values)[:, :, -cache.size() :] for values in (cache.keys, cache.values)]
     return [values[:, :, : cache.offset] for values in (cache.keys, cache.values)]
 
