@@ -305,6 +305,21 @@ def test_after_a_restart_the_next_turn_starts_behind_the_question_before(
     assert ask(again, conversation(QUESTIONS[2]), name=name)[1] == boundaries[0]
 
 
+def test_a_file_that_is_larger_than_the_budget_serves_and_drives_nothing_out(
+    backend: Backend, whole_models: Path, tmp_path: Path
+) -> None:
+    long = "Hello " * 150
+    expected, _ = ask(new_desk(backend, whole_models, folder=tmp_path / "p"), long, name="rotating")
+    desk = new_desk(backend, whole_models)
+    ask(desk, "Hello", name="rotating")
+    small = desk.engine._prefixes.nbytes
+    desk = new_desk(backend, whole_models, small, tmp_path / "p")
+    ask(desk, "Hello", name="rotating")
+    boundary = encoded(desk, (Message("user", long),), "rotating")[1][-1]
+    assert ask(desk, long, name="rotating") == (expected, boundary)
+    assert desk.engine._prefixes.nbytes == small
+
+
 def test_the_files_are_nobody_elses_business(backend: Backend, whole_models: Path, tmp_path: Path) -> None:
     old = os.umask(0)
     try:

@@ -191,17 +191,18 @@ class Checkpoints:
             self._files.write(checkpoint.name, arrays)
 
     def take(
-        self, model: str, tokens: Sequence[int], boundaries: Sequence[int], layout: Layout
+        self, model: str, tokens: Sequence[int], boundaries: Sequence[int], layout: Layout, most: int
     ) -> tuple[int, list[Any]]:
         """Return how many of the tokens were read before, and caches that hold them, the caller's own.
 
-        Files are looked for at the boundaries only.
+        Files are looked for at the boundaries. What comes from one is kept if it takes at most so many bytes.
         """
         lengths = {checkpoint.length for _, checkpoint in self._kept.values() if checkpoint.model == model}
         for length, name in reversed(list(_names(model, tokens, lengths.union(boundaries)))):
             checkpoint = self._kept[name][1] if name in self._kept else self._read(model, name, length, layout)
             if checkpoint is not None:
-                self._keep(checkpoint)
+                if checkpoint.nbytes <= most:
+                    self._keep(checkpoint)
                 return length, layout.put_together(checkpoint.arrays, length)
         return 0, []
 

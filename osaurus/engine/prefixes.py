@@ -154,7 +154,7 @@ class PrefixCache:
         self, model: str, tokens: Sequence[int], boundaries: Sequence[int], layout: Layout
     ) -> tuple[int, list[Any]]:
         """Return the same as `take`, of a model whose caches cannot be cut."""
-        taken = self._checkpoints.take(model, tokens, boundaries, layout)
+        taken = self._checkpoints.take(model, tokens, boundaries, layout, min(self._budget, self._room))
         self._evict()
         return taken
 
