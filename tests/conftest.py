@@ -6,7 +6,9 @@ template, safetensors, mlx_lm's own Llama. The starter model is fetched once and
 
 import json
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -32,6 +34,50 @@ TINY_CONFIG = {
     "rope_theta": 10000.0,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
+}
+
+# Every second layer sees the last 32 tokens only.
+ROTATING_CONFIG = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 32,
+    "sliding_window_pattern": 2,
+    "max_position_embeddings": 1024,
+}
+
+# A gated delta rule, whose state is all that it remembers, and attention in turn.
+RECURRENT_CONFIG = {
+    "architectures": ["Qwen3NextForCausalLM"],
+    "model_type": "qwen3_next",
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "full_attention_interval": 2,
+    "num_experts": 0,
+    "num_experts_per_tok": 0,
+    "decoder_sparse_step": 1,
+    "shared_expert_intermediate_size": 0,
+    "moe_intermediate_size": 0,
+    "mlp_only_layers": [],
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.5,
+    "max_position_embeddings": 1024,
 }
 
 
@@ -62,19 +108,21 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_tiny_model(folder: Path, tokenizer: Tokenizer, seed: int = 0) -> None:
+def write_tiny_model(
+    folder: Path, tokenizer: Tokenizer, seed: int = 0, architecture: dict[str, Any] = TINY_CONFIG
+) -> None:
     """Write a model with random weights to `folder`; MLX must have been prepared."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
-    from mlx_lm.models.llama import Model, ModelArgs
 
     config = {
-        **TINY_CONFIG,
+        **architecture,
         "vocab_size": tokenizer.get_vocab_size(),
         "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
     }
+    module = import_module(f"mlx_lm.models.{config['model_type']}")
     mx.random.seed(seed)
-    network = Model(ModelArgs.from_dict(config))
+    network = module.Model(module.ModelArgs.from_dict(config))
     # Weights larger than training starts from: answers vary with the prompt instead of repeating one token.
     weights = {name: array * 4 for name, array in tree_flatten(network.parameters())}
     folder.mkdir(parents=True)
@@ -99,6 +147,15 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokeni
     folder = tmp_path_factory.mktemp("models")
     write_tiny_model(folder / "tests" / "tiny", tiny_tokenizer)
     write_tiny_model(folder / "tests" / "other", tiny_tokenizer, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer, backend: Backend) -> Path:
+    """A models folder with `tests/rotating` and `tests/recurrent`, whose caches cannot be cut."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_tiny_model(folder / "tests" / "rotating", tiny_tokenizer, architecture=ROTATING_CONFIG)
+    write_tiny_model(folder / "tests" / "recurrent", tiny_tokenizer, architecture=RECURRENT_CONFIG)
     return folder
 
 

@@ -37,10 +37,10 @@ def inline(function: Callable[..., T], *args: Any) -> Deferred[T]:
 class CountingPrompt:
     """Reads a prompt as one token a character."""
 
-    def encode(self, request: ChatRequest) -> tuple[list[int], int]:
-        """Return the tokens and the most tokens of the answer."""
+    def encode(self, request: ChatRequest) -> tuple[list[int], int, tuple[int, ...]]:
+        """Return the tokens, the most tokens of the answer, and no boundaries."""
         text = self.spell(request.raw) or "".join(message.content for message in request.messages)
-        return [ord(character) for character in text], request.max_tokens or 100
+        return [ord(character) for character in text], request.max_tokens or 100, ()
 
     def spell(self, raw: Text | Tokens | None) -> str:
         """Return the text of a prompt that is to be continued."""

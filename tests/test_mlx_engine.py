@@ -43,10 +43,11 @@ class Desk:
     texts: dict[int, str] = field(factory=dict)
     ends: dict[int, Event] = field(factory=dict)
 
-    def add(self, number: int, content: str, name: str = "tiny", **changes: Any) -> None:
+    def add(self, number: int, content: str | tuple[Message, ...], name: str = "tiny", **changes: Any) -> None:
         fields: dict[str, Any] = {"max_tokens": 24, "sampling": GREEDY, "stop": ()} | changes
-        request = ChatRequest(model=name, messages=(Message("user", content),), max_tokens_may_shrink=True, **fields)
-        prompt, max_tokens = self.engine.load(name, self.folder(name)).prompt.encode(request)
+        messages = (Message("user", content),) if isinstance(content, str) else content
+        request = ChatRequest(model=name, messages=messages, max_tokens_may_shrink=True, **fields)
+        prompt, max_tokens, boundaries = self.engine.load(name, self.folder(name)).prompt.encode(request)
         self.engine.add(
             name,
             self.folder(name),
@@ -60,6 +61,7 @@ class Desk:
                 load=0,
                 top_logprobs=request.top_logprobs,
                 tell_tokens=request.tell_tokens,
+                boundaries=boundaries,
             ),
         )
 
@@ -79,7 +81,7 @@ class Desk:
             self.step()
         return self.texts
 
-    def alone(self, content: str, **changes: Any) -> str:
+    def alone(self, content: str | tuple[Message, ...], **changes: Any) -> str:
         """What a prompt is answered when nobody else is there."""
         self.add(999, content, **changes)
         self.finish()
@@ -429,7 +431,7 @@ def test_a_prompt_is_never_cut_whatever_the_tokenizer_file_says(
     request = ChatRequest(
         model="cut", messages=(Message("user", "word " * 40),), max_tokens=1, max_tokens_may_shrink=True
     )
-    prompt, _ = desk.engine.load("cut", folder).prompt.encode(request)
+    prompt, *_ = desk.engine.load("cut", folder).prompt.encode(request)
     assert len(prompt) > 40
 
 

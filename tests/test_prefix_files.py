@@ -90,7 +90,7 @@ def test_foreign_files_are_left_alone_and_unfinished_ones_removed(tmp_path: Path
     (folder / ("a" * 64)).symlink_to("/etc/passwd")
     (folder / f".{'b' * 64}.123").write_text("half")
     files = PrefixFiles(folder, BUDGET, lambda thunk: thunk())
-    assert files.read(bytes.fromhex("a" * 64)) is None
+    assert files.read(bytes.fromhex("a" * 64), dict) is None
     assert sorted(path.name for path in folder.iterdir()) == ["a" * 64, "notes.txt"]
 
 
@@ -104,9 +104,9 @@ def test_the_budget_holds_and_what_was_used_last_stays(backend: Backend, tmp_pat
     files = PrefixFiles(tmp_path / "p", 3 * size, lambda thunk: thunk())
     names = [bytes([number] * 32) for number in range(4)]
     for name in names[:3]:
-        files.write(name, block, block)
-    assert files.read(names[0]) is not None
-    files.write(names[3], block, block)
+        files.write(name, {"keys": block, "values": block})
+    assert files.read(names[0], dict) is not None
+    files.write(names[3], {"keys": block, "values": block})
     assert {path.name for path in blocks(tmp_path / "p")} == {names[number].hex() for number in (0, 2, 3)}
 
 
@@ -118,12 +118,12 @@ def test_a_block_comes_back_as_it_was(backend: Backend, tmp_path: Path, dtype: s
 
     keys, values = mx.random.normal((2, 2, 32, 16)).astype(getattr(mx, dtype)), mx.ones((2, 1, 32, 8))
     files = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk())
-    files.write(b"n" * 32, keys, values)
-    found = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk()).read(b"n" * 32)
+    files.write(b"n" * 32, {"keys": keys, "values": values})
+    found = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk()).read(b"n" * 32, dict)
     assert found is not None
-    assert found[0].dtype == keys.dtype
-    assert mx.array_equal(found[0], keys)
-    assert mx.array_equal(found[1], values)
+    assert found["keys"].dtype == keys.dtype
+    assert mx.array_equal(found["keys"], keys)
+    assert mx.array_equal(found["values"], values)
 
 
 WRITER = """
@@ -137,7 +137,7 @@ files = PrefixFiles(Path(sys.argv[2]), 2**28, lambda thunk: thunk())
 name, number = b"", 0
 while True:
     name, number = link(name, [number]), number + 1
-    files.write(name, mx.full((4, 4, 256, 64), number), mx.full((4, 4, 256, 64), number))
+    files.write(name, {kind: mx.full((4, 4, 256, 64), number) for kind in ("keys", "values")})
 """
 
 
@@ -156,8 +156,8 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_believed(backend: Backen
     name, number = b"", 0
     while True:
         name, number = link(name, [number]), number + 1
-        found = files.read(name)
+        found = files.read(name, dict)
         if found is None:
             break
-        assert {found[0].min().item(), found[1].max().item()} == {number}
+        assert {found["keys"].min().item(), found["values"].max().item()} == {number}
     assert number >= 5

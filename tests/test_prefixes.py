@@ -25,7 +25,7 @@ def new_desk(backend: Backend, models: Path, budget: int) -> Desk:
     return Desk(MLXEngine(backend, PrefixCache(budget), 2**32), models)
 
 
-def ask(desk: Desk, content: str, **changes: Any) -> tuple[str, int]:
+def ask(desk: Desk, content: str | tuple[Message, ...], **changes: Any) -> tuple[str, int]:
     """Return an answer and how many tokens of its prompt had been read before."""
     desk.add(1, content, **changes)
     desk.finish()

@@ -14,7 +14,8 @@ come at the same time, behind the same system prompt, have a few tokens each, an
 Where a row's text repeats itself, a pass checks a draft of several tokens at once (`speculation`): all rows get as
 many places in it as the longest draft has, and what was not drawn in the end is taken back from their caches.
 
-What rows have read and written is kept in the `PrefixCache`; a row that begins alike starts behind it.
+What rows have read and written is kept in the `PrefixCache`; a row that begins alike starts behind it. Where caches
+cannot be cut, they are copied whole at the boundaries of the prompt, so reading stops there.
 
 The last token of a prompt is not read but joins with the row: the pass that all rows share computes its logits.
 
@@ -92,6 +93,11 @@ class _Progress:
         return len(self.sequence) - 1 - self.read
 
     @property
+    def stretch(self) -> int:
+        """How many of these may be read in one pass."""
+        return next((end - self.read for end in self.row.boundaries if end > self.read), self.unread)
+
+    @property
     def written(self) -> int:
         """How many tokens the row has written."""
         return len(self.sequence) - len(self.row.prompt)
@@ -167,7 +173,7 @@ class Batch:
             for progress in rows:
                 if progress.row.id == row_id:
                     rows.remove(progress)
-                    self._retain(progress)
+                    self._retain(progress, leaving=True)
                     return
         self._parked.pop(row_id, None)
         self._take_out(row_id)
@@ -281,6 +287,8 @@ class Batch:
         # The output has the shape (rows, width, vocabulary).
         self._logits = self._model.network(padded, cache=self._caches)
         mx.async_eval(self._logits)
+        for row in self._writing:
+            row.read = len(row.sequence)
         return width
 
     def _draft(self) -> int:
@@ -368,20 +376,42 @@ class Batch:
         """Let a row leave those that write, if it is one of them."""
         self._keep([index for index, progress in enumerate(self._writing) if progress.row.id != row_id])
 
-    def _retain(self, progress: _Progress) -> None:
+    def _retain(self, progress: _Progress, *, leaving: bool = False) -> None:
         """Keep what a row has read since. At once, bit by bit: a long prompt's copies would be a gap in all streams."""
-        if progress.read // BLOCK > progress.kept // BLOCK:
-            self._prefixes.put(self._model.key, progress.sequence[: progress.read], progress.cache)
+        layout = self._model.layout
+        if layout is None:
+            if progress.read // BLOCK > progress.kept // BLOCK:
+                self._prefixes.put(self._model.key, progress.sequence[: progress.read], progress.cache)
+                progress.kept = progress.read
+            return
+        bounded = progress.read in progress.row.boundaries
+        if progress.read > progress.kept and (bounded or not progress.unread or leaving):
+            tokens = progress.sequence[: progress.read]
+            self._prefixes.put_whole(self._model.key, tokens, progress.cache, layout, lasting=bounded)
             progress.kept = progress.read
 
     def _remember(self, leaving: set[int]) -> None:
         """Keep what the rows at these places have read and written."""
+        layout = self._model.layout
         for index in leaving:
             progress = self._writing[index]
+            if layout is not None:
+                # All of it: a row that is taken out has read the last token as well.
+                tokens = progress.sequence[: progress.read]
+                caches = [cache.extract(index) for cache in self._caches]
+                self._prefixes.put_whole(self._model.key, tokens, caches, layout, lasting=False)
+                continue
             # The last token was drawn but not read.
             tokens = progress.sequence[:-1]
             if self._batchable and len(tokens) // BLOCK > len(progress.row.prompt) // BLOCK:
                 self._prefixes.put(self._model.key, tokens, [cache.extract(index) for cache in self._caches])
+
+    def _taken(self, progress: _Progress) -> tuple[int, list[Any]]:
+        """Return how much of what a row is to read was read before, and caches that hold it."""
+        model, tokens = self._model, progress.sequence[:-1]
+        if model.layout is None:
+            return self._prefixes.take(model.key, tokens)
+        return self._prefixes.take_whole(model.key, tokens, progress.row.boundaries, model.layout)
 
     def _join(self) -> bool:
         """Let rows that have read all but their last token write; return whether there were any."""
@@ -416,7 +446,7 @@ class Batch:
                 events.append((progress.row.id, Failed(error)))
                 continue
             self._waiting.remove(progress)
-            progress.read, cache = self._prefixes.take(self._model.key, progress.sequence[:-1])
+            progress.read, cache = self._taken(progress)
             progress.cache = cache or make_prompt_cache(self._model.network)
             if not progress.written:
                 progress.cached = progress.read
@@ -429,9 +459,15 @@ class Batch:
         So the answers to one request, and clients with one system prompt, read together what they have in common.
         """
         for other in self._reading:
-            end = (other.kept // BLOCK + 1) * BLOCK
-            if end < len(other.sequence) and progress.sequence[:end] == other.sequence[:end]:
-                return self._plain
+            # Up to where what it reads is kept next.
+            if self._plain:
+                end = (other.kept // BLOCK + 1) * BLOCK
+            elif self._model.layout is not None:
+                end = other.read + other.stretch
+            else:
+                return False
+            if other.read < end < len(other.sequence) and progress.sequence[:end] == other.sequence[:end]:
+                return True
         return False
 
     def _read(self) -> int:
@@ -440,7 +476,7 @@ class Batch:
         turns = sum(1 for progress in self._reading if progress.unread)
         while turns > 0 and allowance > 0:
             group = self._next_readers(allowance)
-            lengths = [min(progress.unread, allowance // len(group)) for progress in group]
+            lengths = [min(progress.stretch, allowance // len(group)) for progress in group]
             self._read_together(group, lengths)
             for progress, length in zip(group, lengths, strict=True):
                 progress.read += length

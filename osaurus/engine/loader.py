@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,6 +21,7 @@ from twisted.logger import Logger
 from ..chat import ModelLoadFailed, NoRoomYet
 from ..model_config import context_length
 from .backend import Backend
+from .checkpoints import Layout
 from .prompt import PromptEncoder, special_tokens
 from .vocabulary import Vocabulary
 
@@ -34,7 +36,8 @@ class Model:
     """A loaded model: its network, and what turns text into its tokens and back.
 
     `key` differs for all that compute something else: other weights, other numbers, another mlx_lm. `nbytes` is what
-    its weights take, `token_nbytes` what each token of a row takes beside them.
+    its weights take, `token_nbytes` what each token of a row takes beside them. `layout` is that of caches that cannot
+    be cut but copied.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Model:
     context_length: int
     nbytes: int
     token_nbytes: int
+    layout: Layout | None
 
 
 def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
@@ -90,7 +94,8 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     make_room(nbytes)
     mx.eval(network.parameters())
     mx.clear_cache()
-    token_nbytes = _token_nbytes(network)
+    caches = _read_a_token(network)
+    token_nbytes, layout = _token_nbytes(caches), Layout.of(network, caches)
     context, limit_reason = context_length(config), ""
     fitting = (memory_limit - nbytes) // max(token_nbytes, 1)
     if fitting < context:
@@ -113,12 +118,18 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         tokenizer=backend_tokenizer,
         vocabulary=Vocabulary(backend_tokenizer),
         prompt=PromptEncoder(
-            backend_tokenizer, wrapper, special_tokens(wrapper.added_tokens_decoder), context, limit_reason
+            backend_tokenizer,
+            wrapper,
+            special_tokens(wrapper.added_tokens_decoder),
+            context,
+            limit_reason,
+            bounded=layout is not None,
         ),
         end_tokens=frozenset(wrapper.eos_token_ids),
         context_length=context,
         nbytes=nbytes,
         token_nbytes=token_nbytes,
+        layout=layout,
     )
 
 
@@ -131,13 +142,18 @@ def _key(folder: Path, parameters: list[mx.array]) -> str:
     return sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _token_nbytes(network: nn.Module) -> int:
-    """Return how many bytes the caches of a row grow by with each token, by trying it with one.
+def _read_a_token(network: nn.Module) -> list[Any]:
+    """Return the network's caches when it has read a token."""
+    caches: list[Any] = make_prompt_cache(network)
+    mx.eval(network(mx.array([[0]]), cache=caches), [cache.state for cache in caches])
+    return caches
+
+
+def _token_nbytes(caches: list[Any]) -> int:
+    """Return how many bytes the caches of a row grow by with each token.
 
     What of a cache does not grow, as in recurrent layers, is small beside the rest.
     """
-    caches = make_prompt_cache(network)
-    mx.eval(network(mx.array([[0]]), cache=caches), [cache.state for cache in caches])
     arrays = [(cache.keys, cache.values) for cache in caches if getattr(cache, "keys", None) is not None]
     return sum((keys.nbytes + values.nbytes) // keys.shape[2] for keys, values in arrays)
 

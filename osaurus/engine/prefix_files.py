@@ -1,12 +1,13 @@
-"""Blocks of the prefix cache on disk, so that the first request after a restart is warm.
+"""Blocks and checkpoints of the prefix cache on disk, so that the first request after a restart is warm.
 
-Each block is a file, named by a chain of hashes over the model and all tokens up to the block's end: what a prompt
-needs is found by computing names, and conversations that branch share files as they share blocks. A file begins with
+Each is a file. A block is named by a chain of hashes over the model and all tokens up to the block's end: what a prompt
+needs is found by computing names, and conversations that branch share files as they share blocks. A checkpoint is named
+by the model and the tokens that it holds. A file begins with
 the SHA-256 of the rest, and gets its name only when it is complete, so that whatever a crash or a bad disk leaves
 behind is noticed and removed. The files hold what people wrote: the folder is readable by this user only.
 
-Writing happens elsewhere (`run_elsewhere`), behind a backlog that is bounded: where the disk is too slow, blocks are
-simply not kept. When the budget is exceeded, the file that was used least recently goes.
+Writing happens elsewhere (`run_elsewhere`), behind a backlog that is bounded: where the disk is too slow, files are
+simply not written. When the budget is exceeded, the file that was used least recently goes.
 """
 
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -27,6 +28,8 @@ from safetensors.numpy import load, save
 from twisted.logger import Logger
 
 log = Logger()
+
+T = TypeVar("T")
 
 # Part of every name: a change of the format makes strangers of all files.
 VERSION = "1"
@@ -48,7 +51,7 @@ def link(before: bytes, tokens: Sequence[int]) -> bytes:
 
 @define(eq=False)
 class PrefixFiles:
-    """A folder of blocks within a budget in bytes. `write` is called on the engine thread, `read` as well."""
+    """A folder of files within a budget in bytes. `write` is called on the engine thread, `read` as well."""
 
     _folder: Path
     _budget: int
@@ -69,15 +72,18 @@ class PrefixFiles:
             elif NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 found.append((entry.stat().st_mtime, entry.name, entry.stat().st_size))
             else:
-                log.warn("{path} is no block of the prefix cache and is left alone", path=entry.path)
+                log.warn("{path} is no file of the prefix cache and is left alone", path=entry.path)
         return OrderedDict((name, size) for _, name, size in sorted(found))
 
     @_nbytes.default
     def _add_sizes(self) -> int:
         return sum(self._sizes.values())
 
-    def read(self, name: bytes) -> tuple[mx.array, mx.array] | None:
-        """Return the keys and values of a block; None if there is no such file, or it is damaged."""
+    def read(self, name: bytes, build: Callable[[dict[str, mx.array]], T]) -> T | None:
+        """Return what `build` makes of the arrays of a file; None if there is no such file, or it is damaged.
+
+        `build` raises ValueError or KeyError if the arrays are not what they should be.
+        """
         with self._lock:
             if name.hex() not in self._sizes:
                 return None
@@ -87,25 +93,24 @@ class PrefixFiles:
             content = path.read_bytes()
             if sha256(content[DIGEST_SIZE:]).digest() != content[:DIGEST_SIZE]:
                 raise ValueError("its checksum is wrong")
-            arrays = dict(_unpacked(*item) for item in load(content[DIGEST_SIZE:]).items())
-            keys, values = arrays["keys"], arrays["values"]
+            built = build(dict(_unpacked(*item) for item in load(content[DIGEST_SIZE:]).items()))
             os.utime(path)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             log.warn("{path} of the prefix cache is removed: {error}", path=str(path), error=error)
             self._remove(name.hex())
             return None
-        return keys, values
+        return built
 
-    def write(self, name: bytes, keys: mx.array, values: mx.array) -> None:
-        """Keep a block, some time soon."""
-        nbytes = keys.nbytes + values.nbytes
+    def write(self, name: bytes, arrays: dict[str, mx.array]) -> None:
+        """Keep arrays by their names, some time soon."""
+        nbytes = sum(values.nbytes for values in arrays.values())
         with self._lock:
             if name.hex() in self._sizes or self._backlog + nbytes > MOST_BACKLOG or nbytes > self._budget:
                 return
             self._backlog += nbytes
         # MLX's arrays stay on this thread.
-        arrays = dict([_packed("keys", keys), _packed("values", values)])
-        self._run_elsewhere(lambda: self._write(name.hex(), arrays, nbytes))
+        packed = dict(_packed(*item) for item in arrays.items())
+        self._run_elsewhere(lambda: self._write(name.hex(), packed, nbytes))
 
     def _write(self, name: str, arrays: dict[str, np.ndarray[Any, Any]], nbytes: int) -> None:
         temporary = self._folder / f".{name}.{os.getpid()}"
@@ -117,7 +122,7 @@ class PrefixFiles:
                 file.write(content)
             temporary.replace(self._folder / name)
         except OSError as error:
-            log.warn("A block of the prefix cache cannot be written: {error}", error=error)
+            log.warn("A file of the prefix cache cannot be written: {error}", error=error)
             temporary.unlink(missing_ok=True)
             return
         finally:
@@ -125,7 +130,7 @@ class PrefixFiles:
                 self._backlog -= nbytes
         size = DIGEST_SIZE + len(content)
         with self._lock:
-            # The same block may have been on its way twice.
+            # The same file may have been on its way twice.
             self._nbytes += size - self._sizes.get(name, 0)
             self._sizes[name] = size
         while self._nbytes > self._budget:

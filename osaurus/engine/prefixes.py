@@ -8,17 +8,17 @@ holds the keys and values of its own tokens only, so that conversations that bra
 copies: a slice would keep the whole batch that it was cut from in memory. When the budget is exceeded, the leaf that
 was used least recently goes. Models and rows come before what is kept here: they squeeze it.
 
-`PrefixFiles` keeps the blocks beyond the end of the process.
-
 Only caches that are plain keys and values, one pair for each token, can be cut and put together (mlx_lm's KVCache).
-Rotating and recurrent caches cannot; rows of such models read their prompts whole.
+Of rotating and recurrent caches `Checkpoints` keeps whole copies, within the same budget.
+
+`PrefixFiles` keeps both beyond the end of the process.
 
 Everything here runs on the thread that owns MLX.
 """
 
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
@@ -27,7 +27,9 @@ import mlx.core as mx
 from attrs import define, field
 from mlx_lm.models.cache import KVCache
 
+from .checkpoints import Checkpoints, Layout
 from .prefix_files import PrefixFiles, link, root
+from .prompt import in_common
 
 BLOCK = 32
 # Blocks that wait to be written; what comes beyond stays in memory only.
@@ -57,7 +59,7 @@ class _Node:
 
 @define(eq=False)
 class PrefixCache:
-    """Blocks of several models, within one budget in bytes. A model is named by its key.
+    """Blocks and checkpoints of several models, within one budget in bytes. A model is named by its key.
 
     What `files` hold is found as well, and comes into memory when it is needed.
     """
@@ -66,20 +68,32 @@ class PrefixCache:
     _files: PrefixFiles | None = None
     _room: int = field(default=sys.maxsize, init=False)
     _roots: dict[str, dict[Tokens, _Node]] = field(factory=dict, init=False)
-    _clock: Any = field(factory=count, init=False)
+    _clock: Iterator[int] = field(factory=count, init=False)
     _unwritten: deque[_Node] = field(factory=deque, init=False)
-    nbytes: int = field(default=0, init=False)
+    _blocks_nbytes: int = field(default=0, init=False)
+    _checkpoints: Checkpoints = field(init=False)
+
+    @_checkpoints.default
+    def _make_checkpoints(self) -> Checkpoints:
+        return Checkpoints(self._clock, self._files)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that everything takes."""
+        return self._blocks_nbytes + self._checkpoints.nbytes
 
     @property
     def unwritten(self) -> bool:
-        """Whether there are blocks that should still be written to files."""
-        return bool(self._unwritten)
+        """Whether there is something that should still be written to files."""
+        return bool(self._unwritten) or self._checkpoints.unwritten
 
     def write_one(self) -> None:
-        """Hand a block to the files. One at a time: a long prompt's would be a gap in everybody's stream."""
+        """Hand something to the files. One at a time: a long prompt's would be a gap in everybody's stream."""
         if self._unwritten and self._files is not None:
             node = self._unwritten.popleft()
-            self._files.write(node.name, node.keys, node.values)
+            self._files.write(node.name, {"keys": node.keys, "values": node.values})
+        else:
+            self._checkpoints.write_one()
 
     def take(self, model: str, tokens: Sequence[int]) -> tuple[int, list[KVCache]]:
         """Return how many of the tokens were read before, and caches that hold them, one for each layer.
@@ -91,8 +105,8 @@ class PrefixCache:
         rest = tokens[len(path) * BLOCK :]
         siblings = path[-1].children if path else self._roots.get(model, {})
         # Of the next block the part before the branch serves as well.
-        nearest = max(siblings.values(), key=lambda node: _common(node.tokens, rest), default=None)
-        part = 0 if nearest is None else _common(nearest.tokens, rest)
+        nearest = max(siblings.values(), key=lambda node: in_common(node.tokens, rest), default=None)
+        part = 0 if nearest is None else in_common(nearest.tokens, rest)
         if nearest is not None and part:
             path.append(nearest)
         if not path:
@@ -136,6 +150,21 @@ class PrefixCache:
             self._unwritten += added[: MOST_UNWRITTEN - len(self._unwritten)]
         self._evict()
 
+    def take_whole(
+        self, model: str, tokens: Sequence[int], boundaries: Sequence[int], layout: Layout
+    ) -> tuple[int, list[Any]]:
+        """Return the same as `take`, of a model whose caches cannot be cut."""
+        taken = self._checkpoints.take(model, tokens, boundaries, layout, min(self._budget, self._room))
+        self._evict()
+        return taken
+
+    def put_whole(
+        self, model: str, tokens: Sequence[int], caches: Sequence[Any], layout: Layout, *, lasting: bool
+    ) -> None:
+        """Keep the caches of one row, which hold these tokens; in files as well if they are to be `lasting`."""
+        self._checkpoints.put(model, tokens, caches, layout, min(self._budget, self._room), lasting)
+        self._evict()
+
     def squeeze(self, room: int) -> None:
         """Take no more memory than this from now on, if that is less than the budget."""
         self._room = room
@@ -143,7 +172,8 @@ class PrefixCache:
 
     def forget(self, model: str) -> None:
         """Give back everything of a model."""
-        self.nbytes -= sum(node.nbytes for node in _below(self._roots.pop(model, {})))
+        self._blocks_nbytes -= sum(node.nbytes for node in _below(self._roots.pop(model, {})))
+        self._checkpoints.forget(model)
 
     def _path(self, model: str, tokens: Sequence[int]) -> list[_Node]:
         """Return the nodes that the tokens lead through, marked as used."""
@@ -164,7 +194,8 @@ class PrefixCache:
         for start in range(len(path) * BLOCK, len(tokens) - BLOCK + 1, BLOCK):
             block = tuple(tokens[start : start + BLOCK])
             parent = path[-1] if path else None
-            found = self._files.read(link(parent.name if parent else root(model), block))
+            name = link(parent.name if parent else root(model), block)
+            found = self._files.read(name, lambda arrays: (arrays["keys"], arrays["values"]))
             if found is None:
                 break
             path.append(self._add(model, parent, block, *found))
@@ -173,7 +204,7 @@ class PrefixCache:
         siblings = parent.children if parent else self._roots.setdefault(model, {})
         name = link(parent.name if parent else root(model), block)
         node = siblings[block] = _Node(name, parent, siblings, block, keys, values, next(self._clock))
-        self.nbytes += node.nbytes
+        self._blocks_nbytes += node.nbytes
         return node
 
     def _evict(self) -> None:
@@ -183,18 +214,15 @@ class PrefixCache:
         everything = [node for root in self._roots.values() for node in _below(root)]
         leaves = [(node.used, id(node), node) for node in everything if not node.children]
         heapify(leaves)
-        while leaves and self.nbytes > budget:
+        while self.nbytes > budget and (leaves or self._checkpoints):
+            if self._checkpoints and (not leaves or self._checkpoints.oldest < leaves[0][0]):
+                self._checkpoints.drop_oldest()
+                continue
             _, _, leaf = heappop(leaves)
             del leaf.siblings[leaf.tokens]
-            self.nbytes -= leaf.nbytes
+            self._blocks_nbytes -= leaf.nbytes
             if leaf.parent is not None and not leaf.siblings:
                 heappush(leaves, (leaf.parent.used, id(leaf.parent), leaf.parent))
-
-
-def _common(tokens: Sequence[int], others: Sequence[int]) -> int:
-    """Return how many tokens two sequences have in common at their beginning."""
-    pairs = zip(tokens, others, strict=False)
-    return next((place for place, (token, other) in enumerate(pairs) if token != other), min(len(tokens), len(others)))
 
 
 def _below(root: dict[Tokens, _Node]) -> list[_Node]:

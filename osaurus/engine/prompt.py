@@ -8,6 +8,9 @@ whole in what the tokeniser sees. Text without such spellings, nearly all of it,
 the model was trained. Rejected: placeholders for whole messages (templates look into them), and deleting the spellings
 (people ask about them).
 
+Where a message ends in the prompt is for the template to know as well. What other prompts will have in common with this
+one is found by rendering what they may be, and comparing tokens: whatever the template does, a boundary is true.
+
 All of this is plain Python and safe on any thread.
 """
 
@@ -28,6 +31,9 @@ from ..model_config import FILL_IN_MARKS
 PRIVATE_USE = range(0xF0000, 0xFFFFE)
 MARK_LENGTH = 4
 
+# A boundary nearer to the beginning is not worth stopping at: many templates put as much before everything.
+LEAST_BOUNDARY = 8
+
 
 class ChatTemplate(Protocol):
     """A tokenizer's chat template."""
@@ -42,7 +48,8 @@ class ChatTemplate(Protocol):
 class PromptEncoder:
     """Renders and tokenises conversations for one model.
 
-    `context_length` is the model's, in tokens; `limit_reason` says why it is less than it could be.
+    `context_length` is the model's, in tokens; `limit_reason` says why it is less than it could be. `bounded` says that
+    boundaries are wanted, which takes rendering a prompt several times.
     """
 
     _tokenizer: Tokenizer
@@ -50,6 +57,7 @@ class PromptEncoder:
     _special: Sequence[str]
     _context_length: int
     _limit_reason: str = ""
+    _bounded: bool = False
     _spelling: re.Pattern[str] | None = field(init=False)
     _any_special: re.Pattern[str] = field(init=False)
     _longest: int = field(init=False)
@@ -81,8 +89,12 @@ class PromptEncoder:
     def _continuing_default(self) -> Tokenizer:
         return without_prefix(self._tokenizer)
 
-    def encode(self, request: ChatRequest) -> tuple[list[int], int]:
-        """Return the prompt's tokens and the most tokens that the answer may have.
+    def encode(self, request: ChatRequest) -> tuple[list[int], int, tuple[int, ...]]:
+        """Return the prompt's tokens, the most tokens that the answer may have, and the prompt's boundaries.
+
+        Boundaries are how many tokens this prompt is likely to have in common with others, ascending, each less than
+        all: behind the leading system messages, where the turn before was answered, and behind the last message.
+        There are none unless they are wanted.
 
         Raises InvalidRequest if the template refuses the conversation or a token that is given does not exist,
         ContextLengthExceeded if it does not fit.
@@ -118,7 +130,7 @@ class PromptEncoder:
         if room < 1:
             raise self._too_long(context, str(len(tokens)), param)
         if request.max_tokens is None:
-            return tokens, room
+            return tokens, room, self._boundaries(request.messages, tokens)
         if request.max_tokens > room and not request.max_tokens_may_shrink:
             raise ContextLengthExceeded(
                 f"The model's context is {context} tokens{self._limit_reason}; "
@@ -127,7 +139,7 @@ class PromptEncoder:
                 f"Shorten the {param} or ask for at most {room} tokens.",
                 param="max_tokens",
             )
-        return tokens, min(request.max_tokens, room)
+        return tokens, min(request.max_tokens, room), self._boundaries(request.messages, tokens)
 
     def spell(self, raw: Text | Tokens | None) -> str:
         """Return the text of a prompt that is to be continued."""
@@ -160,12 +172,37 @@ class PromptEncoder:
         before, after = _encode(self._tokenizer, raw.text), _encode(self._tokenizer, raw.suffix)
         return [marks[0], *before, marks[1], *after, marks[2]]
 
-    def _render(self, messages: Sequence[Message]) -> list[str]:
-        """Return the rendered prompt in parts, cut inside every special token that a message spells."""
+    def _boundaries(self, messages: Sequence[Message], tokens: Sequence[int]) -> tuple[int, ...]:
+        if not self._bounded:
+            return ()
+        beginnings = [messages[:-2], messages]
+        leading = next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
+        if 0 < leading < len(messages):
+            # Some templates put the system message into the message behind it, so what is rendered is another
+            # conversation that begins alike.
+            behind = messages[leading]
+            other = "1" if behind.content.lstrip().startswith("0") else "0"
+            beginnings.append([*messages[:leading], Message(behind.role, other)])
+        found = {in_common(tokens, self._attempted(beginning)) for beginning in beginnings if beginning}
+        return tuple(sorted(length for length in found if LEAST_BOUNDARY <= length < len(tokens)))
+
+    def _attempted(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens of a conversation that nobody asked about, none if the template refuses it."""
+        try:
+            return self._tokenise(self._render(messages, prompted=False))
+        except Exception:  # noqa: BLE001 - a template is a program, and was not written for half a conversation
+            return []
+
+    def _render(self, messages: Sequence[Message], *, prompted: bool = True) -> list[str]:
+        """Return the rendered prompt in parts, cut inside every special token that a message spells.
+
+        It goes up to where the assistant is to speak, or only to the end of the last message if not `prompted`.
+        """
         text = "".join(message.content for message in messages)
         spelling = self._spelling
         if spelling is None or spelling.search(text) is None:
-            return [self._apply([{"role": message.role, "content": message.content} for message in messages])]
+            conversation = [{"role": message.role, "content": message.content} for message in messages]
+            return [self._apply(conversation, prompted)]
         mark = _mark()
         while mark in text:
             mark = _mark()
@@ -173,11 +210,11 @@ class PromptEncoder:
             {"role": message.role, "content": spelling.sub(lambda found: found.group() + mark, message.content)}
             for message in messages
         ]
-        return self._apply(conversation).split(mark)
+        return self._apply(conversation, prompted).split(mark)
 
-    def _apply(self, conversation: list[dict[str, Any]]) -> str:
+    def _apply(self, conversation: list[dict[str, Any]], prompted: bool) -> str:
         try:
-            return self._template.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+            return self._template.apply_chat_template(conversation, tokenize=False, add_generation_prompt=prompted)
         except TemplateError as error:
             raise InvalidRequest(
                 f"The model's chat template refuses this conversation: {error}", param="messages"
@@ -202,6 +239,12 @@ def _length(request: ChatRequest) -> int:
             return len(request.raw.tokens)
         case None:
             return len(request.context) + sum(len(message.content) for message in request.messages)
+
+
+def in_common(tokens: Sequence[int], others: Sequence[int]) -> int:
+    """Return how many tokens two sequences have in common at their beginning."""
+    pairs = zip(tokens, others, strict=False)
+    return next((place for place, (token, other) in enumerate(pairs) if token != other), min(len(tokens), len(others)))
 
 
 def _mark() -> str:

@@ -47,7 +47,10 @@ LONGEST_STOP = 10.0
 
 @frozen(kw_only=True)
 class Row:
-    """One answer to be generated. Times are in nanoseconds, `arrived` on the monotonic clock."""
+    """One answer to be generated. Times are in nanoseconds, `arrived` on the monotonic clock.
+
+    `boundaries` are how many tokens the prompt is likely to have in common with others, ascending.
+    """
 
     id: int
     prompt: list[int]
@@ -58,6 +61,7 @@ class Row:
     load: int
     top_logprobs: int | None = None
     tell_tokens: bool = False
+    boundaries: tuple[int, ...] = ()
 
 
 class LoadedModel(Protocol):

@@ -176,6 +176,7 @@ class Scheduler:
                 load=loaded.duration,
                 top_logprobs=request.top_logprobs,
                 tell_tokens=request.tell_tokens,
+                boundaries=prompt.boundaries,
             )
             for request, prompt in zip(requests, prompts, strict=True)
         ]
@@ -228,10 +229,11 @@ class Scheduler:
 
 @frozen
 class _Prompt:
-    """A prompt as tokens, the most tokens that its answer may have, and what of it the answer begins with."""
+    """A prompt as tokens, the most tokens that its answer may have, where messages end, and what is echoed of it."""
 
     tokens: list[int]
     max_tokens: int
+    boundaries: tuple[int, ...]
     echo: str
 
 
@@ -242,8 +244,8 @@ def _encode(encoder: PromptEncoder, requests: Sequence[ChatRequest]) -> list[_Pr
         if before is not None and before.messages is request.messages and before.raw is request.raw:
             encoded.append(encoded[-1])
         else:
-            tokens, max_tokens = encoder.encode(request)
-            encoded.append(_Prompt(tokens, max_tokens, encoder.spell(request.raw) if request.echo else ""))
+            echo = encoder.spell(request.raw) if request.echo else ""
+            encoded.append(_Prompt(*encoder.encode(request), echo))
     return encoded
 
 
