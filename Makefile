@@ -19,7 +19,7 @@ venv: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=23.2"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS),test,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS),test,bench,dev]"
 	touch $@
 
 run: venv
@@ -39,7 +39,6 @@ check: venv
 	$(BIN)/python -m pytest
 
 bench: venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS),bench]"
 	OSU_MODELS_DIR=.cache/models $(BIN)/osaurus pull smollm2:135m
 	$(BIN)/python benchmarks/run.py .cache/models --json .cache/measured.jsonl $(BENCH)
 	$(BIN)/python benchmarks/plot.py .cache/measured.jsonl docs/performance.svg

@@ -67,6 +67,7 @@ class ChatRequest:
 
     The `context` are tokens that stand before the conversation. `tell_tokens` asks for all tokens, read and written,
     when the answer is complete; with `echo` the answer begins with the raw text.
+    What is read for one `owner` is no other's.
 
     `max_tokens` counts tokens of the answer; None means to the end of the context. Where prompt and `max_tokens`
     together exceed the context, the answer is bounded by the context if `max_tokens_may_shrink`, else the request is
@@ -88,6 +89,7 @@ class ChatRequest:
     top_logprobs: int | None = None
     tell_tokens: bool = False
     echo: bool = False
+    owner: str = ""
 
 
 @frozen(kw_only=True)

@@ -113,10 +113,10 @@ def makeService(options: Options) -> IService:
     store = ModelStore(chosen.models_dir)
     limits = Limits(reactor, chosen.max_concurrent, chosen.max_per_minute)
     scheduler = Scheduler(store, runner, residency, limits, blocking)
-    library = Library(Catalogue(store, blocking), scheduler, blocking, reactor)
-    api = Api(Generating(scheduler, blocking, reactor), library, scheduler, reactor)
     # Who is reached from other machines answers to whatever name they know; keys are what protects it.
     guard = Guard(chosen.api_keys, ("*",) if chosen.exposed else chosen.hosts, chosen.origins)
+    library = Library(Catalogue(store, blocking), scheduler, blocking, reactor)
+    api = Api(Generating(scheduler, blocking, guard, reactor), library, scheduler, reactor)
     site = Site(
         Front(api.resource(), guard),
         requestFactory=partial(BoundedRequest, max_body=chosen.max_body),

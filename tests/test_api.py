@@ -84,7 +84,7 @@ class Client:
         limits = Limits(self.clock, self.max_concurrent, self.max_per_minute)
         self.scheduler = Scheduler(store, self.worker.runner, self.worker.residency, limits, inline)
         library = Library(Catalogue(store, inline), self.scheduler, inline, self.clock)
-        api = Api(Generating(self.scheduler, inline, self.clock), library, self.scheduler, self.clock)
+        api = Api(Generating(self.scheduler, inline, self.guard, self.clock), library, self.scheduler, self.clock)
         self.stub = StubTreq(Front(api.resource(), self.guard))
 
     def begin(self, method: str, path: str, body: Any = None, **headers: str) -> list[Any]:

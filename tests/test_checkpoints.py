@@ -419,3 +419,14 @@ def test_a_server_that_is_killed_leaves_nothing_that_is_believed(
         prompt = conversation(f"Number {number}?")
         expected = ask(forgetful, prompt, name="rotating")[0]
         assert ask(desk, prompt, name="rotating") == (expected, encoded(desk, prompt, "rotating")[1][-1])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_that_begin_alike_read_it_once(desk: Desk, forgetful: Desk, name: str) -> None:
+    prompt = conversation(QUESTIONS[0])
+    expected, _ = ask(forgetful, prompt, name=name)
+    for number in range(3):
+        desk.add(number, prompt, name=name)
+    assert desk.finish() == dict.fromkeys(range(3), expected)
+    usages = [end.usage for end in desk.ends.values() if isinstance(end, Finished)]
+    assert sorted(usage.cached_tokens for usage in usages)[1:] == [usages[0].prompt_tokens - 1] * 2

@@ -150,3 +150,25 @@ def test_what_changes_the_disk_is_for_programs_own_pages_and_those_that_were_nam
 ) -> None:
     answer = new_client(tiny_models, guard).ask("DELETE", "/api/delete", {"model": "none"}, **headers)
     assert answer.json["error"]["code"] == "model_not_found"
+
+
+# Whose prompts are whose.
+
+
+def test_what_is_read_for_one_key_is_no_other_keys(locked: Client) -> None:
+    owners = []
+    for key in ("first", "second", "first"):
+        locked.begin("POST", "/v1/chat/completions", HELLO, Authorization=f"Bearer {key}")
+        locked.worker.turn()
+        [(row, _)] = locked.worker.engine.rows.values()
+        owners.append(row.owner)
+        locked.worker.settle()
+    assert owners[0] == owners[2] != owners[1]
+    assert "first" not in owners[0]
+
+
+def test_without_keys_everybody_shares(tiny_models: Path) -> None:
+    client = new_client(tiny_models, Guard())
+    client.begin("POST", "/v1/chat/completions", HELLO, Authorization="Bearer anything")
+    client.worker.turn()
+    assert [row.owner for row, _ in client.worker.engine.rows.values()] == [""]

@@ -61,6 +61,7 @@ class Desk:
                 load=0,
                 top_logprobs=request.top_logprobs,
                 tell_tokens=request.tell_tokens,
+                owner=request.owner,
                 boundaries=boundaries,
             ),
         )

@@ -137,3 +137,18 @@ def test_a_budget_that_holds_nothing_costs_nothing_but_speed(backend: Backend, t
     assert first == second
     assert second[1] == 0
     assert desk.engine._prefixes.nbytes == 0
+
+
+def test_owners_never_share(desk: Desk) -> None:
+    cold, _ = ask(desk, SYSTEM, owner="a")
+    other, cached = ask(desk, SYSTEM, owner="b")
+    assert (other, cached) == (cold, 0)
+    assert ask(desk, SYSTEM, owner="a")[1] > 0
+
+
+def test_owners_do_not_wait_for_each_other(desk: Desk) -> None:
+    for number, owner in enumerate("ab"):
+        desk.add(number, SYSTEM, owner=owner)
+    desk.finish()
+    ends = [desk.ends[number] for number in (0, 1)]
+    assert [end.usage.cached_tokens for end in ends if isinstance(end, Finished)] == [0, 0]

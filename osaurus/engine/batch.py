@@ -381,13 +381,13 @@ class Batch:
         layout = self._model.layout
         if layout is None:
             if progress.read // BLOCK > progress.kept // BLOCK:
-                self._prefixes.put(self._model.key, progress.sequence[: progress.read], progress.cache)
+                self._prefixes.put(self._scope(progress), progress.sequence[: progress.read], progress.cache)
                 progress.kept = progress.read
             return
         bounded = progress.read in progress.row.boundaries
         if progress.read > progress.kept and (bounded or not progress.unread or leaving):
             tokens = progress.sequence[: progress.read]
-            self._prefixes.put_whole(self._model.key, tokens, progress.cache, layout, lasting=bounded)
+            self._prefixes.put_whole(self._scope(progress), tokens, progress.cache, layout, lasting=bounded)
             progress.kept = progress.read
 
     def _remember(self, leaving: set[int]) -> None:
@@ -399,19 +399,26 @@ class Batch:
                 # All of it: a row that is taken out has read the last token as well.
                 tokens = progress.sequence[: progress.read]
                 caches = [cache.extract(index) for cache in self._caches]
-                self._prefixes.put_whole(self._model.key, tokens, caches, layout, lasting=False)
+                self._prefixes.put_whole(self._scope(progress), tokens, caches, layout, lasting=False)
                 continue
             # The last token was drawn but not read.
             tokens = progress.sequence[:-1]
             if self._batchable and len(tokens) // BLOCK > len(progress.row.prompt) // BLOCK:
-                self._prefixes.put(self._model.key, tokens, [cache.extract(index) for cache in self._caches])
+                self._prefixes.put(self._scope(progress), tokens, [cache.extract(index) for cache in self._caches])
 
     def _taken(self, progress: _Progress) -> tuple[int, list[Any]]:
         """Return how much of what a row is to read was read before, and caches that hold it."""
         model, tokens = self._model, progress.sequence[:-1]
         if model.layout is None:
-            return self._prefixes.take(model.key, tokens)
-        return self._prefixes.take_whole(model.key, tokens, progress.row.boundaries, model.layout)
+            return self._prefixes.take(self._scope(progress), tokens)
+        return self._prefixes.take_whole(self._scope(progress), tokens, progress.row.boundaries, model.layout)
+
+    def _scope(self, progress: _Progress) -> str:
+        """Return whose prefixes serve a row: those of its model, and of its owner alone.
+
+        How fast an answer begins tells what was read before; nobody should learn that way what others ask.
+        """
+        return self._model.key + progress.row.owner
 
     def _join(self) -> bool:
         """Let rows that have read all but their last token write; return whether there were any."""
@@ -459,6 +466,8 @@ class Batch:
         So the answers to one request, and clients with one system prompt, read together what they have in common.
         """
         for other in self._reading:
+            if other.row.owner != progress.row.owner:
+                continue
             # Up to where what it reads is kept next.
             if self._plain:
                 end = (other.kept // BLOCK + 1) * BLOCK

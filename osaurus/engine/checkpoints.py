@@ -179,7 +179,7 @@ class Checkpoints:
     def forget(self, model: str) -> None:
         """Give back everything of a model."""
         for _, checkpoint in list(self._kept.values()):
-            if checkpoint.model == model:
+            if checkpoint.model.startswith(model):
                 del self._kept[checkpoint.name]
                 self.nbytes -= checkpoint.nbytes
 

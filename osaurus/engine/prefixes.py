@@ -59,8 +59,9 @@ class _Node:
 
 @define(eq=False)
 class PrefixCache:
-    """Blocks and checkpoints of several models, within one budget in bytes. A model is named by its key.
+    """Blocks and checkpoints of several models, within one budget in bytes.
 
+    A model is named by its key, with the owner of what was read behind it.
     What `files` hold is found as well, and comes into memory when it is needed.
     """
 
@@ -171,8 +172,9 @@ class PrefixCache:
         self._evict()
 
     def forget(self, model: str) -> None:
-        """Give back everything of a model."""
-        self._blocks_nbytes -= sum(node.nbytes for node in _below(self._roots.pop(model, {})))
+        """Give back everything of a model, whoever it belongs to."""
+        for scope in [scope for scope in self._roots if scope.startswith(model)]:
+            self._blocks_nbytes -= sum(node.nbytes for node in _below(self._roots.pop(scope)))
         self._checkpoints.forget(model)
 
     def _path(self, model: str, tokens: Sequence[int]) -> list[_Node]:

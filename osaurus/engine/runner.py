@@ -61,6 +61,7 @@ class Row:
     load: int
     top_logprobs: int | None = None
     tell_tokens: bool = False
+    owner: str = ""
     boundaries: tuple[int, ...] = ()
 
 

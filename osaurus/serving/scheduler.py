@@ -176,6 +176,7 @@ class Scheduler:
                 load=loaded.duration,
                 top_logprobs=request.top_logprobs,
                 tell_tokens=request.tell_tokens,
+                owner=request.owner,
                 boundaries=prompt.boundaries,
             )
             for request, prompt in zip(requests, prompts, strict=True)

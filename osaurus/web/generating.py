@@ -9,17 +9,18 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from attrs import define
+from attrs import define, evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
 
-from ..chat import Event
+from ..chat import ChatRequest, Event
 from ..dialects import completions, ollama, ollama_generate, openai
 from ..serving.generation import Generation
 from ..serving.scheduler import Blocking, Scheduler
 from ..serving.stream import TokenStream
 from .answers import body, header, json_answer
+from .guard import Guard
 
 
 @define(eq=False)
@@ -28,12 +29,13 @@ class Generating:
 
     _scheduler: Scheduler
     _blocking: Blocking
+    _guard: Guard
     _clock: IReactorTime
 
     async def chat_completions(self, request: Request) -> bytes | None:
         """Continue a conversation as OpenAI does."""
         call = await self._blocking(openai.chat_call, body(request))
-        generation = self._scheduler.submit(*call.requests)
+        generation = self._submit(request, call.requests)
         await generation.started()
         asked = call.requests[0]
         answer = openai.ChatAnswer(
@@ -54,7 +56,7 @@ class Generating:
     async def completions(self, request: Request) -> bytes | None:
         """Continue texts as OpenAI does."""
         call = await self._blocking(completions.completion_call, body(request))
-        generation = self._scheduler.submit(*call.requests)
+        generation = self._submit(request, call.requests)
         await generation.started()
         asked = call.requests[0]
         answer = completions.CompletionAnswer(
@@ -98,7 +100,7 @@ class Generating:
                 request.setHeader("Content-Type", "application/x-ndjson")
                 return ollama.line(idle)
             return json_answer(request, idle)
-        generation = self._scheduler.submit(call.request)
+        generation = self._submit(request, (call.request,))
         await generation.started()
         if not stream:
             [completion] = await generation.completions()
@@ -106,6 +108,10 @@ class Generating:
         request.setHeader("Content-Type", "application/x-ndjson")
         await self._stream(generation, lambda event: answer.event(event, self._now()), request)
         return None
+
+    def _submit(self, request: Request, asked: tuple[ChatRequest, ...]) -> Generation:
+        owner = self._guard.owner(request)
+        return self._scheduler.submit(*(evolve(one, owner=owner) for one in asked))
 
     def _stream(self, generation: Generation, encode: Callable[[Event], bytes], request: Request) -> Deferred[None]:
         drop = request.transport.abortConnection  # type: ignore[union-attr]  # every stream transport has it

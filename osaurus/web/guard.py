@@ -9,6 +9,7 @@ would pass for the server's own: so a server on loopback answers only to names t
 import hmac
 import re
 import socket
+from hashlib import sha256
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -45,6 +46,10 @@ class Guard:
         if path.partition("/")[0] in OWN_PAGES_ONLY:
             self._check_origin(request)
 
+    def owner(self, request: Request) -> str:
+        """Return a name for who asks: one for each key, one for all where there are none."""
+        return sha256(_key(request).encode()).hexdigest() if self._api_keys else ""
+
     def allow_origin(self, request: Request) -> None:
         """Set the headers that say which pages may read the answer."""
         if "*" in self._origins:
@@ -79,8 +84,7 @@ class Guard:
         raise Forbidden(f"This server does not answer to {given[:100]!r}; `hosts` can have it do so")
 
     def _check_key(self, request: Request) -> None:
-        scheme, _, bearer = _header(request, b"Authorization").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else _header(request, b"X-Api-Key")
+        given = _key(request)
         # All are compared, whichever fits: the time tells nothing.
         if not sum(hmac.compare_digest(given.encode(), key.encode()) for key in self._api_keys):
             raise Unauthorized(
@@ -95,6 +99,11 @@ def _is_private(name: str) -> bool:
     except ValueError:
         return False
     return address.is_loopback or address.is_private or address.is_unspecified
+
+
+def _key(request: Request) -> str:
+    scheme, _, bearer = _header(request, b"Authorization").partition(" ")
+    return bearer.strip() if scheme.lower() == "bearer" else _header(request, b"X-Api-Key")
 
 
 def _header(request: Request, name: bytes) -> str:
