@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import attrs
 import pytest
 from attrs import field, frozen
 from hypothesis import given
@@ -96,7 +97,6 @@ def test_either_of_two_types_will_do() -> None:
         ({"name": 1}, "name", "must be a string, not a number"),
         ({"name": ["n"]}, "name", "must be a string, not an array"),
         ({"count": "3"}, "count", "must be a whole number, not a string"),
-        ({"count": 3.0}, "count", "must be a whole number, not 3.0"),
         ({"count": 3.7}, "count", "must be a whole number, not 3.7"),
         ({"count": True}, "count", "must be a whole number, not a boolean"),
         ({"ratio": "0.5"}, "ratio", "must be a number, not a string"),
@@ -218,9 +218,7 @@ KEYS = sorted(
     {"model", "messages", "role", "content", "type", "text", "images", "tool_calls", "function_call"}
     | {"options", "keep_alive", "stream", "stream_options", "include_usage", "max_tokens", "max_completion_tokens"}
     | {"temperature", "top_p", "top_k", "min_p", "seed", "stop", "num_predict", "num_ctx", "n", "unknown"}
-    | set(openai.UNSERVED)
-    | set(ollama.UNSERVED)
-    | set(ollama.UNSERVED_OPTIONS)
+    | {field.name for body in (openai.ChatBody, ollama.ChatBody, ollama.Options) for field in attrs.fields(body)}
 )
 MESSAGE = {"role": "user", "content": "hi"}
 

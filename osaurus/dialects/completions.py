@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from attrs import define, evolve, field, frozen
 
 from ..chat import ChatRequest, Completion, Event, Failed, Finished, FinishReason, Piece, Text, Tokens, TokenScore
-from .fields import Choices, ModelName, RepetitionPenalty, SamplingFields, keep_alive, refuse, refuse_unserved, several
+from .fields import Choices, ModelName, RepetitionPenalty, SamplingFields, keep_alive, refuse, several
 from .openai import DONE, NO_STREAM_OPTIONS, StreamOptions, bias, data, error, total_usage
 from .strict import Between, Items, parse
 
@@ -54,7 +54,8 @@ def completion_call(body: bytes) -> CompletionCall:
     """Read the body of a completion. Raises InvalidRequest naming the field at fault."""
     asked = parse(CompletionBody, body)
     prompts = _prompts(asked.prompt)
-    refuse_unserved({"best_of": asked.best_of}, {"best_of": [1, asked.n]})
+    if asked.best_of not in (None, 1, asked.n):
+        refuse("best_of", "is not supported by this server; leave it out")
     if asked.echo and asked.logprobs is not None:
         refuse("echo", "cannot be had together with logprobs: those of a prompt are not computed")
     if asked.suffix:

@@ -1,6 +1,5 @@
 """What the chat bodies of both dialects have in common: types of fields, and what is refused and how."""
 
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
@@ -8,7 +7,7 @@ from attrs import evolve, frozen
 
 from .. import durations
 from ..chat import ChatRequest, InvalidRequest, Message, Role, Sampling, TokenScore
-from .strict import Between, Items
+from .strict import Between, Items, OneOf
 
 ModelName = Annotated[str, Items(1, 512)]
 Temperature = Annotated[float, Between(0, 2)]
@@ -27,9 +26,8 @@ DEFAULT_MAX_TOKENS = 2048
 
 MOST_SECONDS = 10**10
 
-UNSUPPORTED = "is not supported by this server yet; leave it out"
-
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+MessageRole = Annotated[str, OneOf(tuple(ROLES))]
 
 
 def keep_alive(value: object) -> float | None:
@@ -110,10 +108,8 @@ class SamplingFields:
 
 
 def message(index: int, role: str, content: str | list[Part] | None) -> Message:
-    """Return a message of the conversation. Raises InvalidRequest for roles and parts that are not served."""
+    """Return a message of the conversation. Raises InvalidRequest for parts that are not served."""
     at = f"messages[{index}]"
-    if role not in ROLES:
-        refuse(f"{at}.role", f"must be one of {', '.join(ROLES)}, not {role!r}")
     if isinstance(content, list):
         for number, part in enumerate(content):
             if part.type != "text":
@@ -140,22 +136,3 @@ def several(request: ChatRequest, choices: int) -> tuple[ChatRequest, ...]:
 def refuse(param: str, reason: str) -> NoReturn:
     """Raise InvalidRequest for a field."""
     raise InvalidRequest(f"{param}: {reason}", param=param)
-
-
-def refuse_unserved(given: dict[str, Any], neutral: dict[str, Iterable[object]]) -> None:
-    """Raise InvalidRequest for a field that changes the answer and is not served yet.
-
-    `given` are the request's fields, `neutral` those that are not served with the values that ask for nothing.
-    """
-    for field, values in neutral.items():
-        value = given.get(field)
-        if value is not None and value not in values:
-            refuse(field, UNSUPPORTED)
-
-
-def refuse_in_messages(messages: Sequence[object], *names: str) -> None:
-    """Raise InvalidRequest for a message that holds anything in one of these fields, which are not served yet."""
-    for index, turn in enumerate(messages):
-        for name in names:
-            if getattr(turn, name):
-                refuse(f"messages[{index}].{name}", UNSUPPORTED)

@@ -16,6 +16,7 @@ from .fields import (
     DEFAULT_MAX_TOKENS,
     MOST_MESSAGES,
     Content,
+    MessageRole,
     ModelName,
     RepetitionPenalty,
     SamplingFields,
@@ -23,29 +24,18 @@ from .fields import (
     keep_alive,
     message,
     refuse,
-    refuse_in_messages,
-    refuse_unserved,
     scored,
     top_logprobs,
 )
-from .strict import Between, Items, parse
-
-# Fields that change the answer and are not served yet, each with the values that ask for nothing.
-UNSERVED: dict[str, Iterable[object]] = {"format": [""], "think": [False], "template": [""]}
-UNSERVED_OPTIONS: dict[str, Iterable[object]] = {
-    "mirostat": [0],
-    "tfs_z": [1],
-    "typical_p": [1],
-    "logit_bias": [{}],
-}
+from .strict import Between, Items, Unserved, parse
 
 
 @frozen(kw_only=True)
 class _Message:
-    role: str
+    role: MessageRole
     content: Content | None = None
-    images: Any = None
-    tool_calls: Any = None
+    images: Annotated[Any, Unserved(([],))] = None
+    tool_calls: Annotated[Any, Unserved(([],))] = None
 
 
 @frozen(kw_only=True)
@@ -56,10 +46,10 @@ class Options(SamplingFields):
     num_ctx: Annotated[int, Between(1, 2**31)] | None = None
     repeat_penalty: RepetitionPenalty = 1
     repeat_last_n: Annotated[int, Between(-1, 2**31)] = 64
-    mirostat: Any = None
-    tfs_z: Any = None
-    typical_p: Any = None
-    logit_bias: Any = None
+    mirostat: Annotated[Any, Unserved((0,))] = None
+    tfs_z: Annotated[Any, Unserved((1,))] = None
+    typical_p: Annotated[Any, Unserved((1,))] = None
+    logit_bias: Annotated[Any, Unserved(({},))] = None
 
 
 @frozen(kw_only=True)
@@ -70,9 +60,9 @@ class Asked:
     stream: bool | None = None
     options: Options = Options()
     keep_alive: Any = None
-    format: Any = None
-    think: Any = None
-    template: Any = None
+    format: Annotated[Any, Unserved(("",))] = None
+    think: Annotated[Any, Unserved((False,))] = None
+    template: Annotated[Any, Unserved(("",))] = None
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
 
@@ -82,7 +72,7 @@ class ChatBody(Asked):
     """What is known of the body of a chat."""
 
     messages: Annotated[list[_Message], Items(0, MOST_MESSAGES)]
-    tools: Any = None
+    tools: Annotated[Any, Unserved(([],))] = None
 
 
 @frozen(kw_only=True)
@@ -102,8 +92,6 @@ class Call:
 def chat_call(body: bytes) -> Call:
     """Read the body of a chat. Raises InvalidRequest naming the field at fault."""
     chat = parse(ChatBody, body)
-    refuse_unserved({"tools": chat.tools}, {"tools": [[]]})
-    refuse_in_messages(chat.messages, "images", "tool_calls")
     messages = tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages))
     return call(chat, evolve(request(chat), messages=messages) if messages else None)
 
@@ -116,11 +104,6 @@ def call(asked: Asked, wanted: ChatRequest | None) -> Call:
 def request(asked: Asked) -> ChatRequest:
     """Return the request, its prompt apart. Raises InvalidRequest naming the field at fault."""
     options = asked.options
-    refuse_unserved({name: getattr(asked, name) for name in UNSERVED}, UNSERVED)
-    refuse_unserved(
-        {f"options.{name}": getattr(options, name) for name in UNSERVED_OPTIONS},
-        {f"options.{name}": neutral for name, neutral in UNSERVED_OPTIONS.items()},
-    )
     if options.num_predict == 0:
         refuse("options.num_predict", "must be at least 1, or -1 for as many tokens as the context holds")
     to_the_end = options.num_predict is not None and options.num_predict < 0

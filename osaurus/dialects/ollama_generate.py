@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from attrs import evolve, field, frozen
 
 from ..chat import Message, Text
-from .fields import refuse, refuse_unserved
+from .fields import refuse
 from .ollama import Asked, Call, call, request
-from .strict import Between, Items, parse
+from .strict import Between, Items, Unserved, parse
 
 
 @frozen(kw_only=True)
@@ -19,13 +19,12 @@ class GenerateBody(Asked):
     system: str = ""
     raw: bool = False
     context: Annotated[list[Annotated[int, Between(0, 2**31)]], Items(0, 2**20)] = field(factory=list)
-    images: Any = None
+    images: Annotated[Any, Unserved(([],))] = None
 
 
 def generate_call(body: bytes) -> Call:
     """Read the body. Raises InvalidRequest naming the field at fault."""
     asked = parse(GenerateBody, body)
-    refuse_unserved({"images": asked.images}, {"images": [[]]})
     wanted = request(asked)
     if asked.raw:
         for name in ("system", "context"):

@@ -29,6 +29,7 @@ from .fields import (
     MOST_MESSAGES,
     Choices,
     Content,
+    MessageRole,
     ModelName,
     RepetitionPenalty,
     SamplingFields,
@@ -36,38 +37,22 @@ from .fields import (
     keep_alive,
     message,
     refuse,
-    refuse_in_messages,
-    refuse_unserved,
     scored,
     several,
     top_logprobs,
 )
-from .strict import Between, Items, parse
+from .strict import Between, Items, Unserved, parse
 
 MOST_BIASES = 1024
 TOKEN_ID = re.compile("[0-9]{1,9}")
 
-# Fields that change the answer and are not served yet, each with the values that ask for nothing.
-UNSERVED: dict[str, Iterable[object]] = {
-    "tools": [[]],
-    "tool_choice": ["none", "auto"],
-    "functions": [[]],
-    "function_call": ["none", "auto"],
-    "response_format": [{"type": "text"}],
-    "reasoning_effort": [],
-    "modalities": [["text"]],
-    "audio": [],
-    "prediction": [],
-    "web_search_options": [],
-}
-
 
 @frozen(kw_only=True)
 class _Message:
-    role: str
+    role: MessageRole
     content: Content | None = None
-    tool_calls: Any = None
-    function_call: Any = None
+    tool_calls: Annotated[Any, Unserved(([],))] = None
+    function_call: Annotated[Any, Unserved()] = None
 
 
 @frozen(kw_only=True)
@@ -91,22 +76,22 @@ class ChatBody(SamplingFields):
     top_k: Annotated[int, Between(0, 2**31)] = 0
     stream: bool = False
     stream_options: StreamOptions = NO_STREAM_OPTIONS
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
-    response_format: Any = None
+    tools: Annotated[Any, Unserved(([],))] = None
+    tool_choice: Annotated[Any, Unserved(("none", "auto"))] = None
+    functions: Annotated[Any, Unserved(([],))] = None
+    function_call: Annotated[Any, Unserved(("none", "auto"))] = None
+    response_format: Annotated[Any, Unserved(({"type": "text"},))] = None
     n: Choices = 1
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
     logit_bias: dict[str, Any] | None = None
     repetition_penalty: RepetitionPenalty = 1
     keep_alive: Any = None
-    reasoning_effort: Any = None
-    modalities: Any = None
-    audio: Any = None
-    prediction: Any = None
-    web_search_options: Any = None
+    reasoning_effort: Annotated[Any, Unserved()] = None
+    modalities: Annotated[Any, Unserved((["text"],))] = None
+    audio: Annotated[Any, Unserved()] = None
+    prediction: Annotated[Any, Unserved()] = None
+    web_search_options: Annotated[Any, Unserved()] = None
 
 
 @frozen(kw_only=True)
@@ -121,8 +106,6 @@ class ChatCall:
 def chat_call(body: bytes) -> ChatCall:
     """Read the body of a chat completion. Raises InvalidRequest naming the field at fault."""
     chat = parse(ChatBody, body)
-    refuse_unserved({name: getattr(chat, name) for name in UNSERVED}, UNSERVED)
-    refuse_in_messages(chat.messages, "tool_calls", "function_call")
     max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
     request = ChatRequest(
         model=chat.model,

@@ -48,6 +48,30 @@ class Items:
             raise ValueError(f"must have between {self.least} and {self.most} {what}, not {len(value)}")
 
 
+@attrs.frozen
+class OneOf:
+    """The strings that there may be; for use in Annotated."""
+
+    known: tuple[str, ...]
+
+    def check(self, value: str) -> None:
+        """Raise ValueError unless the value is one of them."""
+        if value not in self.known:
+            raise ValueError(f"must be one of {', '.join(self.known)}, not {value!r}")
+
+
+@attrs.frozen(eq=False)  # annotations are hashed, and values may be lists
+class Unserved:
+    """Marks, in Annotated, a field that would change the answer and is not served; `neutral` values ask for nothing."""
+
+    neutral: tuple[Any, ...] = ()
+
+    def check(self, value: object) -> None:
+        """Raise ValueError unless the value asks for nothing."""
+        if value not in self.neutral:
+            raise ValueError("is not supported by this server yet; leave it out")
+
+
 def parse(cls: type[T], body: bytes) -> T:
     """Return the body as an instance of an attrs class. Raises InvalidRequest naming the first field at fault."""
     try:
@@ -107,7 +131,10 @@ def _boolean(value: object, _: object) -> bool:
 
 def _integer(value: object, _: object) -> int:
     if isinstance(value, float):
-        raise ValueError(f"must be a whole number, not {value}")
+        if not value.is_integer():
+            raise ValueError(f"must be a whole number, not {value}")
+        # JSON has one kind of number, and some clients write every one with a point.
+        return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise _wrong("a whole number", value)
     return value
@@ -194,8 +221,11 @@ def _union(cls: Any) -> Callable[[object, object], Any]:
     return hook
 
 
+BOUNDS = (Between, Items, OneOf, Unserved)
+
+
 def _is_bounded(cls: Any) -> bool:
-    return get_origin(cls) is Annotated and any(isinstance(bound, (Between, Items)) for bound in get_args(cls)[1:])
+    return get_origin(cls) is Annotated and any(isinstance(bound, BOUNDS) for bound in get_args(cls)[1:])
 
 
 def _bounded(cls: Any) -> Callable[[object, object], Any]:
@@ -208,7 +238,7 @@ def _bounded(cls: Any) -> Callable[[object, object], Any]:
                 bound.check(value)
         result = _converter.structure(value, inner)
         for bound in bounds:
-            if isinstance(bound, Between):
+            if isinstance(bound, (Between, OneOf, Unserved)):
                 bound.check(result)
         return result
 

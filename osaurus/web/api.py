@@ -1,10 +1,8 @@
 """The resource tree: every path, its methods, and who answers; and what is answered when something goes wrong."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
-from attrs import define, frozen
+from attrs import define
 from klein import Klein
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -15,24 +13,18 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 
 from ..chat import ApiError, InternalError, MethodNotAllowed, NotFound
+from ..dialects import completions, ollama, ollama_generate, ollama_models, openai
 from ..serving.scheduler import Scheduler
 from .answers import error_answer, json_answer
 from .generating import Generating
 from .library import Library
+from .openapi import document
+from .routes import EVENTS, JSON, LINES, Route
 
 log = Logger()
 
 # Known by their names, since clients ask for them, and not served yet.
 UNSERVED = ("responses", "messages", "messages/count_tokens", "embeddings", "embed", "pull", "push", "create")
-
-
-@frozen
-class Route:
-    """A path, in Klein's spelling and with a slash at its end, the method that it takes, and what answers."""
-
-    method: str
-    path: str
-    answer: Callable[..., Any]
 
 
 @define(eq=False)
@@ -48,22 +40,37 @@ class Api:
         """Return all that is served, under each prefix and bare."""
         generating, library = self._generating, self._library
         return [
-            Route("GET", "/", self.root),
-            Route("GET", "/health/", self.health),
-            # As OpenAI has them.
-            Route("GET", "/models/", library.models),
-            Route("GET", "/models/<path:name>/", library.model),
-            Route("POST", "/chat/completions/", generating.chat_completions),
-            Route("POST", "/completions/", generating.completions),
-            # As Ollama has them.
-            Route("GET", "/version/", library.version),
-            Route("GET", "/tags/", library.tags),
-            Route("GET", "/ps/", library.running),
-            Route("POST", "/show/", library.show),
-            Route("POST", "/chat/", generating.chat),
-            Route("POST", "/generate/", generating.generate),
-            Route("POST", "/copy/", library.copy),
-            Route("DELETE", "/delete/", library.delete),
+            Route("GET", "/", self.root, answers=("text/plain",)),
+            Route("GET", "/health/", self.health, also={"503": "No answer can be generated; the reason is told"}),
+            Route("GET", "/openapi.json/", self.description),
+            Route("GET", "/models/", library.models, "/v1"),
+            Route("GET", "/models/<path:name>/", library.model, "/v1"),
+            Route(
+                "POST",
+                "/chat/completions/",
+                generating.chat_completions,
+                "/v1",
+                openai.ChatBody,
+                answers=(JSON, EVENTS),
+            ),
+            Route(
+                "POST",
+                "/completions/",
+                generating.completions,
+                "/v1",
+                completions.CompletionBody,
+                answers=(JSON, EVENTS),
+            ),
+            Route("GET", "/version/", library.version, "/api"),
+            Route("GET", "/tags/", library.tags, "/api"),
+            Route("GET", "/ps/", library.running, "/api"),
+            Route("POST", "/show/", library.show, "/api", ollama_models.NameBody),
+            Route("POST", "/chat/", generating.chat, "/api", ollama.ChatBody, answers=(JSON, LINES)),
+            Route(
+                "POST", "/generate/", generating.generate, "/api", ollama_generate.GenerateBody, answers=(JSON, LINES)
+            ),
+            Route("POST", "/copy/", library.copy, "/api", ollama_models.CopyBody),
+            Route("DELETE", "/delete/", library.delete, "/api", ollama_models.NameBody),
         ]
 
     def resource(self) -> IResource:
@@ -91,6 +98,10 @@ class Api:
             return json_answer(request, {"status": "ok", "timestamp": timestamp})
         request.setResponseCode(503)
         return json_answer(request, {"status": "error", "reason": problem, "timestamp": timestamp})
+
+    def description(self, request: Request) -> bytes:
+        """Describe all this for programs, in OpenAPI."""
+        return json_answer(request, document(self.routes()))
 
     def unserved(self, request: Request) -> bytes:
         """Tell that a path is known but not served yet."""
