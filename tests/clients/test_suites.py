@@ -111,6 +111,6 @@ def test_a_client(outcome: Callable[[str], Outcome], suite: str, case: str) -> N
     # A name in the source may stand for several: `${...}` in JavaScript, `[...]` behind it in Python.
     pattern = re.sub(r"\\\$\\\{.*?\\\}", ".*", re.escape(case)) + r"(\[.*\])?"
     matching = {name: failure for name, failure in ended.failures.items() if re.fullmatch(pattern, name)}
-    assert matching, f"{case} did not run:\n{ended.output}"
+    assert matching, f"{case} did not run:\n{ended.output}\n{ended.failures}"
     failed = [f"{name}:\n{failure}" for name, failure in matching.items() if failure is not None]
     assert not failed, "\n".join(failed)
