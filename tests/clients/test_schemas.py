@@ -21,10 +21,13 @@ pytestmark = pytest.mark.starter
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": MODEL, "messages": QUESTION, "temperature": 0}
+COMPLETE = "/v1/completions"
+TEXT = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0, "max_tokens": 3}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 SCORES = {"logprobs": True, "top_logprobs": 2}
 
 # What is asked, with None for a GET; which schema the answer, or each event of a stream, keeps to; its status.
+# Not a stream of `/completions`: the schema allows no null `finish_reason`, which OpenAI itself sends until the end.
 CASES = [
     pytest.param(CHAT, ASK, "CreateChatCompletionResponse", 200, id="an answer"),
     pytest.param(CHAT, {**ASK, **SCORES}, "CreateChatCompletionResponse", 200, id="an answer with log probabilities"),
@@ -34,7 +37,12 @@ CASES = [
     pytest.param(
         CHAT, {**ASK, **USAGE, **SCORES}, "CreateChatCompletionStreamResponse", 200, id="a stream with scores"
     ),
+    pytest.param(CHAT, {**ASK, "n": 2, "max_tokens": 2}, "CreateChatCompletionResponse", 200, id="two answers"),
+    pytest.param(COMPLETE, TEXT, "CreateCompletionResponse", 200, id="a completion"),
+    pytest.param(COMPLETE, {**TEXT, "logprobs": 2}, "CreateCompletionResponse", 200, id="a completion with scores"),
     pytest.param("/v1/models", None, "ListModelsResponse", 200, id="the models"),
+    pytest.param("/v1/models/smollm2-135m-instruct", None, "Model", 200, id="one model"),
+    pytest.param("/v1/models/nope", None, "ErrorResponse", 404, id="one model that does not exist"),
     pytest.param(CHAT, {**ASK, "model": "nope"}, "ErrorResponse", 404, id="a model that does not exist"),
     pytest.param(CHAT, {**ASK, "model": "nope", **USAGE}, "ErrorResponse", 404, id="the same, streamed"),
     pytest.param(CHAT, {**ASK, "temperature": 9}, "ErrorResponse", 400, id="a field out of range"),
