@@ -1,5 +1,6 @@
 # make venv   build .venv in the checkout, with everything installed
 # make run    the same, fetch the starter model if there is no model, and serve in the foreground
+# make clients  the same, and install the clients that tests/clients run: Node.js packages, LangChain, LiteLLM, Chromium
 # make test   the same, and run every check and test; needs only Python, pip and a C/C++ compiler
 # make bench  the same, run the comparisons of docs/performance.md and draw its figure; nothing else should run meanwhile
 #             (BENCH="--llama-server PROGRAM --gguf FILE" compares with llama.cpp as well)
@@ -12,14 +13,28 @@ BIN = $(VENV)/bin
 # What runs on a CPU-only Linux and on a Mac alike; elsewhere say EXTRAS=cuda.
 EXTRAS ?= cpu
 
-.PHONY: venv run test check lint types bench clean
+CLIENTS = .cache/clients
+PIP = -m pip install --quiet --disable-pip-version-check
+
+.PHONY: venv clients run test check lint types bench clean
 
 venv: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=23.2"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS),test,bench,dev]"
+	$(BIN)/python $(PIP) --upgrade "pip>=23.2"
+	$(BIN)/python $(PIP) -e ".[$(EXTRAS),test,bench,dev]"
+	touch $@
+
+# LiteLLM needs another version of openai than the tests here: it has an environment of its own.
+clients: $(CLIENTS)/installed
+
+$(CLIENTS)/installed: $(VENV)/installed tests/clients/requirements.txt tests/clients/package-lock.json \
+		tests/clients/chromium/package-lock.json
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --prefix tests/clients
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python $(PIP) -r tests/clients/requirements.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" tests/clients/chromium/install .cache/browser
 	touch $@
 
 run: venv
@@ -35,7 +50,7 @@ lint: venv
 types: venv
 	$(BIN)/mypy
 
-check: venv
+check: clients
 	$(BIN)/python -m pytest
 
 bench: venv
@@ -44,4 +59,4 @@ bench: venv
 	$(BIN)/python benchmarks/plot.py .cache/measured.jsonl docs/performance.svg
 
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .cache tests/clients/node_modules tests/clients/chromium/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

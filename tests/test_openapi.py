@@ -39,7 +39,7 @@ def test_whatever_is_sent_is_answered_as_described(server: Server) -> None:
 
 def _try(operation: Any) -> None:
     @hypothesis_settings(
-        max_examples=40,
+        max_examples=20,
         deadline=None,
         derandomize=True,
         database=None,

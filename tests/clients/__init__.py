@@ -1,0 +1,1 @@
+"""Real clients in front of a real server: what their SDKs make of its answers."""

@@ -1,0 +1,86 @@
+"""LangChain's chat models in front of the server at OSU_TEST_URL."""
+
+import os
+from typing import Any
+
+import ollama
+import openai
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_ollama import ChatOllama
+from langchain_openai import ChatOpenAI
+
+URL = os.environ["OSU_TEST_URL"]
+MODEL = "smollm2:135m"
+QUESTION = "What is the capital of France?"
+ANSWER = "The capital of France is Paris."
+STORY = "Write a very long story."
+
+
+def chat_openai(model: str = MODEL, tokens: int | None = None, **settings: Any) -> BaseChatModel:
+    settings = {"temperature": 0, "max_tokens": tokens, **settings}
+    return ChatOpenAI(base_url=f"{URL}/v1", api_key="none", model=model, max_retries=0, **settings)
+
+
+def chat_ollama(model: str = MODEL, tokens: int | None = None, **settings: Any) -> BaseChatModel:
+    return ChatOllama(base_url=URL, model=model, **{"temperature": 0, "num_predict": tokens, **settings})
+
+
+@pytest.fixture(params=[chat_openai, chat_ollama], ids=["openai", "ollama"])
+def make(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_an_answer_has_its_text_and_its_usage(make: Any) -> None:
+    answer = make().invoke(QUESTION)
+    assert answer.content == ANSWER
+    assert (answer.usage_metadata["input_tokens"], answer.usage_metadata["output_tokens"]) == (37, 8)
+
+
+def test_a_stream_holds_the_same_answer_and_its_usage(make: Any) -> None:
+    settings = {"stream_usage": True} if make is chat_openai else {}
+    chunks = list(make(**settings).stream(QUESTION))
+    assert len([chunk for chunk in chunks if chunk.content]) > 1
+    whole = sum(chunks[1:], start=chunks[0])
+    assert isinstance(whole, AIMessageChunk)
+    assert whole.content == ANSWER
+    assert whole.usage_metadata is not None
+    assert whole.usage_metadata["total_tokens"] == 45
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_model_that_does_not_exist_is_an_error_of_the_sdks_own(make: Any, stream: bool) -> None:
+    error: Any = openai.NotFoundError if make is chat_openai else ollama.ResponseError
+    model = make("nope")
+    with pytest.raises(error, match="Model not found: nope") as raised:
+        list(model.stream(QUESTION)) if stream else model.invoke(QUESTION)
+    assert raised.value.status_code == 404
+
+
+def test_a_model_that_does_not_exist_is_noticed_when_the_chat_is_made() -> None:
+    with pytest.raises(ValueError, match="nope"):
+        chat_ollama("nope", validate_model_on_init=True)
+    chat_ollama("smollm2-135m-instruct", validate_model_on_init=True)
+
+
+def test_stop_ends_the_answer_before_the_word(make: Any) -> None:
+    assert make().invoke(QUESTION, stop=[" Paris"]).content == "The capital of France is"
+
+
+def test_the_same_seed_gives_the_same_answer(make: Any) -> None:
+    model = make(temperature=1.5, top_p=1.0, seed=7, tokens=6)
+    assert model.invoke(STORY).content == model.invoke(STORY).content
+
+
+def test_a_conversation_is_read_from_its_beginning(make: Any) -> None:
+    conversation = [HumanMessage(QUESTION), AIMessage(ANSWER), HumanMessage("And of Italy?")]
+    assert make().invoke(conversation).content == "The capital of Italy is Rome."
+
+
+def test_a_stream_that_is_left_in_the_middle_does_not_disturb_the_next_request(make: Any) -> None:
+    stream = make(tokens=4000).stream(STORY)
+    while not next(stream).content:
+        pass
+    stream.close()
+    assert make().invoke(QUESTION).content == ANSWER

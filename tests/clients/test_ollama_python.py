@@ -1,0 +1,74 @@
+"""The ollama package for Python."""
+
+from collections.abc import Iterator
+
+import ollama
+import pytest
+
+from ..server import Server
+from .conftest import ANSWER, ITALY, MODEL, QUESTION, STORY
+
+pytestmark = pytest.mark.starter
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[ollama.Client]:
+    with ollama.Client(host=server.url) as client:
+        yield client
+
+
+def test_an_answer_has_its_text_its_reason_to_end_and_its_counts(client: ollama.Client) -> None:
+    answer = client.chat(model=MODEL, messages=QUESTION, options={"temperature": 0})
+    assert answer.message.content == ANSWER
+    assert (answer.done_reason, answer.prompt_eval_count, answer.eval_count) == ("stop", 37, 8)
+    assert answer.total_duration is not None
+    assert answer.eval_duration is not None
+    assert answer.total_duration >= answer.eval_duration > 0
+
+
+def test_a_stream_holds_the_same_answer_and_its_counts_at_the_end(client: ollama.Client) -> None:
+    lines = list(client.chat(model=MODEL, messages=QUESTION, options={"temperature": 0}, stream=True))
+    assert "".join(line.message.content or "" for line in lines) == ANSWER
+    assert [line.done for line in lines] == [False] * (len(lines) - 1) + [True]
+    assert (lines[-1].prompt_eval_count, lines[-1].eval_count) == (37, 8)
+
+
+def test_models_are_listed_with_their_details(client: ollama.Client) -> None:
+    [model] = client.list().models
+    assert model.model == "smollm2-135m-instruct"
+    assert model.digest is not None
+    assert model.details is not None
+    assert (model.details.family, model.details.parameter_size) == ("llama", "135M")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_model_that_does_not_exist_is_an_error_of_the_sdks_own(client: ollama.Client, stream: bool) -> None:
+    with pytest.raises(ollama.ResponseError) as missing:
+        list(client.chat(model="nope", messages=QUESTION, stream=stream))  # type: ignore[call-overload]
+    assert (missing.value.status_code, missing.value.error) == (404, "Model not found: nope")
+
+
+def test_stop_ends_the_answer_before_the_word(client: ollama.Client) -> None:
+    answer = client.chat(model=MODEL, messages=QUESTION, options={"temperature": 0, "stop": [" Paris"]})
+    assert answer.message.content == "The capital of France is"
+    assert answer.done_reason == "stop"
+
+
+def test_the_same_seed_gives_the_same_answer(client: ollama.Client) -> None:
+    options = {"temperature": 1.5, "top_p": 1.0, "seed": 7, "num_predict": 6}
+    first, second = (client.chat(model=MODEL, messages=STORY, options=options) for _ in range(2))
+    assert first.message.content == second.message.content
+    assert first.done_reason == "length"
+
+
+def test_a_conversation_is_read_from_its_beginning(client: ollama.Client) -> None:
+    answer = client.chat(model=MODEL, messages=ITALY, options={"temperature": 0})
+    assert answer.message.content == "The capital of Italy is Rome."
+
+
+def test_a_stream_that_is_left_in_the_middle_does_not_disturb_the_next_request(client: ollama.Client) -> None:
+    stream = client.chat(model=MODEL, messages=STORY, options={"num_predict": 4000}, stream=True)
+    assert not next(stream).done
+    del stream
+    answer = client.chat(model=MODEL, messages=QUESTION, options={"temperature": 0})
+    assert answer.message.content == ANSWER

@@ -1,0 +1,144 @@
+"""What the pages in docs/clients tell people to paste works, and prints what they say."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from attrs import frozen
+
+from ..server import Server
+from .conftest import HERE, absent
+
+ROOT = HERE.parent.parent
+PAGES = sorted((ROOT / "docs" / "clients").glob("*.md"))
+BASE = "http://127.0.0.1:1337"
+
+# What these pages' Python needs is not in this environment.
+ELSEWHERE = {"langchain.md", "litellm.md"}
+# This one's JavaScript is for a page: suites/browser.mjs runs it in one.
+IN_A_PAGE = {"browser.md"}
+
+pytestmark = pytest.mark.starter
+
+
+@frozen
+class Program:
+    """All blocks of one language on a page, in their order, and what they print together."""
+
+    page: Path
+    language: str
+    source: str
+    output: str
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The page's fenced blocks: language and text."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def programs(page: Path) -> list[Program]:
+    """Put the blocks of each language together; a block of text is the output of the one before it."""
+    sources: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    last = ""
+    for language, text in blocks(page):
+        if language == "text":
+            outputs[last] = outputs.get(last, "") + text
+        else:
+            sources[language] = sources.get(language, "") + text
+            last = language
+    return [Program(page, language, source, outputs.get(language, "")) for language, source in sources.items()]
+
+
+def those(language: str) -> list[object]:
+    """The programs in a language on the pages and in the README, as a test's parameters."""
+    found = [program for page in [ROOT / "README.md", *PAGES] for program in programs(page)]
+    return [
+        pytest.param(program, id=program.page.name)
+        for program in found
+        if program.language == language and program.page.name not in IN_A_PAGE
+    ]
+
+
+def run(command: list[str], program: Program, server: Server, environment: dict[str, str], folder: Path) -> str:
+    """Run a program against the server that is there."""
+    assert BASE in program.source
+    ended = subprocess.run(
+        command,
+        input=program.source.replace(BASE, server.url),
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def check(program: Program, output: str) -> None:
+    if program.output:
+        assert output == program.output
+    else:
+        assert output.strip()
+
+
+@pytest.mark.parametrize("program", those("python"))
+def test_python(
+    request: pytest.FixtureRequest,
+    program: Program,
+    server: Server,
+    client_environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    elsewhere = program.page.name in ELSEWHERE
+    python = str(request.getfixturevalue("clients_python")) if elsewhere else sys.executable
+    check(program, run([python, "-"], program, server, client_environment, tmp_path))
+
+
+@pytest.mark.parametrize("program", those("javascript"))
+def test_javascript(node: Path, program: Program, server: Server, client_environment: dict[str, str]) -> None:
+    # In this folder, since that is where packages are found.
+    check(program, run([str(node), "--input-type=module", "-"], program, server, client_environment, HERE))
+
+
+@pytest.mark.parametrize("program", those("console"))
+def test_commands(program: Program, server: Server, client_environment: dict[str, str], tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        absent("needs curl")
+    commands = re.findall(r"^\$ (curl (?:.*\\\n)*.*\n)", program.source, re.MULTILINE)
+    assert commands
+    for command in commands:
+        only = Program(program.page, "console", command, "")
+        output = run(["bash", "-eu"], only, server, client_environment, tmp_path)
+        if output.startswith("data: "):
+            assert output.endswith("data: [DONE]\n\n")
+            output = output.partition("\n")[0].removeprefix("data: ")
+        assert "error" not in json.loads(output)
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_the_base_urls_of_a_page_answer(page: Path, server: Server) -> None:
+    urls = set(re.findall(re.escape(BASE) + r"[\w/]*", page.read_text("utf-8")))
+    assert urls
+    for url in urls & {BASE, f"{BASE}/v1"}:
+        with urlopen(url.replace(BASE, server.url) + ("/models" if url.endswith("/v1") else "/api/tags")) as answer:
+            assert answer.status == 200
+    # Whatever else is named is a path that an example asks.
+    assert urls <= {BASE, f"{BASE}/v1", f"{BASE}/v1/chat/completions", f"{BASE}/api/chat", f"{BASE}/api/tags"}
+
+
+@pytest.mark.parametrize("program", those("json"))
+def test_json_is_json(program: Program) -> None:
+    assert BASE in json.dumps(json.loads(program.source))
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "clients" / "README.md").read_text("utf-8")
+    named = re.findall(r"\]\((\S+\.md)\)", index)
+    assert sorted(named) == [page.name for page in PAGES if page.name != "README.md"]
