@@ -14,6 +14,15 @@ Role = Literal["system", "user", "assistant"]
 
 
 @frozen
+class Thinking:
+    """Whether a model is to think, and, for those that know degrees, how much. `asked_by` is the field that asks."""
+
+    wanted: bool
+    asked_by: str
+    effort: str | None = None
+
+
+@frozen
 class Message:
     """One turn of a conversation, as text."""
 
@@ -67,7 +76,8 @@ class ChatRequest:
 
     The `context` are tokens that stand before the conversation. `tell_tokens` asks for all tokens, read and written,
     when the answer is complete; with `echo` the answer begins with the raw text.
-    What is read for one `owner` is no other's.
+    What is read for one `owner` is no other's. `thinking` asks a model that can to think before it answers, with that
+    much effort, or not to; None leaves it to the model.
 
     `max_tokens` counts tokens of the answer; None means to the end of the context. Where prompt and `max_tokens`
     together exceed the context, the answer is bounded by the context if `max_tokens_may_shrink`, else the request is
@@ -89,16 +99,18 @@ class ChatRequest:
     top_logprobs: int | None = None
     tell_tokens: bool = False
     echo: bool = False
+    thinking: Thinking | None = None
     owner: str = ""
 
 
 @frozen(kw_only=True)
 class Usage:
-    """Tokens read and written; an end-of-sequence token that the model wrote counts."""
+    """Tokens read and written; an end-of-sequence token that the model wrote counts, and so do thoughts."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @frozen(kw_only=True)
@@ -131,12 +143,13 @@ class TokenScore:
 class Piece:
     """Text of the answer: whole characters, never any part of a stop string. `scores` are of its tokens, if asked.
 
-    `choice` is the place of the answer among those of one request.
+    `choice` is the place of the answer among those of one request. `reasoning` is what the model thought meanwhile.
     """
 
     text: str
     scores: tuple[TokenScore, ...] = ()
     choice: int = 0
+    reasoning: str = ""
 
 
 @frozen(kw_only=True)
@@ -157,6 +170,7 @@ class Completion:
     text: str
     finished: Finished
     scores: tuple[TokenScore, ...] = ()
+    reasoning: str = ""
 
 
 @frozen(kw_only=True)

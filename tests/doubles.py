@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
 from osaurus.chat import ChatRequest, Event, Failed, Finished, Piece, ResidentModel, Text, Timings, Tokens, Usage
+from osaurus.engine.prompt import EncodedPrompt
 from osaurus.engine.runner import EngineThread, MLXRunner, Row
 from osaurus.serving.residency import Residency
 
@@ -37,10 +38,10 @@ def inline(function: Callable[..., T], *args: Any) -> Deferred[T]:
 class CountingPrompt:
     """Reads a prompt as one token a character."""
 
-    def encode(self, request: ChatRequest) -> tuple[list[int], int, tuple[int, ...]]:
-        """Return the tokens, the most tokens of the answer, and no boundaries."""
+    def encode(self, request: ChatRequest) -> EncodedPrompt:
+        """Return the tokens and the most tokens of the answer."""
         text = self.spell(request.raw) or "".join(message.content for message in request.messages)
-        return [ord(character) for character in text], request.max_tokens or 100, ()
+        return EncodedPrompt([ord(character) for character in text], request.max_tokens or 100)
 
     def spell(self, raw: Text | Tokens | None) -> str:
         """Return the text of a prompt that is to be continued."""

@@ -55,8 +55,8 @@ def conversation(*turns: str) -> Conversation:
 
 def encoded(desk: Desk, messages: Conversation, name: str) -> tuple[list[int], tuple[int, ...]]:
     request = ChatRequest(model=name, messages=messages, max_tokens=1, max_tokens_may_shrink=True)
-    tokens, _, boundaries = desk.engine.load(name, desk.folder(name)).prompt.encode(request)
-    return tokens, boundaries
+    prompt = desk.engine.load(name, desk.folder(name)).prompt.encode(request)
+    return prompt.tokens, prompt.boundaries
 
 
 def repeated(tokenizer: Tokenizer, text: str = "!") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The engine on a tiny real model: real weights, real tokenizer, mlx_lm's own batching."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,21 @@ class Desk:
     engine: Any
     models: Path
     texts: dict[int, str] = field(factory=dict)
+    thoughts: dict[int, str] = field(factory=dict)
     ends: dict[int, Event] = field(factory=dict)
 
     def add(self, number: int, content: str | tuple[Message, ...], name: str = "tiny", **changes: Any) -> None:
         fields: dict[str, Any] = {"max_tokens": 24, "sampling": GREEDY, "stop": ()} | changes
         messages = (Message("user", content),) if isinstance(content, str) else content
         request = ChatRequest(model=name, messages=messages, max_tokens_may_shrink=True, **fields)
-        prompt, max_tokens, boundaries = self.engine.load(name, self.folder(name)).prompt.encode(request)
+        prompt = self.engine.load(name, self.folder(name)).prompt.encode(request)
         self.engine.add(
             name,
             self.folder(name),
             Row(
                 id=number,
-                prompt=prompt,
-                max_tokens=max_tokens,
+                prompt=prompt.tokens,
+                max_tokens=prompt.max_tokens,
                 sampling=request.sampling,
                 stop=request.stop,
                 arrived=0,
@@ -62,7 +64,8 @@ class Desk:
                 top_logprobs=request.top_logprobs,
                 tell_tokens=request.tell_tokens,
                 owner=request.owner,
-                boundaries=boundaries,
+                boundaries=prompt.boundaries,
+                thinking=prompt.thinking,
             ),
         )
 
@@ -72,8 +75,9 @@ class Desk:
     def step(self) -> None:
         for number, event in self.engine.step():
             match event:
-                case Piece(text):
+                case Piece(text, reasoning=thought):
                     self.texts[number] = self.texts.get(number, "") + text
+                    self.thoughts[number] = self.thoughts.get(number, "") + thought
                 case _:
                     self.ends[number] = event
 
@@ -432,7 +436,7 @@ def test_a_prompt_is_never_cut_whatever_the_tokenizer_file_says(
     request = ChatRequest(
         model="cut", messages=(Message("user", "word " * 40),), max_tokens=1, max_tokens_may_shrink=True
     )
-    prompt, *_ = desk.engine.load("cut", folder).prompt.encode(request)
+    prompt = desk.engine.load("cut", folder).prompt.encode(request).tokens
     assert len(prompt) > 40
 
 
@@ -626,6 +630,8 @@ def test_the_tokens_of_prompt_and_answer_are_told_on_request(desk: Desk) -> None
 
 
 def test_a_pass_of_reading_is_no_longer_than_allowed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from osaurus.engine.batch import LEAST_SHARE, MOST_READING
+
     for number in range(8):
         desk.add(number, "word " * (4 + 9 * number), max_tokens=4)
     _, batch = desk.engine._resident["tiny"]
@@ -633,10 +639,42 @@ def test_a_pass_of_reading_is_no_longer_than_allowed(desk: Desk, monkeypatch: py
 
     def check(self: Any) -> int:
         computed: int = read(self)
-        assert computed <= self._pace.chunk(len(self._writing))
+        # What would be a pass's worth of crumbs is read along.
+        assert computed <= self._pace.chunk(len(self._writing)) + LEAST_SHARE * MOST_READING
         return computed
 
     monkeypatch.setattr(type(batch), "_read", check)
     desk.finish()
     assert all(isinstance(end, Finished) for end in desk.ends.values())
     assert len(desk.ends) == 8
+
+
+@pytest.fixture(scope="module")
+def thinkers(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer, backend: Backend) -> Path:
+    """A models folder with `tests/thinker`, whose prompts end within a thought."""
+    folder = tmp_path_factory.mktemp("thinkers")
+    tokenizer = Tokenizer.from_str(tiny_tokenizer.to_str())
+    tokenizer.add_tokens(["<think>", "</think>"])
+    write_tiny_model(folder / "tests" / "thinker", tokenizer)
+    path = folder / "tests" / "thinker" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["chat_template"] = settings["chat_template"].replace("assistant\n", "assistant\n<think>\n")
+    path.write_text(json.dumps(settings))
+    return folder
+
+
+def test_what_is_thought_is_told_apart(backend: Backend, thinkers: Path, tiny_tokenizer: Tokenizer) -> None:
+    desk = another(backend, thinkers)
+    end = tiny_tokenizer.get_vocab_size() + 1
+    desk.add(1, "Hello", "thinker", max_tokens=8)
+    desk.add(2, "Hello", "thinker", max_tokens=3, sampling=Sampling(temperature=0, bias=((end, 1e4),)))
+    desk.finish()
+    thinking, answering = desk.ends[1], desk.ends[2]
+    assert isinstance(thinking, Finished)
+    assert isinstance(answering, Finished)
+    assert desk.texts.get(1, "") == ""
+    assert desk.thoughts[1] != ""
+    assert thinking.usage.reasoning_tokens == thinking.usage.completion_tokens
+    # It ends its thought at once; what comes behind is the answer.
+    assert (desk.texts[2], desk.thoughts.get(2, "")) == ("</think></think>", "")
+    assert answering.usage.reasoning_tokens == 1

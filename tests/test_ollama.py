@@ -27,11 +27,12 @@ from osaurus.chat import (
     Piece,
     Sampling,
     Started,
+    Thinking,
     Timings,
     TokenScore,
     Usage,
 )
-from osaurus.dialects.ollama import Answer, Call, as_message, chat_call, error, rfc3339
+from osaurus.dialects.ollama import Answer, Call, as_message, as_response, chat_call, error, rfc3339
 from osaurus.dialects.ollama_models import tags
 
 TURN = {"role": "user", "content": "hi"}
@@ -295,8 +296,6 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> Non
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"format": "json"}, "format"),
         ({"format": {"type": "object"}}, "format"),
-        ({"think": True}, "think"),
-        ({"think": "high"}, "think"),
         ({"template": "{{ .Prompt }}"}, "template"),
         ({"options": {"mirostat": 2}}, "options.mirostat"),
         ({"options": {"tfs_z": 0.5}}, "options.tfs_z"),
@@ -316,7 +315,6 @@ def test_what_is_not_served_and_changes_the_answer_is_named(fields: dict[str, An
     [
         {"tools": []},
         {"format": ""},
-        {"think": False},
         {"template": ""},
         {"options": {}},
         {"options": {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0, "mirostat": 0}},
@@ -486,3 +484,28 @@ def test_log_probabilities_are_lists_beside_the_message() -> None:
     assert json.loads(answer.event(Piece("a", (score,)), NOON))["logprobs"] == expected
     assert answer.completion(Completion("a", finished(), (score,)), NOON)["logprobs"] == expected
     assert "logprobs" not in answer.completion(Completion("a", finished()), NOON)
+
+
+@pytest.mark.parametrize(
+    ("think", "thinking"),
+    [
+        (None, None),
+        (True, Thinking(True, "think")),
+        (False, Thinking(False, "think")),
+        ("high", Thinking(True, "think", "high")),
+    ],
+)
+def test_think_says_whether_to_think(think: Any, thinking: Thinking | None) -> None:
+    assert asked(think=think).thinking == thinking
+
+
+@pytest.mark.parametrize("think", [1, "much", [], {}])
+def test_nothing_else_says_so(think: Any) -> None:
+    assert refusal(think=think).param == "think"
+
+
+def test_thoughts_have_a_place_of_their_own() -> None:
+    whole = Answer(model="m", spoken=as_message).completion(Completion("So.", finished(), reasoning="Why?"), NOON)
+    assert whole["message"] == {"role": "assistant", "content": "So.", "thinking": "Why?"}
+    told = json.loads(Answer(model="m", spoken=as_response).event(Piece("", reasoning="Why?"), NOON))
+    assert (told["response"], told["thinking"]) == ("", "Why?")

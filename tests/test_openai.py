@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from osaurus.chat import (
     ApiError,
@@ -28,6 +29,7 @@ from osaurus.chat import (
     Sampling,
     ServiceUnavailable,
     Started,
+    Thinking,
     Timings,
     TokenScore,
     Usage,
@@ -316,7 +318,6 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ("response_format", "text"),
         ("n", 0),
         ("n", "1"),
-        ("reasoning_effort", "high"),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy"}),
         ("prediction", {"type": "content", "content": "x"}),
@@ -547,3 +548,32 @@ def test_keep_alive_is_an_extension() -> None:
     assert request(keep_alive="5m").keep_alive == 300
     assert request().keep_alive is None
     assert refusal(keep_alive="soon").param == "keep_alive"
+
+
+@pytest.mark.parametrize(
+    ("effort", "thinking"),
+    [
+        (None, None),
+        ("none", Thinking(False, "reasoning_effort")),
+        ("low", Thinking(True, "reasoning_effort", "low")),
+        ("high", Thinking(True, "reasoning_effort", "high")),
+    ],
+)
+def test_effort_says_whether_to_think(effort: str | None, thinking: Thinking | None) -> None:
+    assert request(reasoning_effort=effort).thinking == thinking
+
+
+def test_thoughts_have_a_place_of_their_own() -> None:
+    thoughtful = evolve(finished(), usage=Usage(prompt_tokens=1, completion_tokens=5, reasoning_tokens=3))
+    whole = answer().completion([Completion("So.", thoughtful, reasoning="Why?")])
+    assert whole["choices"][0]["message"]["reasoning_content"] == "Why?"
+    assert whole["usage"]["completion_tokens_details"] == {"reasoning_tokens": 3}
+    deltas = [
+        json.loads(answer().event(piece).removeprefix(b"data: "))["choices"][0]["delta"]
+        for piece in (Piece("", reasoning="Why?"), Piece("So.", reasoning=" Well."), Piece("So."))
+    ]
+    assert deltas == [
+        {"reasoning_content": "Why?"},
+        {"reasoning_content": " Well.", "content": "So."},
+        {"content": "So."},
+    ]

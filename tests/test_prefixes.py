@@ -82,7 +82,7 @@ def test_what_was_answered_is_not_read_again_either(desk: Desk) -> None:
 def test_what_is_shared_is_shared_to_the_token(desk: Desk) -> None:
     def tokens(text: str) -> list[int]:
         request = ChatRequest(model="tiny", messages=(Message("user", text),), max_tokens=1, max_tokens_may_shrink=True)
-        encoded: list[int] = desk.engine.load("tiny", desk.folder("tiny")).prompt.encode(request)[0]
+        encoded: list[int] = desk.engine.load("tiny", desk.folder("tiny")).prompt.encode(request).tokens
         return encoded
 
     first, second = SYSTEM + " zq 12345 one and more of it", SYSTEM + " xw 98765 two and more of it"

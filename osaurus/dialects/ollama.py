@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from attrs import evolve, frozen
 
-from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, Piece, TokenScore
+from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, Piece, Thinking, TokenScore
 from .encoding import encode_json
 from .fields import (
     DEFAULT_MAX_TOKENS,
@@ -61,7 +61,7 @@ class Asked:
     options: Options = Options()
     keep_alive: Any = None
     format: Annotated[Any, Unserved(("",))] = None
-    think: Annotated[Any, Unserved((False,))] = None
+    think: Any = None
     template: Annotated[Any, Unserved(("",))] = None
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
@@ -121,6 +121,7 @@ def request(asked: Asked) -> ChatRequest:
         context_length=options.num_ctx,
         keep_alive=keep_alive(asked.keep_alive),
         top_logprobs=top_logprobs(asked.logprobs, asked.top_logprobs),
+        thinking=_thinking(asked.think),
     )
 
 
@@ -134,14 +135,25 @@ def error(problem: ApiError) -> dict[str, Any]:
     return {"error": problem.message, "code": problem.code, "type": problem.type}
 
 
-def as_message(text: str) -> dict[str, Any]:
-    """Return text as a chat has it."""
-    return {"message": {"role": "assistant", "content": text}}
+def _thinking(think: object) -> Thinking | None:
+    match think:
+        case None:
+            return None
+        case bool():
+            return Thinking(think, "think")
+        case "low" | "medium" | "high":
+            return Thinking(True, "think", think)
+    return refuse("think", "must be a boolean, or one of low, medium, high")
 
 
-def as_response(text: str) -> dict[str, Any]:
-    """Return text as generate has it."""
-    return {"response": text}
+def as_message(text: str, reasoning: str) -> dict[str, Any]:
+    """Return text, and what was thought, as a chat has it."""
+    return {"message": {"role": "assistant", "content": text, **({"thinking": reasoning} if reasoning else {})}}
+
+
+def as_response(text: str, reasoning: str) -> dict[str, Any]:
+    """Return text, and what was thought, as generate has it."""
+    return {"response": text, **({"thinking": reasoning} if reasoning else {})}
 
 
 @frozen(kw_only=True)
@@ -149,11 +161,12 @@ class Answer:
     """Builds the one answer, or the stream, of one chat or text; `spoken` is how its text is wrapped."""
 
     model: str
-    spoken: Callable[[str], dict[str, Any]]
+    spoken: Callable[[str, str], dict[str, Any]]
 
     def completion(self, completion: Completion, now: datetime) -> dict[str, Any]:
         """Return the whole answer."""
-        return {**self._head(completion.text, now), **_logprobs(completion.scores), **_final(completion.finished)}
+        head = self._head(completion.text, now, completion.reasoning)
+        return {**head, **_logprobs(completion.scores), **_final(completion.finished)}
 
     def idle(self, reason: str, load_duration: int, now: datetime) -> dict[str, Any]:
         """Return the answer where nothing was to be continued: the model was loaded or unloaded, for this `reason`."""
@@ -163,8 +176,8 @@ class Answer:
     def event(self, event: Event, now: datetime) -> bytes:
         """Return the line of the stream that tells an event."""
         match event:
-            case Piece(text, scores):
-                return line({**self._head(text, now), **_logprobs(scores), "done": False})
+            case Piece(text, scores, _, reasoning):
+                return line({**self._head(text, now, reasoning), **_logprobs(scores), "done": False})
             case Finished():
                 return line({**self._head("", now), **_final(event)})
             case Failed(problem):
@@ -172,8 +185,8 @@ class Answer:
             case _:
                 return b""
 
-    def _head(self, text: str, now: datetime) -> dict[str, Any]:
-        return {"model": self.model, "created_at": rfc3339(now), **self.spoken(text)}
+    def _head(self, text: str, now: datetime, reasoning: str = "") -> dict[str, Any]:
+        return {"model": self.model, "created_at": rfc3339(now), **self.spoken(text, reasoning)}
 
 
 def _logprobs(scores: Iterable[TokenScore]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..chat import (
     FinishReason,
     InstalledModel,
     Piece,
+    Thinking,
     TokenScore,
     Usage,
 )
@@ -41,9 +42,10 @@ from .fields import (
     several,
     top_logprobs,
 )
-from .strict import Between, Items, Unserved, parse
+from .strict import Between, Items, OneOf, Unserved, parse
 
 MOST_BIASES = 1024
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 TOKEN_ID = re.compile("[0-9]{1,9}")
 
 
@@ -87,7 +89,7 @@ class ChatBody(SamplingFields):
     logit_bias: dict[str, Any] | None = None
     repetition_penalty: RepetitionPenalty = 1
     keep_alive: Any = None
-    reasoning_effort: Annotated[Any, Unserved()] = None
+    reasoning_effort: Annotated[str, OneOf(EFFORTS)] | None = None
     modalities: Annotated[Any, Unserved((["text"],))] = None
     audio: Annotated[Any, Unserved()] = None
     prediction: Annotated[Any, Unserved()] = None
@@ -118,10 +120,18 @@ def chat_call(body: bytes) -> ChatCall:
         stop=chat.stop_strings(),
         keep_alive=keep_alive(chat.keep_alive),
         top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
+        thinking=_thinking(chat.reasoning_effort),
     )
     return ChatCall(
         requests=several(request, chat.n), stream=chat.stream, include_usage=chat.stream_options.include_usage
     )
+
+
+def _thinking(effort: str | None) -> Thinking | None:
+    if effort is None:
+        return None
+    wanted = effort != "none"
+    return Thinking(wanted, "reasoning_effort", effort if wanted else None)
 
 
 def bias(logit_bias: dict[str, Any]) -> tuple[tuple[int, float], ...]:
@@ -175,7 +185,12 @@ class ChatAnswer:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": completion.text, "refusal": None},
+                "message": {
+                    "role": "assistant",
+                    "content": completion.text,
+                    **({"reasoning_content": completion.reasoning} if completion.reasoning else {}),
+                    "refusal": None,
+                },
                 "logprobs": self._logprobs(completion.scores),
                 "finish_reason": completion.finished.reason,
             }
@@ -192,8 +207,11 @@ class ChatAnswer:
     def event(self, event: Event) -> bytes:
         """Return the part of the stream that tells an event."""
         match event:
-            case Piece(text, scores, choice):
-                return self._chunk(choice, {"content": text}, scores=scores)
+            case Piece(text, scores, choice, reasoning):
+                thought = {"reasoning_content": reasoning} if reasoning else {}
+                # A piece may be nothing but thought.
+                delta = {**thought, **({"content": text} if text or not reasoning else {})}
+                return self._chunk(choice, delta, scores=scores)
             case Finished():
                 self._finished[event.choice] = event
                 return self._chunk(event.choice, {}, event.reason) + self._end()
@@ -240,10 +258,12 @@ def data(value: dict[str, Any]) -> bytes:
 def total_usage(usages: Sequence[Usage], prompts: int = 1) -> dict[str, Any]:
     """Return the usage of all choices; those of one prompt, which follow each other, have read it once."""
     read = usages[:: len(usages) // prompts]
+    thought = sum(usage.reasoning_tokens for usage in usages)
     prompt, completion = (sum(usage.prompt_tokens for usage in read), sum(usage.completion_tokens for usage in usages))
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in read)},
+        **({"completion_tokens_details": {"reasoning_tokens": thought}} if thought else {}),
     }

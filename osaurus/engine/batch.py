@@ -48,6 +48,7 @@ from .runner import Row
 from .sampling import RowSampler, sample
 from .scores import Scored, score
 from .speculation import Drafter
+from .thoughts import ThoughtScanner
 
 log = Logger()
 
@@ -83,6 +84,8 @@ class _Progress:
     kept: int = 0
     """How much of what it has read is in the prefix cache."""
     prompt_read: int = 0
+    thought: int = 0
+    """How many tokens it has spent on thoughts."""
     drafter: Drafter = field(factory=Drafter)
     draft: list[int] = field(factory=list)
     """What may follow the sequence; the pass under way checks it."""
@@ -162,7 +165,9 @@ class Batch:
 
     def add(self, row: Row) -> None:
         """Take a row in, from the next step on."""
-        text = TextAssembler(self._model.tokenizer, self._model.end_tokens, StopScanner(row.stop))
+        tags = self._model.thought_tags
+        thoughts = None if tags is None or row.thinking is None else ThoughtScanner(tags, row.thinking)
+        text = TextAssembler(self._model.tokenizer, self._model.end_tokens, StopScanner(row.stop), thoughts)
         self._waiting.append(
             _Progress(row, text, RowSampler.after(row.prompt, row.sampling), monotonic_ns(), list(row.prompt))
         )
@@ -320,6 +325,7 @@ class Batch:
     ) -> bool:
         """Take a row's next token, append what it says to `events`; whether the row goes on."""
         progress.sequence.append(token)
+        progress.thought += progress.text.thinking
         piece, stopped = progress.text.add(token, None if scored is None else self._spelled(scored))
         reason: FinishReason | None = None
         if stopped or token in self._model.end_tokens:
@@ -328,8 +334,9 @@ class Batch:
             reason = "length"
         if reason is not None and not stopped:
             rest = progress.text.flush()
-            piece = Piece(piece.text + rest.text, piece.scores + rest.scores)
-        if piece.text or piece.scores:
+            reasoning = piece.reasoning + rest.reasoning
+            piece = Piece(piece.text + rest.text, piece.scores + rest.scores, reasoning=reasoning)
+        if piece.text or piece.scores or piece.reasoning:
             events.append((progress.row.id, piece))
         if reason is not None:
             events.append((progress.row.id, self._finished(progress, reason, now)))
@@ -348,6 +355,7 @@ class Batch:
                 prompt_tokens=len(row.prompt),
                 completion_tokens=progress.written,
                 cached_tokens=progress.cached,
+                reasoning_tokens=progress.thought,
             ),
             timings=Timings(
                 total=now - row.arrived,
@@ -485,7 +493,9 @@ class Batch:
         turns = sum(1 for progress in self._reading if progress.unread)
         while turns > 0 and allowance > 0:
             group = self._next_readers(allowance)
-            lengths = [min(progress.stretch, allowance // len(group)) for progress in group]
+            share = allowance // len(group)
+            # A pass has its price, however little it reads: what would be left for another is read with this one.
+            lengths = [p.stretch if p.stretch < share + LEAST_SHARE else share for p in group]
             self._read_together(group, lengths)
             for progress, length in zip(group, lengths, strict=True):
                 progress.read += length

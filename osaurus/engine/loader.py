@@ -23,6 +23,7 @@ from ..model_config import context_length
 from .backend import Backend
 from .checkpoints import Layout
 from .prompt import PromptEncoder, special_tokens
+from .thoughts import ThoughtTags
 from .vocabulary import Vocabulary
 
 log = Logger()
@@ -47,6 +48,7 @@ class Model:
     vocabulary: Vocabulary
     prompt: PromptEncoder
     end_tokens: frozenset[int]
+    thought_tags: ThoughtTags | None
     context_length: int
     nbytes: int
     token_nbytes: int
@@ -94,6 +96,8 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     make_room(nbytes)
     mx.eval(network.parameters())
     mx.clear_cache()
+    special = special_tokens(wrapper.added_tokens_decoder)
+    tags = _thought_tags(wrapper, special)
     caches = _read_a_token(network)
     token_nbytes, layout = _token_nbytes(caches), Layout.of(network, caches)
     context, limit_reason = context_length(config), ""
@@ -120,17 +124,27 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         prompt=PromptEncoder(
             backend_tokenizer,
             wrapper,
-            special_tokens(wrapper.added_tokens_decoder),
+            special,
             context,
             limit_reason,
             bounded=layout is not None,
+            thought_tags=tags,
         ),
         end_tokens=frozenset(wrapper.eos_token_ids),
+        thought_tags=tags,
         context_length=context,
         nbytes=nbytes,
         token_nbytes=token_nbytes,
         layout=layout,
     )
+
+
+def _thought_tags(wrapper: Any, special: list[str]) -> ThoughtTags | None:
+    """Return how the model marks its thoughts, None if it has none."""
+    if not wrapper.has_thinking:
+        return None
+    tags = (wrapper.think_start, wrapper.think_end)
+    return ThoughtTags(*tags, {wrapper.convert_tokens_to_ids(tag): tag for tag in tags if tag in special})
 
 
 def _key(folder: Path, parameters: list[mx.array]) -> str:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from ..chat import Piece, TokenScore
+from .thoughts import ThoughtScanner
 
 
 @define
@@ -22,22 +23,22 @@ class StopScanner:
     """Lets text through until one of `stops` appears in it."""
 
     _stops: tuple[str, ...]
-    _held: str = field(default="", init=False)
+    held: str = field(default="", init=False)
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Take more text; return what may be said now, and whether a stop string was reached just behind it."""
-        text = self._held + text
+        text = self.held + text
         found = [(index + len(stop), index) for stop in self._stops if (index := text.find(stop)) >= 0]
         if found:
-            self._held = ""
+            self.held = ""
             return text[: min(found)[1]], True
         keep = self._doubtful(text)
-        self._held = text[len(text) - keep :]
+        self.held = text[len(text) - keep :]
         return text[: len(text) - keep], False
 
     def flush(self) -> str:
         """Return what was held back, once no more text can come."""
-        held, self._held = self._held, ""
+        held, self.held = self.held, ""
         return held
 
     def _doubtful(self, text: str) -> int:
@@ -54,12 +55,14 @@ class StopScanner:
 class TextAssembler:
     """The text of one answer, token by token. `silent` tokens end sequences and have no text.
 
+    Where `thoughts` are told from the answer, stop strings are looked for in the answer alone.
     The score of a token comes out with the first of its text. Those of a stop string's tokens never do.
     """
 
     _tokenizer: Tokenizer
     _silent: Collection[int]
     _scanner: StopScanner
+    _thoughts: ThoughtScanner | None = None
     _decoder: DecodeStream = field(factory=lambda: DecodeStream(skip_special_tokens=True), init=False)
     _decoded: int = field(default=0, init=False)
     _said: int = field(default=0, init=False)
@@ -72,16 +75,31 @@ class TextAssembler:
         if score is not None:
             self._scores.append((self._decoded, score))
         text = self._decoder.step(self._tokenizer, token)
+        thought = ""
+        if self._thoughts is not None:
+            text = self._thoughts.spelling(token) or text
         if not text:
             return Piece(""), False
         self._decoded += len(text)
+        if self._thoughts is not None:
+            thought, text = self._thoughts.feed(text)
         text, stopped = self._scanner.feed(text)
-        self._said += len(text)
-        return Piece(text, self._scored(self._said)), stopped
+        held = len(self._scanner.held) + (len(self._thoughts.held) if self._thoughts is not None else 0)
+        self._said = self._said + len(thought) + len(text) if stopped else self._decoded - held
+        return Piece(text, self._scored(self._said), reasoning=thought), stopped
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is thought, not answer."""
+        return self._thoughts is not None and self._thoughts.thinking
 
     def flush(self) -> Piece:
         """Return what was held back, at the end; an incomplete character is dropped."""
-        return Piece(self._scanner.flush(), self._scored(self._decoded + 1))
+        thought, text = self._thoughts.flush() if self._thoughts is not None else ("", "")
+        text, stopped = self._scanner.feed(text)
+        if not stopped:
+            text += self._scanner.flush()
+        return Piece(text, self._scored(self._decoded + 1), reasoning=thought)
 
     def _scored(self, end: int) -> tuple[TokenScore, ...]:
         """Return the scores of the tokens whose text begins before this character."""

@@ -20,12 +20,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from attrs import define, field
+from attrs import define, field, frozen
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
-from ..chat import ChatRequest, ContextLengthExceeded, InvalidRequest, Message, Text, Tokens
+from ..chat import ChatRequest, ContextLengthExceeded, InvalidRequest, Message, Text, Thinking, Tokens
 from ..model_config import FILL_IN_MARKS
+from .thoughts import ThoughtTags
 
 # A mark is of characters from this plane of Unicode, which is for private use; drawn, so that no text can foresee it.
 PRIVATE_USE = range(0xF0000, 0xFFFFE)
@@ -39,9 +40,23 @@ class ChatTemplate(Protocol):
     """A tokenizer's chat template."""
 
     def apply_chat_template(
-        self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool
+        self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool, **variables: Any
     ) -> str:
         """Render the conversation, up to where the assistant is to speak."""
+
+
+@frozen
+class EncodedPrompt:
+    """A prompt's tokens, and the most tokens that its answer may have.
+
+    `boundaries` are where messages end, in tokens, as far as anybody wants to know. `thinking` says that it ends
+    within a thought; None that it is not a conversation, so that nothing is known of thoughts.
+    """
+
+    tokens: list[int]
+    max_tokens: int
+    boundaries: tuple[int, ...] = ()
+    thinking: bool | None = None
 
 
 @define
@@ -49,7 +64,8 @@ class PromptEncoder:
     """Renders and tokenises conversations for one model.
 
     `context_length` is the model's, in tokens; `limit_reason` says why it is less than it could be. `bounded` says that
-    boundaries are wanted, which takes rendering a prompt several times.
+    boundaries are wanted, which takes rendering a prompt several times. `thought_tags` are those of a model that can
+    think.
     """
 
     _tokenizer: Tokenizer
@@ -58,6 +74,7 @@ class PromptEncoder:
     _context_length: int
     _limit_reason: str = ""
     _bounded: bool = False
+    _thought_tags: ThoughtTags | None = None
     _spelling: re.Pattern[str] | None = field(init=False)
     _any_special: re.Pattern[str] = field(init=False)
     _longest: int = field(init=False)
@@ -89,7 +106,7 @@ class PromptEncoder:
     def _continuing_default(self) -> Tokenizer:
         return without_prefix(self._tokenizer)
 
-    def encode(self, request: ChatRequest) -> tuple[list[int], int, tuple[int, ...]]:
+    def encode(self, request: ChatRequest) -> EncodedPrompt:
         """Return the prompt's tokens, the most tokens that the answer may have, and the prompt's boundaries.
 
         Boundaries are how many tokens this prompt is likely to have in common with others, ascending, each less than
@@ -99,47 +116,68 @@ class PromptEncoder:
         Raises InvalidRequest if the template refuses the conversation or a token that is given does not exist,
         ContextLengthExceeded if it does not fit.
         """
-        known = self._tokenizer.get_vocab_size()
         param = "messages" if request.raw is None else "prompt"
-        for token, _ in request.sampling.bias:
-            if token >= known:
-                raise InvalidRequest(
-                    f"logit_bias: the model has no token {token}; they are numbered from 0 to {known - 1}",
-                    param="logit_bias",
-                )
+        self._check_tokens("logit_bias", [token for token, _ in request.sampling.bias])
         context = min(self._context_length, request.context_length or self._context_length)
         # Tokenising megabytes only to refuse them would be a gift to nobody: no token is longer than the longest.
         least = _length(request) // self._longest
         if least >= context:
             raise self._too_long(context, f"at least {least}", param)
-        match request.raw:
-            case Text():
-                tokens = self._continued(request.raw)
-            case Tokens():
-                tokens = list(request.raw.tokens)
-            case None:
-                tokens = [*request.context, *self._tokenise(self._render(request.messages))]
-        for given, name in ((request.context, "context"), (tokens, param)):
-            if max(given, default=0) >= known:
-                raise InvalidRequest(
-                    f"{name}: the model has no token {max(given)}; they are numbered from 0 to {known - 1}", param=name
-                )
+        tokens, boundaries, thinking = self._read(request)
         if not tokens:
             raise InvalidRequest(f"There is no token in the {param}; say something", param=param)
         room = context - len(tokens)
         if room < 1:
             raise self._too_long(context, str(len(tokens)), param)
-        if request.max_tokens is None:
-            return tokens, room, self._boundaries(request.messages, tokens)
-        if request.max_tokens > room and not request.max_tokens_may_shrink:
+        wanted = room if request.max_tokens is None else request.max_tokens
+        if wanted > room and not request.max_tokens_may_shrink:
             raise ContextLengthExceeded(
                 f"The model's context is {context} tokens{self._limit_reason}; "
-                f"the request asks for {len(tokens) + request.max_tokens} "
-                f"({len(tokens)} in the {param}, {request.max_tokens} in the answer). "
+                f"the request asks for {len(tokens) + wanted} "
+                f"({len(tokens)} in the {param}, {wanted} in the answer). "
                 f"Shorten the {param} or ask for at most {room} tokens.",
                 param="max_tokens",
             )
-        return tokens, min(request.max_tokens, room), self._boundaries(request.messages, tokens)
+        return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking)
+
+    def _read(self, request: ChatRequest) -> tuple[list[int], tuple[int, ...], bool | None]:
+        """Return a prompt's tokens, its boundaries, and whether it ends within a thought."""
+        match request.raw:
+            case Text():
+                return self._continued(request.raw), (), None
+            case Tokens():
+                self._check_tokens("prompt", request.raw.tokens)
+                return list(request.raw.tokens), (), None
+        self._check_tokens("context", request.context)
+        variables = self._variables(request.thinking)
+        parts = self._render(request.messages, variables)
+        tags = self._thought_tags
+        tokens = [*request.context, *self._tokenise(parts)]
+        return (
+            tokens,
+            self._boundaries(request.messages, tokens, variables),
+            tags is not None and parts[-1].rstrip().endswith(tags.begin),
+        )
+
+    def _variables(self, thinking: Thinking | None) -> dict[str, Any]:
+        """Return what the template is told about thinking. Raises InvalidRequest if the model cannot think."""
+        if thinking is None:
+            return {}
+        if self._thought_tags is None:
+            if thinking.wanted:
+                raise InvalidRequest(
+                    f"{thinking.asked_by}: this model does not think; leave it out", param=thinking.asked_by
+                )
+            return {}
+        effort = {} if thinking.effort is None else {"reasoning_effort": thinking.effort}
+        return {"enable_thinking": thinking.wanted, **effort}
+
+    def _check_tokens(self, param: str, tokens: Sequence[int]) -> None:
+        known = self._tokenizer.get_vocab_size()
+        if max(tokens, default=0) >= known:
+            raise InvalidRequest(
+                f"{param}: the model has no token {max(tokens)}; they are numbered from 0 to {known - 1}", param=param
+            )
 
     def spell(self, raw: Text | Tokens | None) -> str:
         """Return the text of a prompt that is to be continued."""
@@ -172,7 +210,9 @@ class PromptEncoder:
         before, after = _encode(self._tokenizer, raw.text), _encode(self._tokenizer, raw.suffix)
         return [marks[0], *before, marks[1], *after, marks[2]]
 
-    def _boundaries(self, messages: Sequence[Message], tokens: Sequence[int]) -> tuple[int, ...]:
+    def _boundaries(
+        self, messages: Sequence[Message], tokens: Sequence[int], variables: dict[str, Any]
+    ) -> tuple[int, ...]:
         if not self._bounded:
             return ()
         beginnings = [messages[:-2], messages]
@@ -183,17 +223,17 @@ class PromptEncoder:
             behind = messages[leading]
             other = "1" if behind.content.lstrip().startswith("0") else "0"
             beginnings.append([*messages[:leading], Message(behind.role, other)])
-        found = {in_common(tokens, self._attempted(beginning)) for beginning in beginnings if beginning}
+        found = {in_common(tokens, self._attempted(beginning, variables)) for beginning in beginnings if beginning}
         return tuple(sorted(length for length in found if LEAST_BOUNDARY <= length < len(tokens)))
 
-    def _attempted(self, messages: Sequence[Message]) -> list[int]:
+    def _attempted(self, messages: Sequence[Message], variables: dict[str, Any]) -> list[int]:
         """Return the tokens of a conversation that nobody asked about, none if the template refuses it."""
         try:
-            return self._tokenise(self._render(messages, prompted=False))
+            return self._tokenise(self._render(messages, variables, prompted=False))
         except Exception:  # noqa: BLE001 - a template is a program, and was not written for half a conversation
             return []
 
-    def _render(self, messages: Sequence[Message], *, prompted: bool = True) -> list[str]:
+    def _render(self, messages: Sequence[Message], variables: dict[str, Any], *, prompted: bool = True) -> list[str]:
         """Return the rendered prompt in parts, cut inside every special token that a message spells.
 
         It goes up to where the assistant is to speak, or only to the end of the last message if not `prompted`.
@@ -202,7 +242,7 @@ class PromptEncoder:
         spelling = self._spelling
         if spelling is None or spelling.search(text) is None:
             conversation = [{"role": message.role, "content": message.content} for message in messages]
-            return [self._apply(conversation, prompted)]
+            return [self._apply(conversation, variables, prompted)]
         mark = _mark()
         while mark in text:
             mark = _mark()
@@ -210,11 +250,13 @@ class PromptEncoder:
             {"role": message.role, "content": spelling.sub(lambda found: found.group() + mark, message.content)}
             for message in messages
         ]
-        return self._apply(conversation, prompted).split(mark)
+        return self._apply(conversation, variables, prompted).split(mark)
 
-    def _apply(self, conversation: list[dict[str, Any]], prompted: bool) -> str:
+    def _apply(self, conversation: list[dict[str, Any]], variables: dict[str, Any], prompted: bool) -> str:
         try:
-            return self._template.apply_chat_template(conversation, tokenize=False, add_generation_prompt=prompted)
+            return self._template.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=prompted, **variables
+            )
         except TemplateError as error:
             raise InvalidRequest(
                 f"The model's chat template refuses this conversation: {error}", param="messages"

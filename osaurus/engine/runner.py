@@ -62,6 +62,8 @@ class Row:
     top_logprobs: int | None = None
     tell_tokens: bool = False
     owner: str = ""
+    thinking: bool | None = None
+    """Whether the prompt ends within a thought; None if thoughts are not to be told from the answer."""
     boundaries: tuple[int, ...] = ()
 
 

@@ -106,12 +106,27 @@ def _sample(logits: mx.array, rows: Sequence[RowSampler]) -> list[int]:
     temperatures = mx.array([1.0 if row.greedy else row.sampling.temperature for row in rows], dtype=mx.float32)
     tempered = logits.astype(mx.float32) / temperatures[:, None]
     count = min(CANDIDATES, tempered.shape[-1])
+    find = _candidates_on_cpu if mx.default_device().type == mx.DeviceType.cpu else _candidates
+    columns = zip(rows, *find(tempered, count), tempered, strict=True)
+    return [_draw(*column) for column in columns]
+
+
+def _candidates(tempered: mx.array, count: int) -> tuple[Floats, Integers, Floats]:
+    """Return each row's so many highest logits in any order, which they are, and the logarithm of the whole's sum."""
     candidates = mx.argpartition(tempered, -count, axis=-1)[:, -count:]
     best = mx.take_along_axis(tempered, candidates, axis=-1)
     totals = mx.logsumexp(tempered, axis=-1)
     mx.eval(candidates, best, totals, tempered)
-    columns = zip(rows, np.array(best), np.array(candidates), np.array(totals), tempered, strict=True)
-    return [_draw(*column) for column in columns]
+    return np.array(best), np.array(candidates), np.array(totals)
+
+
+def _candidates_on_cpu(tempered: mx.array, count: int) -> tuple[Floats, Integers, Floats]:
+    """Return the same. NumPy partitions and exponentiates several times as fast as MLX there, and nothing is copied."""
+    values = np.array(tempered, copy=False)
+    candidates = np.argpartition(values, -count, axis=-1)[:, -count:]
+    highest = values.max(axis=-1, keepdims=True)
+    totals = np.log(np.exp(values - highest).sum(axis=-1)) + highest[:, 0]
+    return np.take_along_axis(values, candidates, axis=-1), candidates, totals
 
 
 def _draw(row: RowSampler, best: Floats, candidates: Integers, total: float, tempered: mx.array) -> int:

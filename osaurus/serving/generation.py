@@ -100,4 +100,5 @@ class Generation:
 
 def _completion(pieces: list[Piece], finished: Finished) -> Completion:
     text = "".join(piece.text for piece in pieces)
-    return Completion(text, finished, tuple(chain.from_iterable(piece.scores for piece in pieces)))
+    reasoning = "".join(piece.reasoning for piece in pieces)
+    return Completion(text, finished, tuple(chain.from_iterable(piece.scores for piece in pieces)), reasoning)

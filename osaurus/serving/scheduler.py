@@ -24,7 +24,7 @@ from ..chat import (
     ServiceUnavailable,
     Started,
 )
-from ..engine.prompt import PromptEncoder
+from ..engine.prompt import EncodedPrompt, PromptEncoder
 from ..engine.runner import LoadedModel, MLXRunner, Row
 from ..library.store import ModelStore
 from .generation import Generation
@@ -178,17 +178,18 @@ class Scheduler:
                 tell_tokens=request.tell_tokens,
                 owner=request.owner,
                 boundaries=prompt.boundaries,
+                thinking=prompt.thinking,
             )
-            for request, prompt in zip(requests, prompts, strict=True)
+            for request, (prompt, _) in zip(requests, prompts, strict=True)
         ]
         self._rows[generation] = [row.id for row in rows]
         self._ending[generation] = partial(self._cancel, self._rows[generation])
         generation.deliver(Started(len(rows[0].prompt)))
-        for choice, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        for choice, (row, (_, echo)) in enumerate(zip(rows, prompts, strict=True)):
             if generation.over:
                 break
-            if prompt.echo:
-                generation.deliver(Piece(prompt.echo, choice=choice))
+            if echo:
+                generation.deliver(Piece(echo, choice=choice))
             self._runner.submit(stored.id, stored.folder, row, partial(self._deliver, generation, choice))
 
     def _deliver(self, generation: Generation, choice: int, event: Event) -> None:
@@ -228,25 +229,15 @@ class Scheduler:
                 room.callback(None)
 
 
-@frozen
-class _Prompt:
-    """A prompt as tokens, the most tokens that its answer may have, where messages end, and what is echoed of it."""
-
-    tokens: list[int]
-    max_tokens: int
-    boundaries: tuple[int, ...]
-    echo: str
-
-
-def _encode(encoder: PromptEncoder, requests: Sequence[ChatRequest]) -> list[_Prompt]:
-    """Have each request's prompt read as tokens; those that follow one with the same prompt share them."""
-    encoded: list[_Prompt] = []
+def _encode(encoder: PromptEncoder, requests: Sequence[ChatRequest]) -> list[tuple[EncodedPrompt, str]]:
+    """Return each request's prompt, as tokens, and what is echoed; those that follow one like it share its prompt."""
+    encoded: list[tuple[EncodedPrompt, str]] = []
     for before, request in zip([None, *requests], requests, strict=False):
         if before is not None and before.messages is request.messages and before.raw is request.raw:
             encoded.append(encoded[-1])
         else:
             echo = encoder.spell(request.raw) if request.echo else ""
-            encoded.append(_Prompt(*encoder.encode(request), echo))
+            encoded.append((encoder.encode(request), echo))
     return encoded
 
 

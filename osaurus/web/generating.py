@@ -83,7 +83,7 @@ class Generating:
         return await self._ollama(request, ollama_generate.generate_call, ollama.as_response)
 
     async def _ollama(
-        self, request: Request, read: Callable[[bytes], ollama.Call], spoken: Callable[[str], dict[str, Any]]
+        self, request: Request, read: Callable[[bytes], ollama.Call], spoken: Callable[[str, str], dict[str, Any]]
     ) -> bytes | None:
         call = await self._blocking(read, body(request))
         answer = ollama.Answer(model=call.model, spoken=spoken)
