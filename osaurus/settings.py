@@ -106,6 +106,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _positive(text: str) -> int:
+    if _count(text) == 0:
+        raise ValueError("must be a whole number from 1")
+    return int(text)
+
+
 def _switch(text: str) -> bool:
     if text.lower() not in SWITCH:
         raise ValueError("must be on or off")
@@ -168,6 +174,9 @@ class Settings:
         _switch, "Whether drafts are checked several tokens at a time where an answer repeats its prompt.", default=True
     )
 
+    max_connections: int = _setting(
+        _positive, "Connections at the same time; one beyond them is closed at once.", default=512
+    )
     max_concurrent: int = _setting(
         _count, "Requests for one model at the same time, waiting or being answered; 0: any number.", default=10
     )

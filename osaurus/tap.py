@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.protocols.policies import ThrottlingFactory
 from twisted.python import usage
 from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Site
@@ -119,11 +120,13 @@ def makeService(options: Options) -> IService:
     api = Api(Generating(scheduler, blocking, guard, reactor), library, scheduler, reactor)
     site = Site(
         Front(api.resource(), guard),
-        requestFactory=partial(BoundedRequest, max_body=chosen.max_body),
+        requestFactory=partial(BoundedRequest, max_body=chosen.max_body, clock=reactor),
         # A JSON body that a client forgot to label would be taken apart as a form.
         parsePOSTFormSubmission=False,
     )
-    ports = [strports.service(endpoint, site) for endpoint in chosen.endpoints]
+    # One beyond them is closed at once.
+    limited = ThrottlingFactory(site, maxConnectionCount=chosen.max_connections)
+    ports = [strports.service(endpoint, limited) for endpoint in chosen.endpoints]
     return OsaurusService(
         reactor, ports, scheduler, runner, engine_pool, blocking_pool, chosen.preload, _greeting(chosen)
     )

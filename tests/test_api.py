@@ -292,13 +292,16 @@ def test_a_fault_of_ours_is_a_500_that_tells_nothing_of_the_inside(client: Clien
 
 JSON_VALUES = st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists)
 BODIES = st.binary(max_size=64) | JSON_VALUES.map(
-    lambda value: json.dumps({"model": "tiny", "messages": value, "options": value}).encode()
+    lambda value: json.dumps({"model": "tiny", "messages": value, "prompt": value, "options": value}).encode()
 )
+
+
+READING = ["/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate", "/api/show"]
 
 
 # Not parametrised: pytest-twisted wraps the function that hypothesis calls once for each set of parameters.
 @hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=st.sampled_from(["/v1/chat/completions", "/api/chat"]), body=BODIES)
+@given(path=st.sampled_from(READING), body=BODIES)
 def test_whatever_is_sent_gets_an_answer_in_the_dialects_shape(client: Client, path: str, body: bytes) -> None:
     answer = client.ask("POST", path, body)
     assert answer.status in (200, 400)

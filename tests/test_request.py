@@ -2,15 +2,28 @@
 
 import json
 from functools import partial
+from typing import Any
 
 import pytest
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from osaurus.web.request import BoundedRequest
+from osaurus.web.request import LONGEST_ARRIVAL, BoundedRequest
 
 LIMIT = 1000
+
+
+class Wire(StringTransport):
+    """A transport that can be cut."""
+
+    cut = False
+
+    def abortConnection(self) -> None:
+        self.cut = True
 
 
 class Echo(Resource):
@@ -23,10 +36,11 @@ class Echo(Resource):
         return str(len(request.content.read())).encode()
 
 
-def connection() -> tuple[object, StringTransport]:
-    site = Site(Echo(), requestFactory=partial(BoundedRequest, max_body=LIMIT), parsePOSTFormSubmission=False)
+def connection(clock: Clock | None = None) -> tuple[Any, Wire]:
+    factory = partial(BoundedRequest, max_body=LIMIT, clock=clock or Clock())
+    site = Site(Echo(), requestFactory=factory, parsePOSTFormSubmission=False)
     channel = site.buildProtocol(None)
-    transport = StringTransport()
+    transport = Wire()
     channel.makeConnection(transport)
     return channel, transport
 
@@ -45,17 +59,17 @@ def chunked(body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("framing", [with_length, chunked])
-def test_a_body_at_the_limit_is_taken(framing: object) -> None:
+def test_a_body_at_the_limit_is_taken(framing: Any) -> None:
     channel, transport = connection()
-    channel.dataReceived(framing(b"x" * LIMIT))  # type: ignore[attr-defined, operator]
+    channel.dataReceived(framing(b"x" * LIMIT))
     assert b"200 OK" in transport.value()
     assert b"1000" in transport.value()
 
 
 @pytest.mark.parametrize("framing", [with_length, chunked])
-def test_a_body_beyond_the_limit_is_413_in_our_shape(framing: object) -> None:
+def test_a_body_beyond_the_limit_is_413_in_our_shape(framing: Any) -> None:
     channel, transport = connection()
-    channel.dataReceived(framing(b"x" * (LIMIT + 1)))  # type: ignore[attr-defined, operator]
+    channel.dataReceived(framing(b"x" * (LIMIT + 1)))
     head, _, body = transport.value().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 413")
     assert b"Access-Control-Allow-Origin: *" in head
@@ -64,24 +78,24 @@ def test_a_body_beyond_the_limit_is_413_in_our_shape(framing: object) -> None:
 
 def test_the_connection_serves_the_next_request_after_a_413() -> None:
     channel, transport = connection()
-    channel.dataReceived(with_length(b"x" * (LIMIT + 1)))  # type: ignore[attr-defined]
-    channel.dataReceived(with_length(b"x"))  # type: ignore[attr-defined]
+    channel.dataReceived(with_length(b"x" * (LIMIT + 1)))
+    channel.dataReceived(with_length(b"x"))
     assert b"HTTP/1.1 200 OK" in transport.value()
 
 
 def test_what_exceeds_the_limit_is_not_kept() -> None:
     channel, _ = connection()
     body = with_length(b"x" * LIMIT * 10)
-    channel.dataReceived(body[:-1])  # type: ignore[attr-defined]
-    [request] = channel._channel.requests  # type: ignore[attr-defined]
+    channel.dataReceived(body[:-1])
+    [request] = channel._channel.requests
     assert len(request.content.getvalue()) == 0
 
 
 def test_a_client_that_never_stops_sending_is_cut_off() -> None:
     channel, transport = connection()
-    channel.dataReceived(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")  # type: ignore[attr-defined]
+    channel.dataReceived(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     for _ in range(17):
-        channel.dataReceived(b"%x\r\n%s\r\n" % (LIMIT, b"x" * LIMIT))  # type: ignore[attr-defined]
+        channel.dataReceived(b"%x\r\n%s\r\n" % (LIMIT, b"x" * LIMIT))
     assert transport.disconnecting
 
 
@@ -89,5 +103,34 @@ def test_a_json_body_labelled_as_a_form_is_left_alone() -> None:
     channel, transport = connection()
     body = b"a=b&c"
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 5\r\n\r\n"
-    channel.dataReceived(head + body)  # type: ignore[attr-defined]
+    channel.dataReceived(head + body)
     assert transport.value().endswith(b"\r\n5\r\n0\r\n\r\n") or b"\r\n\r\n5" in transport.value()
+
+
+@pytest.mark.parametrize(
+    "part", [b"POST / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nxxx"]
+)
+def test_a_request_that_is_never_complete_is_cut_off(part: bytes) -> None:
+    clock = Clock()
+    channel, transport = connection(clock)
+    channel.dataReceived(part)
+    clock.advance(LONGEST_ARRIVAL - 1)
+    assert not transport.cut
+    clock.advance(1)
+    assert transport.cut
+
+
+def test_a_request_that_is_complete_may_take_its_time() -> None:
+    clock = Clock()
+    channel, transport = connection(clock)
+    channel.dataReceived(with_length(b"x"))
+    clock.advance(LONGEST_ARRIVAL)
+    assert not transport.cut
+
+
+def test_a_connection_that_is_lost_leaves_nothing_to_wait_for() -> None:
+    clock = Clock()
+    channel, _ = connection(clock)
+    channel.dataReceived(b"POST / HTTP/1.1\r\n")
+    channel.connectionLost(Failure(ConnectionDone()))
+    assert clock.getDelayedCalls() == []

@@ -1,26 +1,32 @@
-"""An HTTP request whose body is bounded while it arrives.
+"""An HTTP request that is bounded while it arrives, in size and in time.
 
 Twisted itself takes bodies of any size and writes large ones to a file. Here a body is kept in memory up to a limit;
 what comes beyond it is thrown away, so that the client can read the answer (413) when it is through with sending. One
-that goes on for many times the limit is cut off.
+that goes on for many times the limit is cut off, and so is one that takes too long to be complete: Twisted waits for as
+long as something comes now and then.
 """
 
 from io import BytesIO
 from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from ..chat import RequestTooLarge
 from .answers import error_answer, stamp
 
 PATIENCE = 16
+# In seconds, from the first line to the last byte of the body.
+LONGEST_ARRIVAL = 120.0
 
 
 class BoundedRequest(Request):
     """A request with a body of at most `max_body` bytes."""
 
-    def __init__(self, channel: Any, *args: Any, max_body: int) -> None:
+    def __init__(self, channel: Any, *args: Any, max_body: int, clock: IReactorTime) -> None:
         super().__init__(channel, *args)
+        self._patience = clock.callLater(LONGEST_ARRIVAL, channel.forceAbortClient)
         self._max_body = max_body
         self._received = 0
         self._body = BytesIO()
@@ -39,8 +45,18 @@ class BoundedRequest(Request):
         else:
             self._body.truncate(0)
 
+    def connectionLost(self, reason: Failure) -> None:
+        """Wait for nothing any more."""
+        self._arrived()
+        super().connectionLost(reason)
+
+    def _arrived(self) -> None:
+        if self._patience.active():
+            self._patience.cancel()
+
     def process(self) -> None:
         """Answer the request, now that its body is complete."""
+        self._arrived()
         if self._received <= self._max_body:
             super().process()
             return
