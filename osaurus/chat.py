@@ -208,6 +208,7 @@ class ModelCard:
     license: str
     facts: dict[str, int]
     fills_in: bool
+    thinks: bool
 
 
 @define

@@ -7,6 +7,7 @@ import durationpy
 
 SECONDS = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 LONGEST_TEXT = 64
+CENTURY = 100 * 365.25 * 86400
 
 
 def seconds(text: str) -> float:
@@ -20,5 +21,5 @@ def seconds(text: str) -> float:
 
 
 def without_end(number: float) -> float:
-    """Return this many seconds; infinitely many for a negative number, as Ollama has it."""
-    return math.inf if number < 0 else number
+    """Return this many seconds; infinitely many for a negative number, as Ollama has it, or beyond a century."""
+    return math.inf if number < 0 or number > CENTURY else number

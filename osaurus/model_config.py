@@ -22,6 +22,13 @@ def context_length(config: dict[str, Any]) -> int:
     return number(config, *CONTEXT_KEYS) or DEFAULT_CONTEXT
 
 
+# Around what a model thinks, as mlx_lm knows them: those that are one token each.
+THOUGHT_TAGS = (
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+)
+
 # What stands before the text, before what follows the gap, and before what the model fills in, as the families of code
 # models spell it: Qwen and CodeGemma, StarCoder, DeepSeek, Code Llama.
 FILL_IN_MARKS = (

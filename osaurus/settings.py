@@ -24,7 +24,7 @@ SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0"
 LISTS = ("listen", "preload", "api_keys", "hosts", "origins")
 
 # Settings that are on where they are named on the command line.
-FLAGS = ("no_auth", "expose")
+FLAGS = ("no_auth", "expose", "read_only")
 
 # Settings whose value is not for the log.
 SECRETS = ("api_keys",)
@@ -93,10 +93,11 @@ def _keys(text: str) -> tuple[str, ...]:
         try:
             text = _expanded(text).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"names a file that cannot be read ({error})") from error
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ValueError(f"names a file that cannot be read ({reason})") from error
     keys = tuple(text.replace(",", " ").split())
-    if not keys:
-        raise ValueError("must be one or more keys, separated by commas, or a file with one on each line")
+    if not keys or not all(key.isascii() for key in keys):
+        raise ValueError("must be one or more keys of ASCII characters, separated by commas, or a file of them")
     return keys
 
 
@@ -183,7 +184,8 @@ class Settings:
     max_per_minute: int = _setting(_count, "Requests for one model within a minute; 0: any number.", default=100)
     api_keys: tuple[str, ...] = _setting(
         _keys,
-        "Keys, one of which every request must have, separated by commas; or a file with one on each line.",
+        "Keys, one of which every request must have, separated by commas; or a file with one on each line, "
+        "by a path that begins with / ~ or a dot.",
         default=(),
         repr=False,
     )
@@ -191,6 +193,7 @@ class Settings:
     expose: bool = _setting(
         _switch, "Whether to listen on the port of every network interface instead of 127.0.0.1 only.", default=False
     )
+    read_only: bool = _setting(_switch, "Whether clients may only use models, not copy or delete them.", default=False)
     hosts: tuple[str, ...] = _setting(
         _words,
         "Host names to answer to beside the machine's own and local ones, separated by commas; *: any.",
@@ -236,7 +239,10 @@ def load(command_line: Mapping[str, str | list[str]], environ: Mapping[str, str]
     readers = {field.name: field.metadata["read"] for field in attrs.fields(Settings)}
     for name, spelling, text in given:
         try:
-            values[name] = tuple(text) if isinstance(text, list) and name in LISTS else readers[name](str(text))
+            if isinstance(text, list) and name == "listen":
+                values[name] = tuple(text)
+            else:
+                values[name] = readers[name](",".join(text) if isinstance(text, list) and name in LISTS else str(text))
         except ValueError as error:
             said = "what was given" if name in SECRETS else repr(text)
             raise BadSetting(f"{spelling} {error}, not {said}") from error
@@ -244,7 +250,7 @@ def load(command_line: Mapping[str, str | list[str]], environ: Mapping[str, str]
     if settings.exposed and not settings.api_keys and not settings.no_auth:
         raise BadSetting(
             f"Other machines could reach {settings.exposed[0]} and use this one: set keys (OSU_API_KEYS), "
-            "or say that nobody needs one (--no-auth on)"
+            "or say that nobody needs one (--no-auth)"
         )
     return settings
 

@@ -114,8 +114,9 @@ def makeService(options: Options) -> IService:
     store = ModelStore(chosen.models_dir)
     limits = Limits(reactor, chosen.max_concurrent, chosen.max_per_minute)
     scheduler = Scheduler(store, runner, residency, limits, blocking)
-    # Who is reached from other machines answers to whatever name they know; keys are what protects it.
-    guard = Guard(chosen.api_keys, ("*",) if chosen.exposed else chosen.hosts, chosen.origins)
+    # Who is reached from other machines answers to whatever name they know, if keys protect it.
+    anywhere = chosen.exposed and chosen.api_keys and not chosen.hosts
+    guard = Guard(chosen.api_keys, ("*",) if anywhere else chosen.hosts, chosen.origins, chosen.read_only)
     library = Library(Catalogue(store, blocking), scheduler, blocking, reactor)
     api = Api(Generating(scheduler, blocking, guard, reactor), library, scheduler, reactor)
     site = Site(

@@ -36,6 +36,8 @@ from .doubles import MemoryWorker, finished, inline
 
 NOON = 1710509445.0  # 2024-03-15T13:30:45Z
 PREFIXES = ["", "/v1", "/api", "/v1/api"]
+# Under which the engine knows the model.
+NAME = "tests/tiny"
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -434,7 +436,7 @@ def test_an_error_after_the_first_line_is_a_line(client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("keep_alive", "reason", "loads", "unloads"),
-    [(None, "load", ["tiny"], []), ("5m", "load", ["tiny"], []), (0, "unload", [], ["tiny"])],
+    [(None, "load", [NAME], []), ("5m", "load", [NAME], []), (0, "unload", [], [NAME])],
 )
 def test_a_chat_without_messages_loads_or_unloads_the_model(
     client: Client, keep_alive: Any, reason: str, loads: list[str], unloads: list[str]
@@ -446,7 +448,7 @@ def test_a_chat_without_messages_loads_or_unloads_the_model(
 
 def test_keep_alive_zero_unloads_the_model_after_the_answer(client: Client) -> None:
     assert client.ollama(keep_alive=0).json["message"]["content"] == "Hello"
-    assert client.worker.engine.unloads == ["tiny"]
+    assert client.worker.engine.unloads == ["tests/tiny"]
 
 
 # Leaving.
@@ -639,7 +641,7 @@ def test_a_model_is_copied_and_deleted(tmp_path: Path, tiny_models: Path) -> Non
     assert client.ask("POST", "/api/copy", {"source": "tiny", "destination": "mine"}).json == {"status": "success"}
     assert client.chat(model="mine").status == 200
     assert client.ask("DELETE", "/api/delete", {"model": "mine"}).status == 200
-    assert client.worker.engine.unloads == ["mine"]
+    assert client.worker.engine.unloads == ["local/mine"]
     assert client.chat(model="mine").status == 404
     assert client.chat(model="tiny").status == 200
 
@@ -689,4 +691,16 @@ def test_generate_without_a_prompt_loads_and_unloads(client: Client) -> None:
     assert (loaded["response"], loaded["done_reason"]) == ("", "load")
     unloaded = client.ask("POST", "/api/generate", {"model": "tiny", "keep_alive": 0}).json
     assert unloaded["done_reason"] == "unload"
-    assert client.worker.engine.unloads == ["tiny"]
+    assert client.worker.engine.unloads == ["tests/tiny"]
+
+
+def test_a_stay_beyond_reason_is_without_end(client: Client) -> None:
+    client.ollama(keep_alive="100000000h")
+    [running] = client.ask("GET", "/api/ps").json["models"]
+    assert running["expires_at"].startswith("23")
+
+
+def test_requests_that_only_load_have_limits_as_well(tiny_models: Path) -> None:
+    client = Client(tiny_models, max_per_minute=1)
+    assert client.ollama(messages=[]).status == 200
+    assert client.ollama(messages=[]).status == 429

@@ -20,3 +20,7 @@ def test_a_duration_is_read(text: str, expected: float) -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         seconds(text)
+
+
+def test_beyond_a_century_is_without_end() -> None:
+    assert seconds("100000000h") == seconds("9999999999999") == math.inf

@@ -130,8 +130,21 @@ def test_where_origins_are_named_others_are_told_nothing(tiny_models: Path) -> N
         assert answer.headers["vary"] == "Origin"
 
 
-@pytest.mark.parametrize("origin", [PAGE, "null", "http://localhost:3000", "file://", "http://127.0.0.1:1338"])
-@pytest.mark.parametrize(("method", "path"), [("DELETE", "/api/delete"), ("POST", "/copy"), ("POST", "/v1/api/pull/")])
+@pytest.mark.parametrize(
+    "origin", [PAGE, "null", "http://[", "http://localhost:3000", "file://", "http://127.0.0.1:1338"]
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/api/delete"),
+        ("POST", "/copy"),
+        ("POST", "/v1/api/pull/"),
+        ("POST", "//copy"),
+        ("POST", "/%2Fcopy"),
+        ("POST", "/v1//copy"),
+        ("DELETE", "/api///delete/"),
+    ],
+)
 def test_what_changes_the_disk_is_not_for_foreign_pages(tiny_models: Path, origin: str, method: str, path: str) -> None:
     answer = new_client(tiny_models, Guard()).ask(method, path, {"model": "none", "source": "none"}, Origin=origin)
     assert (answer.status, answer.json["error"]["type"]) == (403, "permission_error")
@@ -172,3 +185,26 @@ def test_without_keys_everybody_shares(tiny_models: Path) -> None:
     client.begin("POST", "/v1/chat/completions", HELLO, Authorization="Bearer anything")
     client.worker.turn()
     assert [row.owner for row, _ in client.worker.engine.rows.values()] == [""]
+
+
+# What may be switched off, and odd requests.
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/api/delete"), ("POST", "/copy"), ("POST", "//pull")])
+def test_a_server_to_be_read_only_changes_nothing(tiny_models: Path, method: str, path: str) -> None:
+    client = new_client(tiny_models, Guard(read_only=True))
+    answer = client.ask(method, path, {"model": "none", "source": "none"})
+    assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden")
+    assert "read_only" in answer.json["error"]["message"]
+    assert client.chat().status == 200
+
+
+def test_a_page_that_was_named_may_delete(tiny_models: Path) -> None:
+    answer = new_client(tiny_models, Guard(origins=(PAGE,))).ask("OPTIONS", "/api/delete", Origin=PAGE)
+    assert "DELETE" in answer.headers["access-control-allow-methods"]
+
+
+def test_an_error_depends_on_origin_and_agent(tiny_models: Path) -> None:
+    client = new_client(tiny_models, Guard(origins=(PAGE,)))
+    [response] = client.begin("GET", "/nope", Origin=PAGE)
+    assert response.headers.getRawHeaders("Vary") == ["Origin", "User-Agent"]

@@ -25,6 +25,8 @@ LINES = [
     b"OPTIONS * HTTP/1.1",
     b"CONNECT evil.example:443 HTTP/1.1",
     b"GET http://evil.example/ HTTP/1.1",
+    b"GET http://[ HTTP/1.1",
+    b"GET http://\xff[/ HTTP/1.1",
     b"POST /%2e%2e/%00 HTTP/1.1",
     b"BREW /pot HTCPCP/1.0",
     b"GET",

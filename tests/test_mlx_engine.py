@@ -1,6 +1,7 @@
 """The engine on a tiny real model: real weights, real tokenizer, mlx_lm's own batching."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -678,3 +679,21 @@ def test_what_is_thought_is_told_apart(backend: Backend, thinkers: Path, tiny_to
     # It ends its thought at once; what comes behind is the answer.
     assert (desk.texts[2], desk.thoughts.get(2, "")) == ("</think></think>", "")
     assert answering.usage.reasoning_tokens == 1
+
+
+def test_a_model_whose_files_were_replaced_is_loaded_anew_and_its_rows_go_on(
+    backend: Backend, tiny_models: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tests" / "changing"
+    shutil.copytree(tiny_models / "tests" / "tiny", folder)
+    desk = another(backend, tmp_path)
+    expected = [another(backend, tiny_models).alone("Hello", name=name) for name in ("tiny", "other")]
+    desk.add(1, "Hello", "changing")
+    desk.step()
+    shutil.rmtree(folder)
+    shutil.copytree(tiny_models / "tests" / "other", folder)
+    desk.add(2, "Hello", "changing")
+    assert len(desk.engine.resident()) == 2
+    desk.finish()
+    assert [desk.texts[1], desk.texts[2]] == expected
+    assert [model.id for model in desk.engine.resident()] == ["changing"]

@@ -51,6 +51,9 @@ def test_options_are_those_of_a_chat() -> None:
     [
         ({"prompt": "x", "raw": True, "system": "y"}, "system"),
         ({"prompt": "x", "raw": True, "context": [1]}, "context"),
+        ({"prompt": "x", "raw": True, "think": True}, "think"),
+        ({"prompt": "x", "suffix": "y", "system": "z"}, "system"),
+        ({"prompt": "x", "suffix": "y", "context": [1]}, "context"),
         ({"prompt": "x", "images": ["aGk="]}, "images"),
         ({"prompt": "x", "template": "y"}, "template"),
         ({"prompt": "x", "format": "json"}, "format"),

@@ -12,6 +12,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from osaurus.web.front import Front
+from osaurus.web.guard import Guard
 from osaurus.web.request import LONGEST_ARRIVAL, BoundedRequest
 
 LIMIT = 1000
@@ -38,7 +40,7 @@ class Echo(Resource):
 
 def connection(clock: Clock | None = None) -> tuple[Any, Wire]:
     factory = partial(BoundedRequest, max_body=LIMIT, clock=clock or Clock())
-    site = Site(Echo(), requestFactory=factory, parsePOSTFormSubmission=False)
+    site = Site(Front(Echo(), Guard()), requestFactory=factory, parsePOSTFormSubmission=False)
     channel = site.buildProtocol(None)
     transport = Wire()
     channel.makeConnection(transport)
@@ -46,13 +48,13 @@ def connection(clock: Clock | None = None) -> tuple[Any, Wire]:
 
 
 def with_length(body: bytes) -> bytes:
-    return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    return b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 def chunked(body: bytes) -> bytes:
     chunks = [body[start : start + 100] for start in range(0, len(body), 100)]
     return (
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
         + b"0\r\n\r\n"
     )
@@ -93,7 +95,7 @@ def test_what_exceeds_the_limit_is_not_kept() -> None:
 
 def test_a_client_that_never_stops_sending_is_cut_off() -> None:
     channel, transport = connection()
-    channel.dataReceived(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    channel.dataReceived(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
     for _ in range(17):
         channel.dataReceived(b"%x\r\n%s\r\n" % (LIMIT, b"x" * LIMIT))
     assert transport.disconnecting
@@ -102,13 +104,14 @@ def test_a_client_that_never_stops_sending_is_cut_off() -> None:
 def test_a_json_body_labelled_as_a_form_is_left_alone() -> None:
     channel, transport = connection()
     body = b"a=b&c"
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 5\r\n\r\n"
+    kind = b"Content-Type: application/x-www-form-urlencoded"
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\n" + kind + b"\r\nContent-Length: 5\r\n\r\n"
     channel.dataReceived(head + body)
     assert transport.value().endswith(b"\r\n5\r\n0\r\n\r\n") or b"\r\n\r\n5" in transport.value()
 
 
 @pytest.mark.parametrize(
-    "part", [b"POST / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nxxx"]
+    "part", [b"POST / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nxxx"]
 )
 def test_a_request_that_is_never_complete_is_cut_off(part: bytes) -> None:
     clock = Clock()

@@ -93,6 +93,10 @@ def test_temperature_zero_takes_the_best_in_any_company() -> None:
     greedy, random = RowSampler(Sampling(temperature=0)), RowSampler(Sampling(temperature=0.1))
     assert sample(logits, [greedy, greedy, greedy]) == [1, 0, 2]
     assert sample(logits, [greedy, greedy, random]) == [1, 0, 2]
+    # Of equals it is the first.
+    ties = mx.array([[0.0, 7.0, 7.0, 1.0] * 100] * 2)
+    assert sample(ties, [greedy, greedy]) == [1, 1]
+    assert sample(ties, [greedy, random])[0] == 1
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-6, 1e-3])

@@ -1,6 +1,7 @@
 """Admission: from a request to a row, and the ways it can end on the way."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import define, evolve, field
@@ -144,7 +145,7 @@ def test_loading_and_unloading_by_name(stage: Stage) -> None:
     unloaded = outcome(Deferred.fromCoroutine(stage.scheduler.unload("tiny:latest")))
     stage.worker.turn()
     assert unloaded == [None]
-    assert (stage.worker.engine.loads, stage.worker.engine.unloads) == (["tiny"], ["tiny"])
+    assert (stage.worker.engine.loads, stage.worker.engine.unloads) == (["tests/tiny"], ["tests/tiny"])
 
 
 def test_a_listener_hears_every_piece(stage: Stage) -> None:
@@ -164,7 +165,7 @@ def test_a_model_is_unloaded_when_it_was_not_used_for_its_time(stage: Stage) -> 
     assert stage.worker.engine.unloads == []
     stage.worker.clock.advance(300)
     stage.worker.turn()
-    assert stage.worker.engine.unloads == ["tiny"]
+    assert stage.worker.engine.unloads == ["tests/tiny"]
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2])
@@ -175,7 +176,7 @@ def test_a_client_that_leaves_lets_the_model_go_too(stage: Stage, turns: int) ->
     stage.worker.settle()
     stage.worker.clock.advance(5)
     stage.worker.turn()
-    assert stage.worker.engine.unloads == ["tiny"]
+    assert stage.worker.engine.unloads == ["tests/tiny"]
 
 
 def test_a_model_that_is_loaded_at_the_start_stays(stage: Stage) -> None:
@@ -184,7 +185,7 @@ def test_a_model_that_is_loaded_at_the_start_stays(stage: Stage) -> None:
     assert loaded == [None]
     stage.worker.clock.advance(10**6)
     stage.worker.turn()
-    assert (stage.worker.engine.loads, stage.worker.engine.unloads) == (["tiny"], [])
+    assert (stage.worker.engine.loads, stage.worker.engine.unloads) == (["tests/tiny"], [])
 
 
 def test_a_model_that_cannot_be_loaded_at_the_start_stops_nothing(stage: Stage) -> None:
@@ -226,3 +227,35 @@ def test_an_answer_that_nobody_takes_stands_still_until_somebody_does(stage: Sta
     generation.park()
     stage.worker.turn()
     assert stage.worker.engine.parked == set()
+
+
+def test_what_ended_while_the_engine_was_asked_for_room_is_not_missed(stage: Stage) -> None:
+    """The engine says that there is no room, having been asked before it heard that the last answer ended."""
+    leaving = stage.scheduler.submit(ask())
+    stage.worker.turn()
+    waiting = stage.scheduler.submit(ask("other"))
+    leaving.cancel()
+    answers = [NoRoomYet("no room", retry_after=1)]
+    load = ScriptedEngine.load
+
+    def full_at_first(engine: ScriptedEngine, *asked: Any) -> Any:
+        if answers:
+            raise answers.pop()
+        return load(engine, *asked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "load", full_at_first)
+        stage.worker.turn()
+    ended = outcome(waiting.completions())
+    stage.worker.settle()
+    assert ended == [[Completion("Hello", finished())]]
+
+
+def test_who_waits_for_room_is_told_when_the_server_stops(stage: Stage) -> None:
+    stage.worker.engine.failure = NoRoomYet("no room", retry_after=1)
+    loading = outcome(Deferred.fromCoroutine(stage.scheduler.load("tiny")))
+    stage.worker.turn()
+    assert loading == []
+    stage.scheduler.stop()
+    [error] = loading
+    assert isinstance(error, ServiceUnavailable)

@@ -28,6 +28,7 @@ EVERY = [
     ("api_keys", "one, two", ("one", "two"), ","),
     ("no_auth", "on", True, "maybe"),
     ("expose", "off", False, "maybe"),
+    ("read_only", "on", True, "maybe"),
     ("hosts", "Mac.example.org", ("mac.example.org",), ","),
     ("origins", "https://a.example, https://b.example", ("https://a.example", "https://b.example"), ","),
 ]
@@ -284,3 +285,20 @@ def test_folders_are_absolute_whatever_was_said(home: Path, tmp_path: Path, monk
 def test_the_home_of_nobody_is_a_bad_setting(name: str) -> None:
     with pytest.raises(BadSetting, match="no-such-user"):
         load({name: "~no-such-user/models"}, {})
+
+
+def test_lists_in_a_file_are_read_like_any_other(tmp_path: Path) -> None:
+    config = toml(tmp_path, 'hosts = ["MyBox", "other"]\norigins = ["https://Chat.Example"]\napi_keys = ["one", "two"]')
+    found = load({"config": config}, {})
+    assert (found.hosts, found.origins, found.api_keys) == (
+        ("mybox", "other"),
+        ("https://chat.example",),
+        ("one", "two"),
+    )
+    with pytest.raises(BadSetting):
+        load({"config": toml(tmp_path, 'api_keys = [""]')}, {})
+
+
+def test_a_key_is_of_characters_that_a_header_can_have() -> None:
+    with pytest.raises(BadSetting, match="ASCII"):
+        load({}, {"OSU_API_KEYS": "schlüssel"})

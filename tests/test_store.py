@@ -548,7 +548,7 @@ def test_a_copy_is_a_model_of_its_own(own: ModelStore, destination: str, reposit
     copied = own.find(destination)
     assert copied.repository == repository
     assert own.digest(copied) == own.digest(own.find("tiny"))
-    own.delete(own.find("tiny"))
+    own.remove(own.take_away(own.find("tiny")))
     assert own.digest(copied).startswith("sha256:")
 
 
@@ -563,22 +563,23 @@ def test_a_name_that_is_none_is_refused(own: ModelStore, destination: str) -> No
     assert sorted(own.folder.rglob("*")) == before
 
 
-def test_a_copy_does_not_replace_a_model(own: ModelStore) -> None:
+@pytest.mark.parametrize("destination", ["tests/tiny", "tiny", "TINY", "a/Tiny", "other/tiny:latest"])
+def test_a_copy_takes_no_name_that_a_model_has(own: ModelStore, destination: str) -> None:
     with pytest.raises(InvalidRequest, match="already"):
-        own.copy(own.find("tiny"), "tests/tiny")
+        own.copy(own.find("tiny"), destination)
     assert [model.repository for model in own.models()] == ["tests/tiny"]
     assert sorted(path.name for path in (own.folder / "tests").iterdir()) == ["tiny"]
 
 
 def test_what_is_deleted_is_gone(own: ModelStore) -> None:
-    own.delete(own.find("tiny"))
+    own.remove(own.take_away(own.find("tiny")))
     assert own.models() == []
     assert list(own.folder.iterdir()) == []
 
 
 def test_deleting_leaves_the_neighbours(own: ModelStore) -> None:
     own.copy(own.find("tiny"), "tests/other")
-    own.delete(own.find("other"))
+    own.remove(own.take_away(own.find("other")))
     assert [model.id for model in own.models()] == ["tiny"]
 
 
@@ -594,7 +595,7 @@ def test_nothing_outside_the_models_folder_is_deleted_or_written(
         (own.folder / "linked").symlink_to(outside)
     [model] = own.models()
     with pytest.raises(Forbidden, match="link out of the models folder"):
-        own.delete(model)
+        own.remove(own.take_away(model))
     assert (outside / "tiny" / "config.json").exists()
     if link == "organisation":
         with pytest.raises(Forbidden):
@@ -612,3 +613,17 @@ def test_a_copy_that_fails_leaves_nothing(own: ModelStore, monkeypatch: pytest.M
         own.copy(own.find("tiny"), "mine")
     assert not list(own.folder.rglob(".copying*"))
     assert [model.id for model in own.models()] == ["tiny"]
+
+
+def test_what_an_earlier_attempt_left_is_removed_with_the_next(own: ModelStore) -> None:
+    (own.folder / "tests" / ".deleting-0").mkdir()
+    own.remove(own.take_away(own.find("tiny")))
+    assert list(own.folder.iterdir()) == []
+
+
+def test_a_copy_of_links_is_of_what_they_lead_to(own: ModelStore) -> None:
+    weights = own.folder / "tests" / "tiny" / "model.safetensors"
+    weights.rename(own.folder / "tests" / "weights")
+    weights.symlink_to("../weights")
+    own.copy(own.find("tiny"), "mine")
+    assert own.find("mine").parameters == own.find("tiny").parameters

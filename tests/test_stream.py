@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from osaurus.chat import Event, Failed, InternalError, Piece, Started
 from osaurus.serving.generation import Generation
-from osaurus.serving.stream import LONGEST_PAUSE, MOST_WAITING, TokenStream
+from osaurus.serving.stream import LONGEST_PAUSE, LONGEST_QUIET, MOST_WAITING, TokenStream
 
 from .doubles import finished
 from .test_generation import outcome
@@ -29,11 +29,15 @@ def encode(event: Event) -> bytes:
             return b"."
 
 
+def filler() -> bytes:
+    return b"~"
+
+
 def stream() -> tuple[Generation, Consumer, TokenStream, list[Generation]]:
     cancelled: list[Generation] = []
     generation, consumer = Generation(cancelled.append, lambda *_: None), Consumer()
     generation.deliver(Started(3))
-    return generation, consumer, TokenStream(generation, encode, consumer, Clock(), lambda: None), cancelled
+    return generation, consumer, TokenStream(generation, encode, consumer, Clock(), lambda: None, filler), cancelled
 
 
 def test_events_are_written_as_they_come_and_the_producer_leaves_at_the_end() -> None:
@@ -103,16 +107,17 @@ def test_a_row_is_parked_while_too_much_waits_and_goes_on_when_the_client_does()
     generation = Generation(lambda _: None, lambda _, now: parked.append(now))
     generation.deliver(Started(3))
     consumer = Consumer()
-    tokens = TokenStream(generation, encode, consumer, Clock(), lambda: None)
+    tokens = TokenStream(generation, encode, consumer, Clock(), lambda: None, filler)
     tokens.run()
     tokens.pauseProducing()
     generation.deliver(Piece("a" * MOST_WAITING))
     assert parked == []
     for _ in range(3):
         generation.deliver(Piece("b"))
-    assert parked == [True]
+    # Each time anew: it may not have been writing yet.
+    assert parked == [True] * 3
     tokens.resumeProducing()
-    assert parked == [True, False]
+    assert parked == [True] * 3 + [False]
     assert consumer.value() == b"a" * MOST_WAITING + b"bbb"
 
 
@@ -120,7 +125,7 @@ def test_a_client_that_takes_nothing_for_too_long_is_dropped() -> None:
     clock, dropped = Clock(), []
     generation = Generation(lambda _: None, lambda *_: None)
     generation.deliver(Started(3))
-    tokens = TokenStream(generation, encode, Consumer(), clock, lambda: dropped.append(clock.seconds()))
+    tokens = TokenStream(generation, encode, Consumer(), clock, lambda: dropped.append(clock.seconds()), filler)
     tokens.run()
     tokens.pauseProducing()
     clock.advance(LONGEST_PAUSE - 1)
@@ -136,9 +141,38 @@ def test_a_client_that_has_left_is_not_waited_for() -> None:
     clock = Clock()
     generation = Generation(lambda _: None, lambda *_: None)
     generation.deliver(Started(3))
-    tokens = TokenStream(generation, encode, Consumer(), clock, lambda: None)
+    tokens = TokenStream(generation, encode, Consumer(), clock, lambda: None, filler)
     tokens.run()
     tokens.pauseProducing()
     tokens.stopProducing()
     tokens.pauseProducing()
     assert clock.getDelayedCalls() == []
+
+
+def test_where_nothing_is_said_for_long_something_is_said_nevertheless() -> None:
+    clock, consumer = Clock(), Consumer()
+    generation = Generation(lambda _: None, lambda *_: None)
+    generation.deliver(Started(3))
+    TokenStream(generation, encode, consumer, clock, lambda: None, filler).run()
+    clock.advance(LONGEST_QUIET)
+    assert consumer.value() == b"~"
+    generation.deliver(Piece("a"))
+    clock.advance(LONGEST_QUIET)
+    assert consumer.value() == b"~a"
+    clock.advance(LONGEST_QUIET)
+    assert consumer.value() == b"~a~"
+    generation.deliver(finished())
+    clock.advance(2 * LONGEST_QUIET)
+    assert consumer.value() == b"~a~."
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_client_that_does_not_read_is_told_nothing() -> None:
+    clock, consumer = Clock(), Consumer()
+    generation = Generation(lambda _: None, lambda *_: None)
+    generation.deliver(Started(3))
+    tokens = TokenStream(generation, encode, consumer, clock, lambda: None, filler)
+    tokens.run()
+    tokens.pauseProducing()
+    clock.advance(LONGEST_QUIET)
+    assert consumer.value() == b""

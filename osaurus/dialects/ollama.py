@@ -185,6 +185,10 @@ class Answer:
             case _:
                 return b""
 
+    def filler(self, now: datetime) -> bytes:
+        """Return a line that says nothing."""
+        return line({**self._head("", now), "done": False})
+
     def _head(self, text: str, now: datetime, reasoning: str = "") -> dict[str, Any]:
         return {"model": self.model, "created_at": rfc3339(now), **self.spoken(text, reasoning)}
 

@@ -26,10 +26,10 @@ def generate_call(body: bytes) -> Call:
     """Read the body. Raises InvalidRequest naming the field at fault."""
     asked = parse(GenerateBody, body)
     wanted = request(asked)
-    if asked.raw:
-        for name in ("system", "context"):
+    if asked.raw or asked.suffix:
+        for name in ("system", "context", "think"):
             if getattr(asked, name):
-                refuse(name, "has no place in a raw prompt; leave it out, or raw")
+                refuse(name, "has no place beside raw or a suffix; leave it out, or those")
     if asked.suffix:
         wanted = evolve(wanted, raw=Text(text=asked.prompt, suffix=asked.suffix))
     elif not asked.prompt:

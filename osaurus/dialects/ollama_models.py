@@ -1,6 +1,5 @@
 """The models in Ollama's words: which there are, which are in memory, what is known of one, what is done to them."""
 
-import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,8 +14,8 @@ from .strict import parse
 # Of Ollama's API, as far as this is it: clients refuse to speak to one that is too old (Copilot below 0.6.4).
 VERSION = "0.12.6"
 
-# What Ollama tells of a model that stays for ever.
-WITHOUT_END = timedelta(days=292 * 365)
+# What Ollama tells of a model that stays for ever, in seconds.
+WITHOUT_END = 292 * 365 * 86400.0
 
 
 @frozen(kw_only=True)
@@ -61,7 +60,7 @@ def running(found: Iterable[tuple[InstalledModel, str, ResidentModel, float]], n
                 "size": resident.nbytes,
                 "digest": digest,
                 "details": _details(model),
-                "expires_at": rfc3339(now + (timedelta(seconds=stays) if math.isfinite(stays) else WITHOUT_END)),
+                "expires_at": rfc3339(now + timedelta(seconds=min(stays, WITHOUT_END))),
                 "size_vram": resident.nbytes if resident.on_gpu else 0,
                 "context_length": resident.context_length,
             }
@@ -86,7 +85,11 @@ def show(card: ModelCard) -> dict[str, Any]:
             "general.parameter_count": model.parameters,
             **facts,
         },
-        "capabilities": ["completion", *(["insert"] if card.fills_in else [])],
+        "capabilities": [
+            "completion",
+            *(["insert"] if card.fills_in else []),
+            *(["thinking"] if card.thinks else []),
+        ],
         "modified_at": _modified(model),
     }
 

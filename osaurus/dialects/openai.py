@@ -247,6 +247,8 @@ class ChatAnswer:
         return data({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
 
 
+# Comments are for nobody.
+FILLER = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 

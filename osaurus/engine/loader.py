@@ -36,13 +36,14 @@ DENSE_SHARE = 0.67
 class Model:
     """A loaded model: its network, and what turns text into its tokens and back.
 
-    `key` differs for all that compute something else: other weights, other numbers, another mlx_lm. `nbytes` is what
-    its weights take, `token_nbytes` what each token of a row takes beside them. `layout` is that of caches that cannot
-    be cut but copied.
+    `identity` is that of its files. `key` differs for all that compute something else: other weights, other numbers,
+    another mlx_lm. `nbytes` is what its weights take, `token_nbytes` what each token of a row takes beside them.
+    `layout` is that of caches that cannot be cut; None where they can, or where nothing is known of them.
     """
 
     name: str
     key: str
+    identity: tuple[str, ...]
     network: nn.Module
     tokenizer: Tokenizer
     vocabulary: Vocabulary
@@ -118,6 +119,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     return Model(
         name=name,
         key=_key(folder, parameters),
+        identity=identity(folder),
         network=network,
         tokenizer=backend_tokenizer,
         vocabulary=Vocabulary(backend_tokenizer),
@@ -144,16 +146,24 @@ def _thought_tags(wrapper: Any, special: list[str]) -> ThoughtTags | None:
     if not wrapper.has_thinking:
         return None
     tags = (wrapper.think_start, wrapper.think_end)
+    for tag in tags:
+        tokens = wrapper.backend_tokenizer.encode(tag, add_special_tokens=False).tokens
+        if len(tokens) > 1 and not set(tokens).isdisjoint(special):
+            log.warn("Thoughts are not told from answers: {tag} is of several tokens, some without text", tag=tag)
+            return None
     return ThoughtTags(*tags, {wrapper.convert_tokens_to_ids(tag): tag for tag in tags if tag in special})
 
 
 def _key(folder: Path, parameters: list[mx.array]) -> str:
     """Return what tells this model from others; two folders with the same content may differ, which costs nothing."""
-    parts = [str(folder), version("mlx-lm"), *sorted({str(array.dtype) for array in parameters})]
-    for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
-        status = path.stat()
-        parts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
-    return sha256("\n".join(parts).encode()).hexdigest()
+    parts = [version("mlx-lm"), *sorted({str(array.dtype) for array in parameters})]
+    return sha256("\n".join([*parts, *identity(folder)]).encode()).hexdigest()
+
+
+def identity(folder: Path) -> tuple[str, ...]:
+    """Return what changes when the files that make the model do."""
+    statuses = [(path.name, path.stat()) for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]]
+    return (str(folder), *(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in statuses))
 
 
 def _read_a_token(network: nn.Module) -> list[Any]:

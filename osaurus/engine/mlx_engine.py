@@ -6,6 +6,8 @@ Like all modules that import MLX, this one may be imported only after `backend.p
 import ctypes
 import gc
 import platform
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,7 +16,7 @@ from attrs import define, field
 from ..chat import Event, NoRoomYet, ResidentModel
 from .backend import Backend
 from .batch import Batch
-from .loader import Model, load
+from .loader import Model, identity, load
 from .prefixes import PrefixCache
 from .runner import Row
 
@@ -35,6 +37,7 @@ class MLXEngine:
     _speculation: bool = True
     _resident: dict[str, tuple[Model, Batch]] = field(factory=dict, init=False)
     _leaving: set[str] = field(factory=set, init=False)
+    _numbers: Iterator[int] = field(factory=count, init=False)
 
     def __attrs_post_init__(self) -> None:
         # The thread may have had an engine before, which gave the thread's streams back when it was closed.
@@ -43,6 +46,11 @@ class MLXEngine:
     def load(self, name: str, folder: Path) -> Model:
         """Return the model, loading it if it is not in memory. Raises ModelLoadFailed, NoRoomYet."""
         self._leaving.discard(name)
+        if name in self._resident and self._replaced_on_disk(name, folder):
+            # Other files are there by now. Rows of the old ones go on to their end.
+            old = f"{name} {next(self._numbers)}"
+            self._resident[old] = self._resident.pop(name)
+            self.unload(old)
         model, _ = self._reside(name, folder)
         return model
 
@@ -106,6 +114,13 @@ class MLXEngine:
         # A thread that used MLX and ends without this aborts the process at exit.
         mx.synchronize()
         mx.clear_streams()
+
+    def _replaced_on_disk(self, name: str, folder: Path) -> bool:
+        try:
+            return self._resident[name][0].identity != identity(folder)
+        except OSError:
+            # Loading it will say what is wrong.
+            return True
 
     def _reside(self, name: str, folder: Path) -> tuple[Model, Batch]:
         """Return the model with its batch, loading it if it is not in memory."""

@@ -82,7 +82,11 @@ class TextAssembler:
             return Piece(""), False
         self._decoded += len(text)
         if self._thoughts is not None:
+            before = self.thinking
             thought, text = self._thoughts.feed(text)
+            if before or self.thinking:
+                # Scores are of the answer.
+                self._scores.clear()
         text, stopped = self._scanner.feed(text)
         held = len(self._scanner.held) + (len(self._thoughts.held) if self._thoughts is not None else 0)
         self._said = self._said + len(thought) + len(text) if stopped else self._decoded - held

@@ -131,7 +131,8 @@ def _candidates_on_cpu(tempered: mx.array, count: int) -> tuple[Floats, Integers
 
 def _draw(row: RowSampler, best: Floats, candidates: Integers, total: float, tempered: mx.array) -> int:
     """Draw from a row's candidates, or from all its tempered logits if the candidates do not do."""
-    order = np.argsort(-best, kind="stable")
+    # Of equals the first of the vocabulary comes first, in whatever order they were found.
+    order = np.lexsort((candidates, -best))
     if row.greedy:
         return int(candidates[order[0]])
     place = row.draw(best[order], total, len(best) == tempered.shape[-1])

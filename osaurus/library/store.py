@@ -109,6 +109,11 @@ class ModelStore:
                 param="destination",
             )
         target = self.folder / (match[1] or "local") / match[2]
+        # A bare name is for one model only.
+        for name in (match[2], f"{target.parent.name}/{target.name}"):
+            with suppress(ModelNotFound):
+                known = self.find(name)
+                raise InvalidRequest(f"destination: {known.repository} has this name already", param="destination")
         self._check_own(target.parent)
         target.parent.mkdir(exist_ok=True)
         unfinished = target.with_name(f".copying-{secrets.token_hex(8)}")
@@ -116,26 +121,31 @@ class ModelStore:
         try:
             for path in _model_files(model.folder):
                 try:
-                    (unfinished / path.name).hardlink_to(path)
+                    (unfinished / path.name).hardlink_to(path.resolve())
                 except OSError:
                     shutil.copy2(path, unfinished / path.name)
-            if target.exists():
-                raise InvalidRequest(f"destination: there is a model {destination} already", param="destination")
             unfinished.rename(target)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
 
-    def delete(self, model: InstalledModel) -> None:
-        """Remove a model from the disk. Raises Forbidden if its folder is not one of ours, OSError."""
+    def take_away(self, model: InstalledModel) -> Path:
+        """Have nobody find a model any more; return where its files are, to be removed.
+
+        Raises Forbidden if its folder is not one of ours, OSError.
+        """
         self._check_own(model.folder.parent)
         self._check_own(model.folder)
         doomed = model.folder.with_name(f".deleting-{secrets.token_hex(8)}")
-        # At once for whoever looks; taking the files away may take a while.
         model.folder.rename(doomed)
-        shutil.rmtree(doomed)
+        return doomed
+
+    def remove(self, doomed: Path) -> None:
+        """Remove what was taken away, and what an earlier attempt left of others. Raises OSError."""
+        for leftover in doomed.parent.glob(".deleting-*"):
+            shutil.rmtree(leftover, ignore_errors=leftover != doomed)
         with suppress(OSError):
-            model.folder.parent.rmdir()
+            doomed.parent.rmdir()
 
     def _check_own(self, folder: Path) -> None:
         if folder.is_symlink():

@@ -1,5 +1,7 @@
 """The installed models, asked for from the reactor: the disk is looked at on the second thread pool."""
 
+from collections.abc import Awaitable, Callable
+
 from attrs import define, field
 from twisted.internet.defer import DeferredLock
 
@@ -47,9 +49,11 @@ class Catalogue:
         except OSError as error:
             raise InternalError(f"{source} cannot be copied: {error}") from error
 
-    async def delete(self, model: InstalledModel) -> None:
-        """Remove a model from the disk. Raises Forbidden, InternalError."""
+    async def delete(self, model: InstalledModel, let_go: Callable[[InstalledModel], Awaitable[None]]) -> None:
+        """Remove a model from the disk; once nobody finds it any more, `let_go`. Raises Forbidden, InternalError."""
         try:
-            await self._blocking(self._store.delete, model)
+            doomed = await self._blocking(self._store.take_away, model)
+            await let_go(model)
+            await self._blocking(self._store.remove, doomed)
         except OSError as error:
             raise InternalError(f"{model.repository} cannot be deleted: {error}") from error

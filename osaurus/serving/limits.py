@@ -40,7 +40,9 @@ class Limits:
         """Let a request in that asks for so many answers. Raises RateLimitExceeded, InvalidRequest."""
         most = self._concurrent or MOST_CHOICES
         if choices > most:
-            raise InvalidRequest(f"n: at most {most} answers can be asked for at once, not {choices}", param="n")
+            raise InvalidRequest(
+                f"n: at most {most} answers can be asked for at once, prompts times n, not {choices}", param="n"
+            )
         account = self._accounts.setdefault(model, _Account())
         now = self._clock.seconds()
         if self._concurrent and len(account.held) >= self._concurrent:

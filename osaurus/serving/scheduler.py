@@ -64,6 +64,7 @@ class Scheduler:
     _row_ids: Iterator[int] = field(factory=lambda: count(1), init=False)
     _ending: dict[Generation, Callable[[], None]] = field(factory=dict, init=False)
     _waiting_for_room: list[Deferred[None]] = field(factory=list, init=False)
+    _ended: int = field(default=0, init=False)
     _rows: dict[Generation, list[int]] = field(factory=dict, init=False)
     _using: dict[Generation, str] = field(factory=dict, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -92,30 +93,40 @@ class Scheduler:
         if self._stopping:
             raise _stopping()
         stored = await self._blocking(self._store.find, name)
-        self._residency.begin(stored.id, keep_alive)
+        asked = object()
+        self._limits.enter(stored.repository, asked)
+        self._residency.begin(stored.repository, keep_alive)
         try:
             return await self._load(stored)
         finally:
-            self._residency.end(stored.id)
+            self._residency.end(stored.repository)
+            self._limits.leave(stored.repository, asked)
 
     async def preload(self, name: str) -> None:
         """Have a model in memory to stay; if that cannot be, the log says why."""
         try:
             stored = await self._blocking(self._store.find, name)
-            self._residency.keep(stored.id)
-            await self.load(stored.id)
+            self._residency.keep(stored.repository)
+            await self.load(stored.repository)
         except ApiError as error:
             log.error("{name} is not loaded at the start: {error}", name=name, error=error)
 
     async def unload(self, name: str) -> None:
         """Give back a model's memory once its answers are complete. Raises ModelNotFound."""
         stored = await self._blocking(self._store.find, name)
-        await self._runner.unload(stored.id)
+        await self._runner.unload(stored.repository)
 
     async def resident(self) -> list[tuple[ResidentModel, float]]:
         """Return the models in memory, each with how many more seconds it stays if nobody uses it."""
         resident = await self._runner.resident()
         return [(model, self._residency.remaining(model.id)) for model in resident]
+
+    async def let_go(self, model: InstalledModel) -> None:
+        """Give back the memory of a model that is no more; if there is no engine, nothing is in memory."""
+        try:
+            await self._runner.unload(model.repository)
+        except ServiceUnavailable as error:
+            log.info("{model} needs not be unloaded: {error}", model=model.repository, error=error)
 
     def stop(self) -> None:
         """Refuse what comes from now on and end what is being answered with an error."""
@@ -129,14 +140,20 @@ class Scheduler:
             end()
         self._using.clear()
         self._rows.clear()
+        waiting, self._waiting_for_room = self._waiting_for_room, []
+        for room in waiting:
+            room.errback(_stopping())
 
     async def _load(self, stored: InstalledModel) -> Loaded:
         began = monotonic_ns()
         while True:
+            ended = self._ended
             try:
-                model = await self._runner.load(stored.id, stored.folder)
+                model = await self._runner.load(stored.repository, stored.folder)
             except NoRoomYet:
-                await self._room()
+                # What ended while the engine was being asked may have made room already.
+                if ended == self._ended:
+                    await self._room()
             else:
                 return Loaded(stored, model, monotonic_ns() - began)
 
@@ -150,9 +167,9 @@ class Scheduler:
         first = requests[0]
         try:
             stored = await self._blocking(self._store.find, first.model)
-            self._limits.enter(stored.id, generation, len(requests))
-            self._residency.begin(stored.id, first.keep_alive)
-            self._using[generation] = stored.id
+            self._limits.enter(stored.repository, generation, len(requests))
+            self._residency.begin(stored.repository, first.keep_alive)
+            self._using[generation] = stored.repository
             loaded = await self._load(stored)
             prompts = await self._blocking(_encode, loaded.model.prompt, requests)
         except CancelledError:
@@ -190,7 +207,7 @@ class Scheduler:
                 break
             if echo:
                 generation.deliver(Piece(echo, choice=choice))
-            self._runner.submit(stored.id, stored.folder, row, partial(self._deliver, generation, choice))
+            self._runner.submit(stored.repository, stored.folder, row, partial(self._deliver, generation, choice))
 
     def _deliver(self, generation: Generation, choice: int, event: Event) -> None:
         if choice and isinstance(event, (Piece, Finished)):
@@ -224,6 +241,7 @@ class Scheduler:
         if name is not None:
             self._limits.leave(name, generation)
             self._residency.end(name)
+            self._ended += 1
             waiting, self._waiting_for_room = self._waiting_for_room, []
             for room in waiting:
                 room.callback(None)
@@ -236,8 +254,8 @@ def _encode(encoder: PromptEncoder, requests: Sequence[ChatRequest]) -> list[tup
         if before is not None and before.messages is request.messages and before.raw is request.raw:
             encoded.append(encoded[-1])
         else:
-            echo = encoder.spell(request.raw) if request.echo else ""
-            encoded.append((encoder.encode(request), echo))
+            prompt = encoder.encode(request)
+            encoded.append((prompt, encoder.spell(request.raw) if request.echo else ""))
     return encoded
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from ..chat import Event, Failed, Finished
@@ -19,21 +20,28 @@ from .generation import Generation
 # In bytes, and in seconds.
 MOST_WAITING = 2**16
 LONGEST_PAUSE = 120.0
+LONGEST_QUIET = 10.0
 
 
 @implementer(IPushProducer)
 @define(eq=False)
 class TokenStream:
-    """Writes what `encode` makes of each event of a generation to a consumer; `drop` ends the connection."""
+    """Writes what `encode` makes of each event of a generation to a consumer; `drop` ends the connection.
+
+    Where nothing is said for `LONGEST_QUIET`, since a prompt is long or memory scarce, `filler` is written.
+    """
 
     _generation: Generation
     _encode: Callable[[Event], bytes]
     _consumer: IConsumer
     _clock: IReactorTime
     _drop: Callable[[], object]
+    _filler: Callable[[], bytes]
     _waiting: list[bytes] = field(factory=list, init=False)
     _patience: IDelayedCall | None = field(default=None, init=False)
     _parked: bool = field(default=False, init=False)
+    _quiet: LoopingCall = field(init=False)
+    _heard: bool = field(default=False, init=False)
     _gone: bool = field(default=False, init=False)
     _ended: int = field(default=0, init=False)
     _complete: bool = field(default=False, init=False)
@@ -43,9 +51,16 @@ class TokenStream:
     def _make_done(self) -> Deferred[None]:
         return Deferred(lambda _: self._generation.cancel())
 
+    @_quiet.default
+    def _make_quiet(self) -> LoopingCall:
+        quiet = LoopingCall(self._fill)
+        quiet.clock = self._clock
+        return quiet
+
     def run(self) -> Deferred[None]:
         """Begin; fires when everything is written. Cancelling it ends the answer."""
         self._consumer.registerProducer(self, True)
+        self._quiet.start(LONGEST_QUIET, now=False)
         self._generation.listen(self._event)
         return self._done
 
@@ -65,18 +80,31 @@ class TokenStream:
     def stopProducing(self) -> None:
         """The consumer is gone: end the answer. Who waits for `run` learns of it from the request, not from here."""
         self._gone = True
+        self._end_of_quiet()
         self._no_longer_paused()
         self._waiting.clear()
         self._generation.cancel()
 
     def _event(self, event: Event) -> None:
+        self._heard = True
         self._waiting.append(self._encode(event))
         self._ended += isinstance(event, Finished)
         self._complete = isinstance(event, Failed) or self._ended == self._generation.choices
         self._flush()
-        if not self._parked and sum(map(len, self._waiting)) > MOST_WAITING:
+        # Again, if need be: a row that does not write yet cannot be parked.
+        if sum(map(len, self._waiting)) > MOST_WAITING:
             self._parked = True
             self._generation.park()
+
+    def _fill(self) -> None:
+        """Say something where nothing was said for a while, so that nobody takes the connection for dead."""
+        if not self._heard and not self._waiting and self._patience is None:
+            self._consumer.write(self._filler())
+        self._heard = False
+
+    def _end_of_quiet(self) -> None:
+        if self._quiet.running:
+            self._quiet.stop()
 
     def _no_longer_paused(self) -> None:
         if self._patience is not None and self._patience.active():
@@ -90,5 +118,6 @@ class TokenStream:
         if waiting:
             self._consumer.write(b"".join(waiting))
         if self._complete:
+            self._end_of_quiet()
             self._consumer.unregisterProducer()
             self._done.callback(None)

@@ -65,7 +65,7 @@ def error_answer(request: Request, error: ApiError) -> bytes:
         request.setHeader("Retry-After", str(error.retry_after))
     if isinstance(error, MethodNotAllowed):
         request.setHeader("Allow", ", ".join(error.allow))
-    request.setHeader("Vary", "User-Agent")
+    request.responseHeaders.addRawHeader("Vary", "User-Agent")
     return json_answer(
         request, (ollama if header(request, b"User-Agent").startswith(OLLAMA_SDKS) else openai).error(error)
     )

@@ -32,7 +32,10 @@ class Front(Resource):
         """Answer a request."""
         stamp(request)
         self._guard.allow_origin(request)
-        path = _segments(request)
+        try:
+            path = _segments(request)
+        except ValueError:
+            return error_answer(request, NotFound("The path is none"))
         taken = next((len(prefix) for prefix in PREFIXES if path[: len(prefix)] == prefix), 0)
         request.prepath, request.postpath = path[:taken], path[taken:]
         try:
@@ -46,6 +49,9 @@ class Front(Resource):
             self._guard.check(request, asked)
         except ApiError as error:
             return error_answer(request, error)
+        refusal: ApiError | None = getattr(request, "refusal", None)
+        if refusal is not None:
+            return error_answer(request, refusal)
         # Klein takes the name apart, for nothing here, and fails where it is missing or no name.
         request.requestHeaders.setRawHeaders("Host", ["localhost"])
         if request.postpath[-1:] != [b""]:

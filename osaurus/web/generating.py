@@ -50,7 +50,7 @@ class Generating:
             return json_answer(request, answer.completion(await generation.completions()))
         _begin_events(request)
         request.write(answer.opening())
-        await self._stream(generation, answer.event, request)
+        await self._stream(generation, answer.event, lambda: openai.FILLER, request)
         return None
 
     async def completions(self, request: Request) -> bytes | None:
@@ -71,7 +71,7 @@ class Generating:
         if not call.stream:
             return json_answer(request, answer.completion(await generation.completions()))
         _begin_events(request)
-        await self._stream(generation, answer.event, request)
+        await self._stream(generation, answer.event, lambda: openai.FILLER, request)
         return None
 
     async def chat(self, request: Request) -> bytes | None:
@@ -106,16 +106,20 @@ class Generating:
             [completion] = await generation.completions()
             return json_answer(request, answer.completion(completion, self._now()))
         request.setHeader("Content-Type", "application/x-ndjson")
-        await self._stream(generation, lambda event: answer.event(event, self._now()), request)
+        await self._stream(
+            generation, lambda event: answer.event(event, self._now()), lambda: answer.filler(self._now()), request
+        )
         return None
 
     def _submit(self, request: Request, asked: tuple[ChatRequest, ...]) -> Generation:
         owner = self._guard.owner(request)
         return self._scheduler.submit(*(evolve(one, owner=owner) for one in asked))
 
-    def _stream(self, generation: Generation, encode: Callable[[Event], bytes], request: Request) -> Deferred[None]:
+    def _stream(
+        self, generation: Generation, encode: Callable[[Event], bytes], filler: Callable[[], bytes], request: Request
+    ) -> Deferred[None]:
         drop = request.transport.abortConnection  # type: ignore[union-attr]  # every stream transport has it
-        return TokenStream(generation, encode, request, self._clock, drop).run()
+        return TokenStream(generation, encode, request, self._clock, drop, filler).run()
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.seconds(), UTC)

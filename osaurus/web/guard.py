@@ -31,11 +31,13 @@ class Guard:
     """Lets requests in. Without `api_keys` anybody has one; `origins` without `*` are those that CORS allows.
 
     `hosts` are names that the server answers to beside those that are its own beyond doubt; `*` among them is any.
+    `read_only` keeps everybody from changing what is installed.
     """
 
     _api_keys: tuple[str, ...] = ()
     _hosts: tuple[str, ...] = ()
     _origins: tuple[str, ...] = ("*",)
+    _read_only: bool = False
     _own_name: str = field(factory=lambda: socket.gethostname().lower())
 
     def check(self, request: Request, path: str) -> None:
@@ -43,8 +45,11 @@ class Guard:
         self._check_host(request)
         if self._api_keys and path.strip("/") not in OPEN:
             self._check_key(request)
-        if path.partition("/")[0] in OWN_PAGES_ONLY:
+        # However many slashes come first, the route is the same.
+        if path.lstrip("/").partition("/")[0] in OWN_PAGES_ONLY:
             self._check_origin(request)
+            if self._read_only and request.method != b"GET":
+                raise Forbidden("This server lets clients use models, not change what is installed (`read_only`)")
 
     def owner(self, request: Request) -> str:
         """Return a name for who asks: one for each key, one for all where there are none."""
@@ -55,10 +60,11 @@ class Guard:
         if "*" in self._origins:
             request.setHeader("Access-Control-Allow-Origin", "*")
             return
-        request.setHeader("Vary", "Origin")
+        request.responseHeaders.addRawHeader("Vary", "Origin")
         origin = _header(request, b"Origin")
         if origin in self._origins:
             request.setHeader("Access-Control-Allow-Origin", origin)
+            request.setHeader("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
         else:
             request.responseHeaders.removeHeader("Access-Control-Allow-Origin")
 
@@ -66,7 +72,10 @@ class Guard:
         origin = _header(request, b"Origin")
         if not origin or origin in self._origins:
             return
-        scheme, host = urlsplit(origin)[:2]
+        try:
+            scheme, host = urlsplit(origin)[:2]
+        except ValueError:
+            scheme, host = "", ""
         if scheme not in ("http", "https") or host.lower() != _header(request, b"Host").lower():
             raise Forbidden(
                 f"Pages of {origin[:100]} may use the models here, but not change them; `origins` can allow it"

@@ -75,8 +75,7 @@ class Library:
     async def delete(self, request: Request) -> bytes:
         """Remove a model from memory and from the disk."""
         model = await self._catalogue.find(await self._read(ollama_models.name_call, request))
-        await self._scheduler.unload(model.id)
-        await self._catalogue.delete(model)
+        await self._catalogue.delete(model, self._scheduler.let_go)
         return json_answer(request, {"status": "success"})
 
     def _read(self, read: Callable[[bytes], Any], request: Request) -> Awaitable[Any]:

@@ -13,8 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.server import Request
 
-from ..chat import RequestTooLarge
-from .answers import error_answer, stamp
+from ..chat import ApiError, RequestTooLarge
 
 PATIENCE = 16
 # In seconds, from the first line to the last byte of the body.
@@ -22,12 +21,13 @@ LONGEST_ARRIVAL = 120.0
 
 
 class BoundedRequest(Request):
-    """A request with a body of at most `max_body` bytes."""
+    """A request with a body of at most `max_body` bytes; `refusal` is the answer to one that is too large."""
 
     def __init__(self, channel: Any, *args: Any, max_body: int, clock: IReactorTime) -> None:
         super().__init__(channel, *args)
         self._patience = clock.callLater(LONGEST_ARRIVAL, channel.forceAbortClient)
         self._max_body = max_body
+        self.refusal: ApiError | None = None
         self._received = 0
         self._body = BytesIO()
 
@@ -57,11 +57,7 @@ class BoundedRequest(Request):
     def process(self) -> None:
         """Answer the request, now that its body is complete."""
         self._arrived()
-        if self._received <= self._max_body:
-            super().process()
-            return
-        stamp(self)
-        limit = f"{self._max_body / 2**20:g} MiB"
-        body = error_answer(self, RequestTooLarge(f"The body has {self._received} bytes; the limit is {limit}"))
-        self.write(body)
-        self.finish()
+        if self._received > self._max_body:
+            limit = f"{self._max_body / 2**20:g} MiB"
+            self.refusal = RequestTooLarge(f"The body has {self._received} bytes; the limit is {limit}")
+        super().process()
