@@ -72,3 +72,45 @@ def test_a_stream_that_is_left_in_the_middle_does_not_disturb_the_next_request(c
     del stream
     answer = client.chat(model=MODEL, messages=QUESTION, options={"temperature": 0})
     assert answer.message.content == ANSWER
+
+
+def test_a_text_is_generated_and_goes_on_from_its_context(client: ollama.Client) -> None:
+    first = client.generate(model=MODEL, prompt="What is the capital of France?", options={"temperature": 0})
+    assert first.response == ANSWER
+    assert first.context is not None
+    then = client.generate(
+        model=MODEL, prompt="And of Italy?", context=first.context, options={"temperature": 0, "num_predict": 12}
+    )
+    assert then.prompt_eval_count is not None
+    assert then.prompt_eval_count > len(first.context)
+
+
+def test_a_raw_prompt_streams(client: ollama.Client) -> None:
+    options = {"temperature": 0, "num_predict": 3}
+    lines = list(
+        client.generate(model=MODEL, prompt="The capital of France is", raw=True, stream=True, options=options)
+    )
+    assert "".join(line.response or "" for line in lines).startswith(" Paris")
+    assert lines[-1].done_reason == "length"
+
+
+def test_a_model_is_shown_loaded_listed_and_unloaded(client: ollama.Client) -> None:
+    shown = client.show(MODEL)
+    assert shown.capabilities == ["completion"]
+    assert shown.modelinfo is not None
+    assert shown.modelinfo["llama.context_length"] == 8192
+    client.generate(model=MODEL, keep_alive="5m")
+    [running] = client.ps().models
+    assert (running.model, running.context_length) == ("smollm2-135m-instruct", 8192)
+    assert running.size is not None
+    assert running.size > 10**8
+    assert running.expires_at is not None
+    client.generate(model=MODEL, keep_alive=0)
+    assert client.ps().models == []
+
+
+def test_a_model_is_copied_and_deleted(client: ollama.Client) -> None:
+    client.copy(MODEL, "a-copy")
+    assert "a-copy" in {model.model for model in client.list().models}
+    client.delete("a-copy")
+    assert [model.model for model in client.list().models] == ["smollm2-135m-instruct"]

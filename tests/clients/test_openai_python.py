@@ -125,3 +125,63 @@ def test_special_tokens_in_a_users_text_stay_text(client: openai.OpenAI) -> None
         counts.append(answer.usage.prompt_tokens)
     # As a special token it would be one more.
     assert counts[1] - counts[0] > 3
+
+
+def test_several_answers_come_with_one_request(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, n=3, temperature=0)
+    assert [choice.message.content for choice in answer.choices] == [ANSWER] * 3
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (37, 24)
+
+
+def test_several_answers_stream_side_by_side(client: openai.OpenAI) -> None:
+    texts = ["", ""]
+    for chunk in client.chat.completions.create(model=MODEL, messages=QUESTION, n=2, temperature=0, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == [ANSWER] * 2
+
+
+def test_texts_are_continued(client: openai.OpenAI) -> None:
+    prompts = ["The capital of France is", "One, two, three,"]
+    answer = client.completions.create(model=MODEL, prompt=prompts, max_tokens=4, temperature=0, logprobs=2, seed=1)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert answer.choices[0].text.startswith(" Paris")
+    assert answer.choices[1].text.startswith(" four")
+    scores = answer.choices[0].logprobs
+    assert scores is not None
+    assert scores.tokens is not None
+    assert "".join(scores.tokens) == answer.choices[0].text
+    assert scores.token_logprobs is not None
+    assert all(score is not None and -20 < score <= 0 for score in scores.token_logprobs)
+
+
+def test_a_text_streams_behind_its_prompt(client: openai.OpenAI) -> None:
+    prompt = "The capital of France is"
+    chunks = client.completions.create(
+        model=MODEL,
+        prompt=prompt,
+        max_tokens=3,
+        temperature=0,
+        echo=True,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    *told, last = list(chunks)
+    assert "".join(chunk.choices[0].text for chunk in told).startswith(f"{prompt} Paris")
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 3
+
+
+def test_one_model_is_described(client: openai.OpenAI) -> None:
+    for name in (MODEL, "HuggingFaceTB/SmolLM2-135M-Instruct"):
+        assert client.models.retrieve(name).id == "smollm2-135m-instruct"
+    with pytest.raises(openai.NotFoundError, match="Model not found: no/such"):
+        client.models.retrieve("no/such")
+
+
+def test_what_is_not_served_yet_is_an_error_of_the_sdks_own(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="not served"):
+        client.embeddings.create(model=MODEL, input="text")
+    with pytest.raises(openai.NotFoundError, match="not served"):
+        client.responses.create(model=MODEL, input="text")
