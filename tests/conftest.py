@@ -15,6 +15,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from osaurus.engine.backend import Backend, prepare
 
+from .desk import Desk, another
+
 CACHE = Path(__file__).parent.parent / ".cache"
 
 CHAT_TEMPLATE = (
@@ -167,3 +169,9 @@ def starter_models() -> Path:
     folder = Path(os.environ.get("OSU_TEST_MODELS", CACHE / "models"))
     pull("smollm2:135m", folder, print)
     return folder
+
+
+@pytest.fixture
+def desk(backend: Backend, tiny_models: Path) -> Desk:
+    """A desk with the tiny models, whose engine has read nothing yet."""
+    return another(backend, tiny_models)

@@ -15,7 +15,7 @@ from osaurus.chat import ChatRequest, Finished, Message, Sampling
 from osaurus.engine.backend import Backend
 
 from .conftest import CACHE
-from .test_mlx_engine import Desk
+from .desk import Desk
 from .test_prefixes import ask
 
 # Longer than the window of the rotating model.

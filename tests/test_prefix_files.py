@@ -12,7 +12,7 @@ import pytest
 from osaurus.engine.backend import Backend
 
 from .conftest import CACHE
-from .test_mlx_engine import Desk
+from .desk import Desk
 from .test_prefixes import SYSTEM, ask
 
 BUDGET = 2**26

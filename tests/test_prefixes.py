@@ -8,7 +8,7 @@ import pytest
 from osaurus.chat import ChatRequest, Finished, Message
 from osaurus.engine.backend import Backend
 
-from .test_mlx_engine import Desk
+from .desk import Desk
 
 SYSTEM = "You are an assistant. " * 8
 

@@ -13,7 +13,7 @@ from osaurus.chat import Finished, Sampling
 from osaurus.engine.backend import Backend
 from osaurus.engine.speculation import MOST_DRAFTED, NGRAM, Drafter
 
-from .test_mlx_engine import Desk
+from .desk import Desk
 
 TEXTS = ["aaaa bbbb aaaa bbbb " * 6, "def f(x):\n    return x\n\n" * 5, "no repetition here", "1 2 3 1 2 3 1 2 3"]
 

@@ -1,0 +1,353 @@
+"""The rows of one model, on a tiny real one: real weights, real tokenizer, mlx_lm's own caches."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from osaurus.chat import (
+    Failed,
+    Finished,
+    InternalError,
+    Piece,
+    Sampling,
+)
+from osaurus.engine.backend import Backend
+
+from .conftest import write_tiny_model
+from .desk import PROMPTS, Desk, another
+
+
+def test_a_model_answers_and_says_why_it_ended(desk: Desk) -> None:
+    desk.add(1, "Hello", max_tokens=5)
+    desk.finish()
+    end = desk.ends[1]
+    assert isinstance(end, Finished)
+    assert end.usage.completion_tokens <= 5
+    assert end.reason in ("stop", "length")
+    assert end.timings.prompt > 0
+    assert end.timings.generation > 0
+
+
+def test_different_prompts_are_answered_differently(desk: Desk) -> None:
+    assert len({desk.alone(prompt) for prompt in PROMPTS}) == len(PROMPTS)
+
+
+def test_rows_decoded_together_say_what_each_says_alone(desk: Desk) -> None:
+    alone = [desk.alone(prompt) for prompt in PROMPTS]
+    for number, prompt in enumerate(PROMPTS):
+        desk.add(number, prompt)
+    together = desk.finish()
+    assert [together[number] for number in range(len(PROMPTS))] == alone
+
+
+def test_a_row_that_joins_in_the_middle_says_what_it_says_alone(desk: Desk) -> None:
+    alone = [desk.alone(prompt) for prompt in PROMPTS]
+    for number, prompt in enumerate(PROMPTS):
+        desk.add(number, prompt)
+        for _ in range(3):
+            desk.step()
+    together = desk.finish()
+    assert [together[number] for number in range(len(PROMPTS))] == alone
+
+
+def test_a_seed_repeats_an_answer_in_any_company(desk: Desk) -> None:
+    seeded: dict[str, Any] = {"sampling": Sampling(temperature=1.5, top_p=0.95, seed=7)}
+    alone = desk.alone("Hello", **seeded)
+    assert desk.alone("Hello", sampling=Sampling(temperature=1.5, top_p=0.95, seed=8)) != alone
+    desk.add(1, "something else", sampling=Sampling(temperature=1.0))
+    desk.add(2, "Hello", **seeded)
+    assert desk.finish()[2] == alone
+
+
+def test_a_removed_row_is_silent_and_its_neighbours_do_not_notice(desk: Desk) -> None:
+    alone = desk.alone(PROMPTS[0])
+    desk.add(1, PROMPTS[0])
+    desk.add(2, PROMPTS[1])
+    for _ in range(4):
+        desk.step()
+    said = desk.texts.get(2, "")
+    desk.engine.remove(2)
+    desk.finish()
+    assert desk.texts.get(2, "") == said
+    assert 2 not in desk.ends
+    assert desk.texts[1] == alone
+
+
+def test_a_row_can_be_removed_before_its_prompt_is_read(desk: Desk) -> None:
+    desk.add(1, PROMPTS[0])
+    desk.engine.remove(1)
+    assert not desk.engine.busy
+
+
+def test_an_answer_ends_before_its_stop_string(desk: Desk) -> None:
+    whole = desk.alone("Hello")
+    middle = whole[len(whole) // 2 : len(whole) // 2 + 3]
+    desk.add(1, "Hello", stop=(middle,))
+    desk.add(2, "Hello")
+    texts = desk.finish()
+    assert texts.get(1, "") == whole[: whole.index(middle)]
+    assert texts[2] == whole
+    assert isinstance(desk.ends[1], Finished)
+    assert desk.ends[1].reason == "stop"
+
+
+def test_max_tokens_is_exact(desk: Desk) -> None:
+    for tokens in (1, 2, 7):
+        desk.add(tokens, "def test_one(client):", max_tokens=tokens)
+    desk.finish()
+    for tokens in (1, 2, 7):
+        end = desk.ends[tokens]
+        assert isinstance(end, Finished)
+        assert (end.usage.completion_tokens, end.reason) == (tokens, "length")
+
+
+def test_a_step_that_fails_ends_its_rows_with_an_error_and_the_next_row_is_served(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = desk.alone("Hello")
+    desk.add(1, "Hello")
+    for _ in range(4):
+        desk.step()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("osaurus.engine.batch.sample", fail)
+        desk.step()
+    assert isinstance(desk.ends[1], Failed)
+    assert isinstance(desk.ends[1].error, InternalError)
+    assert desk.alone("Hello") == alone
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(desk: Desk) -> None:
+    desk.add(1, "x" * 450, max_tokens=4)
+    desk.add(2, "Hello", max_tokens=4)
+    desk.add(3, "Hello", max_tokens=60)
+    while 2 not in desk.ends:
+        desk.step()
+    assert 1 not in desk.ends or 3 not in desk.ends
+
+
+def test_models_whose_caches_cannot_be_merged_write_one_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_lm.models.cache import KVCache
+
+    alone = [desk.alone(prompt) for prompt in PROMPTS]
+    # A batch made now finds that this kind of cache has no merge, as those of some models have not.
+    desk.engine.unload("tiny")
+    with monkeypatch.context() as patch:
+        patch.delattr(KVCache, "merge")
+        for number, prompt in enumerate(PROMPTS):
+            desk.add(number, prompt)
+        together = desk.finish()
+    desk.engine.unload("tiny")
+    assert [together[number] for number in range(len(PROMPTS))] == alone
+
+
+def test_a_row_that_ended_in_a_step_that_fails_is_told_its_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.add(1, "Hello", max_tokens=3)
+    desk.add(2, "Hello", max_tokens=30)
+    for _ in range(3):
+        desk.step()
+    _, batch = desk.engine._resident["tiny"]
+    network = type(batch._model.network)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("injected")
+
+    while not desk.ends:
+        with monkeypatch.context() as patch:
+            if batch._writing[0].written == 2:
+                patch.setattr(network, "__call__", fail)
+            desk.step()
+    assert isinstance(desk.ends[1], Finished)
+    assert isinstance(desk.ends[2], Failed)
+    assert not desk.engine.busy
+
+
+def test_log_probabilities_come_with_the_text_of_rows_that_asked(desk: Desk) -> None:
+    pieces: dict[int, list[Piece]] = {1: [], 2: []}
+    desk.add(1, "Hello", top_logprobs=2)
+    desk.add(2, "Hello")
+    while desk.engine.busy:
+        for number, event in desk.engine.step():
+            if isinstance(event, Piece):
+                pieces[number].append(event)
+    scores = [score for piece in pieces[1] for score in piece.scores]
+    assert len(scores) == 24
+    text = "".join(piece.text for piece in pieces[1])
+    # What is left of a character at the end is scored, but not said.
+    spelled = b"".join(score.token for score in scores).decode("utf-8", "replace")
+    assert spelled.rstrip("\ufffd") == text.rstrip("\ufffd")
+    # Greedy: what was drawn is the best of the alternatives.
+    assert all(score.alternatives[0].token == score.token and len(score.alternatives) == 2 for score in scores)
+    assert all(score.alternatives[0].logprob == score.logprob for score in scores)
+    assert all(not piece.scores for piece in pieces[2])
+    assert "".join(piece.text for piece in pieces[2]) == text
+
+
+def test_a_row_with_a_penalty_says_something_else_and_its_neighbour_does_not_notice(desk: Desk) -> None:
+    alone = desk.alone("Hello")
+    desk.add(1, "Hello", sampling=Sampling(temperature=0, repetition_penalty=10))
+    desk.add(2, "Hello")
+    texts = desk.finish()
+    assert texts[2] == alone
+    assert texts[1] != alone
+
+
+@pytest.mark.parametrize("budget", [2**24, 1])
+def test_a_parked_row_stands_still_and_then_says_what_it_would_have_said(
+    backend: Backend, tiny_models: Path, desk: Desk, budget: int
+) -> None:
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefixes import PrefixCache
+
+    expected = desk.alone(PROMPTS[2], max_tokens=60), desk.alone("Hello", max_tokens=60)
+    # With and without room for what it has read.
+    desk = Desk(MLXEngine(backend, PrefixCache(budget), 2**32), tiny_models)
+    desk.add(1, PROMPTS[2], max_tokens=60)
+    desk.add(2, "Hello", max_tokens=60)
+    for _ in range(20):
+        desk.step()
+    said = desk.texts[1]
+    desk.engine.park(1)
+    desk.finish()
+    assert desk.texts == {1: said, 2: expected[1]}
+    assert not desk.engine.busy
+    desk.engine.unload("tiny")
+    assert list(desk.engine._resident) == ["tiny"]
+    desk.engine.unpark(1)
+    desk.finish()
+    assert desk.texts[1] == expected[0]
+    end = desk.ends[1]
+    assert isinstance(end, Finished)
+    assert end.usage.cached_tokens == 0
+    assert list(desk.engine._resident) == []
+
+
+def test_a_parked_row_can_be_removed(desk: Desk) -> None:
+    desk.add(1, "Hello")
+    for _ in range(4):
+        desk.step()
+    desk.engine.park(1)
+    desk.engine.unload("tiny")
+    desk.engine.remove(1)
+    desk.engine.unpark(1)
+    assert list(desk.engine._resident) == []
+
+
+def test_prompts_of_about_the_same_length_are_read_in_one_pass(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = {number: f"{number} " + "and so on, " * 4 for number in range(6)}
+    alone = {number: desk.alone(prompt) for number, prompt in prompts.items()}
+    desk.engine.unload("tiny")
+    for number, prompt in prompts.items():
+        desk.add(number, prompt)
+    _, batch = desk.engine._resident["tiny"]
+    passes: list[int] = []
+    read = type(batch)._read_together
+
+    def count(self: Any, group: list[Any], lengths: list[int]) -> None:
+        passes.append(len(group))
+        read(self, group, lengths)
+
+    monkeypatch.setattr(type(batch), "_read_together", count)
+    assert desk.finish() == alone
+    assert max(passes) > 1
+    assert len(passes) < 6
+
+
+def test_rows_that_begin_alike_read_it_once(desk: Desk, backend: Backend, tiny_models: Path) -> None:
+    """Several answers to one prompt, and a neighbour's that branches off."""
+    shared = "They begin alike. " * 12
+    alone = [desk.alone(content) for content in (shared, shared + "Or not?")]
+    fresh = another(backend, tiny_models)
+    rows = [shared, shared, shared, shared + "Or not?"]
+    for number, content in enumerate(rows):
+        fresh.add(number, content)
+    fresh.finish()
+    assert [fresh.texts[number] for number in range(4)] == [alone[0]] * 3 + [alone[1]]
+    ends = [fresh.ends[number] for number in range(4)]
+    usages = [end.usage for end in ends if isinstance(end, Finished)]
+    assert usages[0].cached_tokens == 0
+    from osaurus.engine.prefixes import BLOCK
+
+    for usage in usages[1:3]:
+        assert usage.prompt_tokens - usage.cached_tokens <= BLOCK
+    assert usages[3].cached_tokens > usages[3].prompt_tokens // 2
+
+
+def test_a_row_whose_reader_is_cancelled_reads_for_itself(desk: Desk, backend: Backend, tiny_models: Path) -> None:
+    content = "They begin alike. " * 12
+    alone = desk.alone(content)
+    fresh = another(backend, tiny_models)
+    fresh.add(1, content)
+    fresh.add(2, content)
+    fresh.step()
+    fresh.engine.remove(1)
+    fresh.finish()
+    assert fresh.texts == {2: alone}
+
+
+def test_the_tokens_of_prompt_and_answer_are_told_on_request(desk: Desk) -> None:
+    desk.add(1, "Hello", max_tokens=3, tell_tokens=True)
+    desk.add(2, "Hello", max_tokens=3)
+    desk.finish()
+    told, untold = desk.ends[1], desk.ends[2]
+    assert isinstance(told, Finished)
+    assert isinstance(untold, Finished)
+    assert len(told.tokens) == told.usage.prompt_tokens + told.usage.completion_tokens
+    assert untold.tokens == ()
+
+
+def test_a_pass_of_reading_is_no_longer_than_allowed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from osaurus.engine.batch import LEAST_SHARE, MOST_READING
+
+    for number in range(8):
+        desk.add(number, "word " * (4 + 9 * number), max_tokens=4)
+    _, batch = desk.engine._resident["tiny"]
+    read = type(batch)._read
+
+    def check(self: Any) -> int:
+        computed: int = read(self)
+        # What would be a pass's worth of crumbs is read along.
+        assert computed <= self._pace.chunk(len(self._writing)) + LEAST_SHARE * MOST_READING
+        return computed
+
+    monkeypatch.setattr(type(batch), "_read", check)
+    desk.finish()
+    assert all(isinstance(end, Finished) for end in desk.ends.values())
+    assert len(desk.ends) == 8
+
+
+@pytest.fixture(scope="module")
+def thinkers(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer, backend: Backend) -> Path:
+    """A models folder with `tests/thinker`, whose prompts end within a thought."""
+    folder = tmp_path_factory.mktemp("thinkers")
+    tokenizer = Tokenizer.from_str(tiny_tokenizer.to_str())
+    tokenizer.add_tokens(["<think>", "</think>"])
+    write_tiny_model(folder / "tests" / "thinker", tokenizer)
+    path = folder / "tests" / "thinker" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["chat_template"] = settings["chat_template"].replace("assistant\n", "assistant\n<think>\n")
+    path.write_text(json.dumps(settings))
+    return folder
+
+
+def test_what_is_thought_is_told_apart(backend: Backend, thinkers: Path, tiny_tokenizer: Tokenizer) -> None:
+    desk = another(backend, thinkers)
+    end = tiny_tokenizer.get_vocab_size() + 1
+    desk.add(1, "Hello", "thinker", max_tokens=8)
+    desk.add(2, "Hello", "thinker", max_tokens=3, sampling=Sampling(temperature=0, bias=((end, 1e4),)))
+    desk.finish()
+    thinking, answering = desk.ends[1], desk.ends[2]
+    assert isinstance(thinking, Finished)
+    assert isinstance(answering, Finished)
+    assert desk.texts.get(1, "") == ""
+    assert desk.thoughts[1] != ""
+    assert thinking.usage.reasoning_tokens == thinking.usage.completion_tokens
+    # It ends its thought at once; what comes behind is the answer.
+    assert (desk.texts[2], desk.thoughts.get(2, "")) == ("</think></think>", "")
+    assert answering.usage.reasoning_tokens == 1

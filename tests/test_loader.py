@@ -1,0 +1,61 @@
+"""From a model folder to a model in memory: what is refused, and what is not done."""
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from osaurus.chat import (
+    ChatRequest,
+    Message,
+    ModelLoadFailed,
+)
+
+from .conftest import write_tiny_model
+from .desk import Desk
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b'{"model_type": "no-such-architecture"}'),
+        ("config.json", b'{"model_type": "llama", "model_file": "evil.py"}'),
+        ("model.safetensors", b"not weights"),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_says_why_and_harms_nothing(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer, file: str, content: bytes
+) -> None:
+    alone = desk.alone("Hello")
+    write_tiny_model(tmp_path / "broken", tiny_tokenizer)
+    (tmp_path / "broken" / file).write_bytes(content)
+    with pytest.raises(ModelLoadFailed, match="broken could not be loaded"):
+        desk.engine.load("broken", tmp_path / "broken")
+    assert desk.alone("Hello") == alone
+
+
+def test_a_prompt_is_never_cut_whatever_the_tokenizer_file_says(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    folder = tmp_path / "cut"
+    write_tiny_model(folder, tiny_tokenizer)
+    cutting = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    cutting.enable_truncation(16)
+    cutting.save(str(folder / "tokenizer.json"))
+    request = ChatRequest(
+        model="cut", messages=(Message("user", "word " * 40),), max_tokens=1, max_tokens_may_shrink=True
+    )
+    prompt = desk.engine.load("cut", folder).prompt.encode(request).tokens
+    assert len(prompt) > 40
+
+
+def test_no_code_of_a_models_own_is_run(desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    folder = tmp_path / "evil"
+    write_tiny_model(folder, tiny_tokenizer)
+    config = (folder / "config.json").read_text().replace("{", '{"model_file": "evil.py", ', 1)
+    (folder / "config.json").write_text(config)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ModelLoadFailed):
+        desk.engine.load("evil", folder)
+    assert not (tmp_path / "ran").exists()
