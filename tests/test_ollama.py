@@ -4,7 +4,6 @@ import json
 import math
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from osaurus.chat import (
     Failed,
     Finished,
     FinishReason,
-    InstalledModel,
     InternalError,
     InvalidRequest,
     Message,
@@ -33,7 +31,6 @@ from osaurus.chat import (
     Usage,
 )
 from osaurus.dialects.ollama import Answer, Call, as_message, as_response, chat_call, error, rfc3339
-from osaurus.dialects.ollama_models import tags
 
 TURN = {"role": "user", "content": "hi"}
 NOON = datetime(2024, 3, 15, 12, 0, 0, 5, UTC)
@@ -83,22 +80,6 @@ def stream(*events: Event) -> list[Any]:
     lines = encoded.decode().removesuffix("\n").split("\n")
     assert all(line.strip() and len(line.splitlines()) == 1 for line in lines)
     return [json.loads(line) for line in lines]
-
-
-def model(**fields: Any) -> InstalledModel:
-    """A model with these particulars."""
-    usual: dict[str, Any] = {
-        "id": "small",
-        "repository": "org/Small",
-        "folder": Path("/models/org/Small"),
-        "size": 10,
-        "modified": NOON.timestamp(),
-        "family": "llama",
-        "parameters": 134_515_008,
-        "quantization": "Q4",
-        "context_length": 2048,
-    }
-    return InstalledModel(**{**usual, **fields})
 
 
 def test_only_a_model_and_messages_are_needed() -> None:
@@ -399,55 +380,6 @@ def test_moments_are_rfc3339_and_lose_nothing(moment: datetime) -> None:
     text = rfc3339(moment)
     assert RFC3339.fullmatch(text)
     assert datetime.fromisoformat(text) == moment
-
-
-def test_a_tag_has_what_strict_clients_need() -> None:
-    assert tags([(model(), "sha256:00")]) == {
-        "models": [
-            {
-                "name": "small",
-                "model": "small",
-                "modified_at": "2024-03-15T12:00:00.000005Z",
-                "size": 10,
-                "digest": "sha256:00",
-                "details": {
-                    "parent_model": "",
-                    "format": "safetensors",
-                    "family": "llama",
-                    "families": ["llama"],
-                    "parameter_size": "135M",
-                    "quantization_level": "Q4",
-                },
-            }
-        ]
-    }
-    assert tags([]) == {"models": []}
-
-
-@pytest.mark.parametrize(
-    ("parameters", "size"),
-    [
-        (0, "0"),
-        (999, "999"),
-        (1500, "1.5K"),
-        (134_515_008, "135M"),
-        (7_241_732_096, "7.24B"),
-        (70_553_706_496, "70.6B"),
-        (671_026_419_200, "671B"),
-    ],
-)
-def test_parameters_are_abbreviated(parameters: int, size: str) -> None:
-    assert tags([(model(parameters=parameters), "")])["models"][0]["details"]["parameter_size"] == size
-
-
-@hypothesis_settings(deadline=None, max_examples=200)
-@given(parameters=st.integers(0, 10**13) | st.sampled_from([999_999, 999_999_999, 999_999_999_999]))
-def test_parameters_are_never_abbreviated_beyond_recognition(parameters: int) -> None:
-    size = tags([(model(parameters=parameters), "")])["models"][0]["details"]["parameter_size"]
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBT]?)", size)
-    assert match is not None
-    meant = float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}[match[2]]
-    assert abs(meant - parameters) <= parameters / 100
 
 
 def test_penalties_are_passed_on_with_the_window_that_ollama_gives_them() -> None:
