@@ -25,6 +25,11 @@ def join(writing: Any, joining: Sequence[Any]) -> Any:
             writing.extend(merged)
         return merged if writing is None else writing
     lengths = [cache.offset for cache in joining]
+    if writing is None and len(joining) == 1:
+        alone = BatchKVCache([0])
+        alone.keys, alone.values, alone.offset = joining[0].keys, joining[0].values, mx.array(lengths)
+        alone._idx = lengths[0]
+        return alone
     before, past = (0, 0) if writing is None else (writing.left_padding.size, writing.size())
     end = max(past, *lengths)
 

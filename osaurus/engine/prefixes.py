@@ -113,13 +113,13 @@ class PrefixCache:
         if not path:
             return 0, []
         length = len(tokens) - len(rest) + part
-        keys = mx.concatenate([node.keys for node in path], axis=2)[:, :, :length]
-        values = mx.concatenate([node.values for node in path], axis=2)[:, :, :length]
         caches = []
-        for layer in range(keys.shape[0]):
+        for layer in range(path[0].keys.shape[0]):
             cache = KVCache()
-            cache.keys, cache.values = keys[layer : layer + 1], values[layer : layer + 1]
-            cache.offset = keys.shape[2]
+            cache.keys = _with_room([node.keys[layer : layer + 1] for node in path])
+            cache.values = _with_room([node.values[layer : layer + 1] for node in path])
+            # What is beyond is written over.
+            cache.offset = length
             caches.append(cache)
         self._evict()
         return length, caches
@@ -225,6 +225,14 @@ class PrefixCache:
             self._blocks_nbytes -= leaf.nbytes
             if leaf.parent is not None and not leaf.siblings:
                 heappush(leaves, (leaf.parent.used, id(leaf.parent), leaf.parent))
+
+
+def _with_room(blocks: list[mx.array]) -> mx.array:
+    """Return blocks behind each other, with room to go on as KVCache has it; else it would copy them all again."""
+    rows, heads, _, dimensions = blocks[0].shape
+    length = len(blocks) * BLOCK
+    room = mx.zeros((rows, heads, KVCache.step - length % KVCache.step, dimensions), blocks[0].dtype)
+    return mx.concatenate([*blocks, room], axis=2)
 
 
 def _below(root: dict[Tokens, _Node]) -> list[_Node]:
