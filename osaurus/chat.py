@@ -71,7 +71,7 @@ class Tokens:
 
 
 @frozen(kw_only=True)
-class ChatRequest:
+class GenerationRequest:
     """A conversation, or else the `raw` text or tokens, to be continued by a model.
 
     The `context` are tokens that stand before the conversation. `tell_tokens` asks for all tokens, read and written,

@@ -6,8 +6,8 @@ from typing import Any
 from attrs import define, field
 
 from osaurus.chat import (
-    ChatRequest,
     Event,
+    GenerationRequest,
     Message,
     Piece,
     Sampling,
@@ -32,7 +32,7 @@ class Desk:
     def add(self, number: int, content: str | tuple[Message, ...], name: str = "tiny", **changes: Any) -> None:
         fields: dict[str, Any] = {"max_tokens": 24, "sampling": GREEDY, "stop": ()} | changes
         messages = (Message("user", content),) if isinstance(content, str) else content
-        request = ChatRequest(model=name, messages=messages, max_tokens_may_shrink=True, **fields)
+        request = GenerationRequest(model=name, messages=messages, max_tokens_may_shrink=True, **fields)
         prompt = self.engine.load(name, self.folder(name)).prompt.encode(request)
         self.engine.add(
             name,

@@ -12,7 +12,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
-from osaurus.chat import ChatRequest, Event, Failed, Finished, Piece, ResidentModel, Text, Timings, Tokens, Usage
+from osaurus.chat import Event, Failed, Finished, GenerationRequest, Piece, ResidentModel, Text, Timings, Tokens, Usage
 from osaurus.engine.prompt import EncodedPrompt
 from osaurus.engine.runner import EngineThread, MLXRunner, Row
 from osaurus.serving.residency import Residency
@@ -38,7 +38,7 @@ def inline(function: Callable[..., T], *args: Any) -> Deferred[T]:
 class CountingPrompt:
     """Reads a prompt as one token a character."""
 
-    def encode(self, request: ChatRequest) -> EncodedPrompt:
+    def encode(self, request: GenerationRequest) -> EncodedPrompt:
         """Return the tokens and the most tokens of the answer."""
         text = self.spell(request.raw) or "".join(message.content for message in request.messages)
         return EncodedPrompt([ord(character) for character in text], request.max_tokens or 100)

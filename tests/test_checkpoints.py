@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from osaurus.chat import ChatRequest, Finished, Message, Sampling
+from osaurus.chat import Finished, GenerationRequest, Message, Sampling
 from osaurus.engine.backend import Backend
 
 from .conftest import CACHE
@@ -54,7 +54,7 @@ def conversation(*turns: str) -> Conversation:
 
 
 def encoded(desk: Desk, messages: Conversation, name: str) -> tuple[list[int], tuple[int, ...]]:
-    request = ChatRequest(model=name, messages=messages, max_tokens=1, max_tokens_may_shrink=True)
+    request = GenerationRequest(model=name, messages=messages, max_tokens=1, max_tokens_may_shrink=True)
     prompt = desk.engine.load(name, desk.folder(name)).prompt.encode(request)
     return prompt.tokens, prompt.boundaries
 

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from osaurus.chat import (
-    ChatRequest,
+    GenerationRequest,
     Message,
     ModelLoadFailed,
 )
@@ -43,7 +43,7 @@ def test_a_prompt_is_never_cut_whatever_the_tokenizer_file_says(
     cutting = Tokenizer.from_file(str(folder / "tokenizer.json"))
     cutting.enable_truncation(16)
     cutting.save(str(folder / "tokenizer.json"))
-    request = ChatRequest(
+    request = GenerationRequest(
         model="cut", messages=(Message("user", "word " * 40),), max_tokens=1, max_tokens_may_shrink=True
     )
     prompt = desk.engine.load("cut", folder).prompt.encode(request).tokens

@@ -12,12 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from osaurus.chat import (
-    ChatRequest,
     Completion,
     Event,
     Failed,
     Finished,
     FinishReason,
+    GenerationRequest,
     InternalError,
     InvalidRequest,
     Message,
@@ -44,14 +44,14 @@ def call(**fields: Any) -> Call:
     return chat_call(json.dumps({"model": "m", "messages": [TURN], **fields}).encode())
 
 
-def asked(**fields: Any) -> ChatRequest:
+def asked(**fields: Any) -> GenerationRequest:
     """Return what is asked of the model by a chat with these fields."""
     found = call(**fields).request
     assert found is not None
     return found
 
 
-def request(**options: Any) -> ChatRequest:
+def request(**options: Any) -> GenerationRequest:
     """Return what is asked of the model by a chat with these options."""
     return asked(options=options)
 
@@ -85,7 +85,7 @@ def stream(*events: Event) -> list[Any]:
 def test_only_a_model_and_messages_are_needed() -> None:
     assert call() == Call(
         model="m",
-        request=ChatRequest(
+        request=GenerationRequest(
             model="m",
             messages=(Message("user", "hi"),),
             max_tokens=2048,
@@ -128,7 +128,7 @@ def test_what_is_given_is_passed_on() -> None:
     }
     assert call(model="org/repo:latest", stream=True, options=options) == Call(
         model="org/repo:latest",
-        request=ChatRequest(
+        request=GenerationRequest(
             model="org/repo:latest",
             messages=(Message("user", "hi"),),
             max_tokens=5,

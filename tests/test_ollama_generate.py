@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from osaurus.chat import ChatRequest, InvalidRequest, Message, Text
+from osaurus.chat import GenerationRequest, InvalidRequest, Message, Text
 from osaurus.dialects.ollama import Call
 from osaurus.dialects.ollama_generate import generate_call
 
@@ -14,7 +14,7 @@ def call(**fields: Any) -> Call:
     return generate_call(json.dumps({"model": "m", **fields}).encode())
 
 
-def asked(**fields: Any) -> ChatRequest:
+def asked(**fields: Any) -> GenerationRequest:
     request = call(**fields).request
     assert request is not None
     return request

@@ -9,13 +9,13 @@ from attrs import evolve
 
 from osaurus.chat import (
     ApiError,
-    ChatRequest,
     Completion,
     ContextLengthExceeded,
     Event,
     Failed,
     Finished,
     FinishReason,
+    GenerationRequest,
     InstalledModel,
     InternalError,
     InvalidRequest,
@@ -46,7 +46,7 @@ def call(**fields: Any) -> ChatCall:
     return chat_call(json.dumps({"model": "m", "messages": [TURN], **fields}).encode())
 
 
-def request(**fields: Any) -> ChatRequest:
+def request(**fields: Any) -> GenerationRequest:
     """Return what is asked of the model by a chat completion with these fields."""
     [only] = call(**fields).requests
     return only
@@ -86,7 +86,7 @@ def answer(include_usage: bool = False) -> ChatAnswer:
 def test_only_a_model_and_messages_are_needed() -> None:
     assert call() == ChatCall(
         requests=(
-            ChatRequest(
+            GenerationRequest(
                 model="m",
                 messages=(Message("user", "hi"),),
                 max_tokens=2048,
@@ -134,7 +134,7 @@ def test_what_is_given_is_passed_on() -> None:
     )
     assert found == ChatCall(
         requests=(
-            ChatRequest(
+            GenerationRequest(
                 model="org/repo",
                 messages=(Message("user", "hi"),),
                 max_tokens=5,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from osaurus.chat import ChatRequest, Finished, Message
+from osaurus.chat import Finished, GenerationRequest, Message
 from osaurus.engine.backend import Backend
 
 from .desk import Desk
@@ -81,7 +81,9 @@ def test_what_was_answered_is_not_read_again_either(desk: Desk) -> None:
 
 def test_what_is_shared_is_shared_to_the_token(desk: Desk) -> None:
     def tokens(text: str) -> list[int]:
-        request = ChatRequest(model="tiny", messages=(Message("user", text),), max_tokens=1, max_tokens_may_shrink=True)
+        request = GenerationRequest(
+            model="tiny", messages=(Message("user", text),), max_tokens=1, max_tokens_may_shrink=True
+        )
         encoded: list[int] = desk.engine.load("tiny", desk.folder("tiny")).prompt.encode(request).tokens
         return encoded
 

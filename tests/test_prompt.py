@@ -17,8 +17,8 @@ from tokenizers.processors import TemplateProcessing
 
 from osaurus.chat import (
     ApiError,
-    ChatRequest,
     ContextLengthExceeded,
+    GenerationRequest,
     InvalidRequest,
     Message,
     Role,
@@ -64,10 +64,12 @@ class JinjaTemplate:
         return template.render(messages=conversation, add_generation_prompt=add_generation_prompt, **variables)
 
 
-def ask(*turns: str | Message, max_tokens: int | None = 1, may_shrink: bool = True, **fields: Any) -> ChatRequest:
+def ask(*turns: str | Message, max_tokens: int | None = 1, may_shrink: bool = True, **fields: Any) -> GenerationRequest:
     """Return a request with these messages; a text alone is a user's."""
     messages = tuple(Message("user", turn) if isinstance(turn, str) else turn for turn in turns)
-    return ChatRequest(model="m", messages=messages, max_tokens=max_tokens, max_tokens_may_shrink=may_shrink, **fields)
+    return GenerationRequest(
+        model="m", messages=messages, max_tokens=max_tokens, max_tokens_may_shrink=may_shrink, **fields
+    )
 
 
 def encoder(
@@ -82,7 +84,7 @@ def encoder(
     return PromptEncoder(tokenizer, JinjaTemplate(source), found, context, bounded=bounded)
 
 
-def rendered(request: ChatRequest, source: str = CHATML) -> str:
+def rendered(request: GenerationRequest, source: str = CHATML) -> str:
     """Return the prompt as text."""
     conversation: list[dict[str, Any]] = [
         {"role": message.role, "content": message.content} for message in request.messages
@@ -96,7 +98,7 @@ def special_ids(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
     return [token for token in tokens if token in special]
 
 
-def check_is_safe(tokenizer: Tokenizer, request: ChatRequest, source: str = CHATML) -> None:
+def check_is_safe(tokenizer: Tokenizer, request: GenerationRequest, source: str = CHATML) -> None:
     """A prompt has the template's special tokens only, and its text is as rendered."""
     harmless = ask(*(Message(message.role, "x") for message in request.messages))
     theirs = special_ids(tokenizer, tokenizer.encode(rendered(harmless, source), add_special_tokens=False).ids)
@@ -217,7 +219,7 @@ def test_added_tokens_that_are_not_special_are_read_in_messages(tiny_tokenizer: 
     assert tokenizer.token_to_id("<think>") in tokens
 
 
-def too_long(tokenizer: Tokenizer, context: int, request: ChatRequest) -> ContextLengthExceeded:
+def too_long(tokenizer: Tokenizer, context: int, request: GenerationRequest) -> ContextLengthExceeded:
     """Return what a request is refused with."""
     with pytest.raises(ContextLengthExceeded) as caught:
         encoder(tokenizer, context).encode(request)
@@ -298,7 +300,7 @@ def test_a_conversation_that_comes_to_no_token_is_refused(tiny_tokenizer: Tokeni
             return "".join(turn["content"] for turn in conversation)
 
     encoder = PromptEncoder(tiny_tokenizer, Bare(), [], 100)
-    request = ChatRequest(model="m", messages=(Message("user", ""),), max_tokens=1, max_tokens_may_shrink=True)
+    request = GenerationRequest(model="m", messages=(Message("user", ""),), max_tokens=1, max_tokens_may_shrink=True)
     with pytest.raises(InvalidRequest) as refused:
         encoder.encode(request)
     assert refused.value.param == "messages"

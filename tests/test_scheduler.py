@@ -8,11 +8,11 @@ from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 
 from osaurus.chat import (
-    ChatRequest,
     Completion,
     ContextLengthExceeded,
     Event,
     Failed,
+    GenerationRequest,
     InternalError,
     Message,
     ModelLoadFailed,
@@ -49,8 +49,8 @@ def stage(tiny_models: Path) -> Stage:
     return Stage(tiny_models)
 
 
-def ask(model: str = "tiny", content: str = "abc") -> ChatRequest:
-    return ChatRequest(
+def ask(model: str = "tiny", content: str = "abc") -> GenerationRequest:
+    return GenerationRequest(
         model=model, messages=(Message("user", content),), max_tokens=8, max_tokens_may_shrink=True, stop=("x",)
     )
 
@@ -88,7 +88,7 @@ def test_a_model_that_cannot_be_loaded_is_told_to_everyone_who_waits(stage: Stag
 @pytest.mark.parametrize("error", [ContextLengthExceeded("too long"), ValueError("a bug of ours")])
 def test_a_prompt_that_cannot_be_encoded_fails_that_request(stage: Stage, error: Exception) -> None:
     class Refusing:
-        def encode(self, request: ChatRequest) -> tuple[list[int], int]:
+        def encode(self, request: GenerationRequest) -> tuple[list[int], int]:
             raise error
 
     stage.worker.engine.model.prompt = Refusing()

@@ -104,11 +104,11 @@ def test_the_converted_model_computes_what_the_gguf_says(
 ) -> None:
     import mlx.core as mx
 
-    from osaurus.chat import ChatRequest, Message
+    from osaurus.chat import GenerationRequest, Message
     from osaurus.engine.loader import load
 
     model = load("starter", starter_models / STARTER.repository, backend, 2**32, lambda _: None)
-    request = ChatRequest(
+    request = GenerationRequest(
         model="starter",
         messages=(Message("user", QUESTION[0]["content"]),),
         max_tokens=8,

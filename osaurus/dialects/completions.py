@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from attrs import define, evolve, field, frozen
 
-from ..chat import ChatRequest, Completion, Event, Failed, Finished, FinishReason, Piece, Text, Tokens, TokenScore
+from ..chat import Completion, Event, Failed, Finished, FinishReason, GenerationRequest, Piece, Text, Tokens, TokenScore
 from .fields import Choices, ModelName, RepetitionPenalty, SamplingFields, keep_alive, refuse, several
 from .openai import DONE, NO_STREAM_OPTIONS, StreamOptions, bias, data, error, total_usage
 from .strict import Between, Items, parse
@@ -44,7 +44,7 @@ class CompletionBody(SamplingFields):
 class CompletionCall:
     """A completion that was asked for, one request for each choice, and how the answer is to be sent."""
 
-    requests: tuple[ChatRequest, ...]
+    requests: tuple[GenerationRequest, ...]
     prompts: int
     stream: bool
     include_usage: bool
@@ -62,7 +62,7 @@ def completion_call(body: bytes) -> CompletionCall:
         if any(isinstance(prompt, Tokens) for prompt in prompts):
             refuse("suffix", "needs a prompt that is a string")
         prompts = [evolve(prompt, suffix=asked.suffix) for prompt in prompts if isinstance(prompt, Text)]
-    request = ChatRequest(
+    request = GenerationRequest(
         model=asked.model,
         max_tokens=asked.max_tokens or DEFAULT_MAX_TOKENS,
         max_tokens_may_shrink=asked.max_tokens is None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 from attrs import evolve, frozen
 
 from .. import durations
-from ..chat import ChatRequest, InvalidRequest, Message, Role, Sampling, TokenScore
+from ..chat import GenerationRequest, InvalidRequest, Message, Role, Sampling, TokenScore
 from .strict import Between, Items, OneOf
 
 ModelName = Annotated[str, Items(1, 512)]
@@ -122,7 +122,7 @@ def message(index: int, role: str, content: str | list[Part] | None) -> Message:
     return Message(ROLES[role], content or "")
 
 
-def several(request: ChatRequest, choices: int) -> tuple[ChatRequest, ...]:
+def several(request: GenerationRequest, choices: int) -> tuple[GenerationRequest, ...]:
     """Return a request for each of several answers; where one seed is given each has its own."""
     seed = request.sampling.seed
     if seed is None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from attrs import evolve, frozen
 
-from ..chat import ApiError, ChatRequest, Completion, Event, Failed, Finished, Piece, Thinking, TokenScore
+from ..chat import ApiError, Completion, Event, Failed, Finished, GenerationRequest, Piece, Thinking, TokenScore
 from .encoding import encode_json
 from .fields import (
     DEFAULT_MAX_TOKENS,
@@ -84,7 +84,7 @@ class Call:
     """
 
     model: str
-    request: ChatRequest | None
+    request: GenerationRequest | None
     stream: bool | None
     keep_alive: float | None
 
@@ -96,18 +96,18 @@ def chat_call(body: bytes) -> Call:
     return call(chat, evolve(request(chat), messages=messages) if messages else None)
 
 
-def call(asked: Asked, wanted: ChatRequest | None) -> Call:
+def call(asked: Asked, wanted: GenerationRequest | None) -> Call:
     """Return what was asked for, as a whole."""
     return Call(model=asked.model, request=wanted, stream=asked.stream, keep_alive=keep_alive(asked.keep_alive))
 
 
-def request(asked: Asked) -> ChatRequest:
+def request(asked: Asked) -> GenerationRequest:
     """Return the request, its prompt apart. Raises InvalidRequest naming the field at fault."""
     options = asked.options
     if options.num_predict == 0:
         refuse("options.num_predict", "must be at least 1, or -1 for as many tokens as the context holds")
     to_the_end = options.num_predict is not None and options.num_predict < 0
-    return ChatRequest(
+    return GenerationRequest(
         model=asked.model,
         max_tokens=None if to_the_end else options.num_predict or DEFAULT_MAX_TOKENS,
         # Ollama bounds an answer by the context, whatever was asked for.

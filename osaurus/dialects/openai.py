@@ -12,12 +12,12 @@ from attrs import define, evolve, field, frozen
 
 from ..chat import (
     ApiError,
-    ChatRequest,
     Completion,
     Event,
     Failed,
     Finished,
     FinishReason,
+    GenerationRequest,
     InstalledModel,
     Piece,
     Thinking,
@@ -100,7 +100,7 @@ class ChatBody(SamplingFields):
 class ChatCall:
     """A chat completion that was asked for, one request for each choice, and how the answer is to be sent."""
 
-    requests: tuple[ChatRequest, ...]
+    requests: tuple[GenerationRequest, ...]
     stream: bool
     include_usage: bool
 
@@ -109,7 +109,7 @@ def chat_call(body: bytes) -> ChatCall:
     """Read the body of a chat completion. Raises InvalidRequest naming the field at fault."""
     chat = parse(ChatBody, body)
     max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
-    request = ChatRequest(
+    request = GenerationRequest(
         model=chat.model,
         messages=tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages)),
         max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,

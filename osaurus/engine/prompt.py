@@ -24,7 +24,7 @@ from attrs import define, field, frozen
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
-from ..chat import ChatRequest, ContextLengthExceeded, InvalidRequest, Message, Text, Thinking, Tokens
+from ..chat import ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
 from ..model_config import FILL_IN_MARKS
 from .thoughts import ThoughtTags
 
@@ -106,7 +106,7 @@ class PromptEncoder:
     def _continuing_default(self) -> Tokenizer:
         return without_prefix(self._tokenizer)
 
-    def encode(self, request: ChatRequest) -> EncodedPrompt:
+    def encode(self, request: GenerationRequest) -> EncodedPrompt:
         """Return the prompt's tokens, the most tokens that the answer may have, and the prompt's boundaries.
 
         Boundaries are how many tokens this prompt is likely to have in common with others, ascending, each less than
@@ -140,7 +140,7 @@ class PromptEncoder:
             )
         return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking)
 
-    def _read(self, request: ChatRequest) -> tuple[list[int], tuple[int, ...], bool | None]:
+    def _read(self, request: GenerationRequest) -> tuple[list[int], tuple[int, ...], bool | None]:
         """Return a prompt's tokens, its boundaries, and whether it ends within a thought."""
         match request.raw:
             case Text():
@@ -272,7 +272,7 @@ class PromptEncoder:
         return tokens
 
 
-def _length(request: ChatRequest) -> int:
+def _length(request: GenerationRequest) -> int:
     """Return how many characters, or tokens, the prompt has at least."""
     match request.raw:
         case Text():

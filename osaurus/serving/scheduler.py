@@ -12,10 +12,10 @@ from twisted.logger import Logger
 
 from ..chat import (
     ApiError,
-    ChatRequest,
     Event,
     Failed,
     Finished,
+    GenerationRequest,
     InstalledModel,
     InternalError,
     NoRoomYet,
@@ -74,7 +74,7 @@ class Scheduler:
         """Why no answer can be generated; None while one can."""
         return "The server is stopping" if self._stopping else self._runner.problem
 
-    def submit(self, *requests: ChatRequest) -> Generation:
+    def submit(self, *requests: GenerationRequest) -> Generation:
         """Begin to answer; whatever goes wrong is told through the Generation.
 
         Several, all of one model, are the choices of one answer.
@@ -163,7 +163,7 @@ class Scheduler:
         self._waiting_for_room.append(room)
         return room
 
-    async def _admit(self, requests: Sequence[ChatRequest], generation: Generation, arrived: int) -> None:
+    async def _admit(self, requests: Sequence[GenerationRequest], generation: Generation, arrived: int) -> None:
         first = requests[0]
         try:
             stored = await self._blocking(self._store.find, first.model)
@@ -247,7 +247,7 @@ class Scheduler:
                 room.callback(None)
 
 
-def _encode(encoder: PromptEncoder, requests: Sequence[ChatRequest]) -> list[tuple[EncodedPrompt, str]]:
+def _encode(encoder: PromptEncoder, requests: Sequence[GenerationRequest]) -> list[tuple[EncodedPrompt, str]]:
     """Return each request's prompt, as tokens, and what is echoed; those that follow one like it share its prompt."""
     encoded: list[tuple[EncodedPrompt, str]] = []
     for before, request in zip([None, *requests], requests, strict=False):

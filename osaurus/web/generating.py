@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
 
-from ..chat import ChatRequest, Event
+from ..chat import Event, GenerationRequest
 from ..dialects import completions, ollama, ollama_generate, openai
 from ..serving.generation import Generation
 from ..serving.scheduler import Blocking, Scheduler
@@ -111,7 +111,7 @@ class Generating:
         )
         return None
 
-    def _submit(self, request: Request, asked: tuple[ChatRequest, ...]) -> Generation:
+    def _submit(self, request: Request, asked: tuple[GenerationRequest, ...]) -> Generation:
         owner = self._guard.owner(request)
         return self._scheduler.submit(*(evolve(one, owner=owner) for one in asked))
 
