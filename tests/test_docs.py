@@ -2,11 +2,16 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 import osaurus
 from osaurus import settings
+from osaurus.dialects import ollama, openai
+from osaurus.dialects.completions import CompletionBody
+from osaurus.dialects.ollama_generate import GenerateBody
 
 ROOT = Path(osaurus.__file__).parent
 DOCS = ROOT.parent / "docs"
@@ -36,3 +41,21 @@ def test_relative_links_lead_somewhere(page: str) -> None:
     path = ROOT.parent / page
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8")):
         assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    ("page", "body"),
+    [
+        ("openai.md", openai.ChatBody),
+        ("openai.md", CompletionBody),
+        ("ollama.md", ollama.ChatBody),
+        ("ollama.md", ollama.Options),
+        ("ollama.md", GenerateBody),
+    ],
+)
+def test_every_field_of_a_body_is_on_its_page(page: str, body: type[Any]) -> None:
+    text = (DOCS / page).read_text("utf-8")
+    missing = [
+        field.name for field in attrs.fields(body) if f"`{field.name}" not in text and f".{field.name}`" not in text
+    ]
+    assert missing == []

@@ -259,3 +259,42 @@ def test_who_waits_for_room_is_told_when_the_server_stops(stage: Stage) -> None:
     stage.scheduler.stop()
     [error] = loading
     assert isinstance(error, ServiceUnavailable)
+
+
+def test_those_that_come_later_wait_behind_a_model_for_which_there_is_no_room(stage: Stage) -> None:
+    answering = stage.scheduler.submit(ask())
+    stage.worker.turn()
+    load, full = ScriptedEngine.load, [True]
+
+    def full_for_the_other(engine: ScriptedEngine, name: str, folder: Path) -> Any:
+        if name == "tests/other" and full[0]:
+            raise NoRoomYet("no room", retry_after=1)
+        return load(engine, name, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "load", full_for_the_other)
+        patch.setattr(ScriptedEngine, "step", lambda self: [])
+        first = outcome(stage.scheduler.submit(ask("other")).started())
+        stage.worker.turn()
+        second = outcome(stage.scheduler.submit(ask()).started())
+        stage.worker.turn()
+        assert (first, second) == ([], [])
+        full[0] = False
+        answering.cancel()
+        stage.worker.turn(2)
+        assert (first, second) == ([Started(3)], [Started(3)])
+    assert stage.worker.engine.loads == ["tests/tiny", "tests/other", "tests/tiny"]
+
+
+def test_who_gives_up_waiting_for_room_keeps_nobody_behind(stage: Stage) -> None:
+    stage.worker.engine.failure = NoRoomYet("no room", retry_after=1)
+    waiting = stage.scheduler.submit(ask("other"))
+    stage.worker.turn()
+    stage.worker.engine.failure = None
+    behind = stage.scheduler.submit(ask())
+    stage.worker.turn()
+    fired = outcome(behind.completions())
+    assert fired == []
+    waiting.cancel()
+    stage.worker.settle()
+    assert fired == [[Completion("Hello", finished())]]

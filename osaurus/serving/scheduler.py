@@ -63,7 +63,9 @@ class Scheduler:
     _blocking: Blocking
     _row_ids: Iterator[int] = field(factory=lambda: count(1), init=False)
     _ending: dict[Generation, Callable[[], None]] = field(factory=dict, init=False)
+    _short_of_room: set[object] = field(factory=set, init=False)
     _waiting_for_room: list[Deferred[None]] = field(factory=list, init=False)
+    _waiting_behind: list[Deferred[None]] = field(factory=list, init=False)
     _ended: int = field(default=0, init=False)
     _rows: dict[Generation, list[int]] = field(factory=dict, init=False)
     _using: dict[Generation, str] = field(factory=dict, init=False)
@@ -140,28 +142,42 @@ class Scheduler:
             end()
         self._using.clear()
         self._rows.clear()
-        waiting, self._waiting_for_room = self._waiting_for_room, []
-        for room in waiting:
-            room.errback(_stopping())
+        for line in (self._waiting_for_room, self._waiting_behind):
+            while line:
+                line.pop(0).errback(_stopping())
 
     async def _load(self, stored: InstalledModel) -> Loaded:
-        began = monotonic_ns()
-        while True:
-            ended = self._ended
-            try:
-                model = await self._runner.load(stored.repository, stored.folder)
-            except NoRoomYet:
-                # What ended while the engine was being asked may have made room already.
-                if ended == self._ended:
-                    await self._room()
-            else:
-                return Loaded(stored, model, monotonic_ns() - began)
+        """Have a model in memory. Where there is no room for one, those that come later wait behind it.
 
-    def _room(self) -> Deferred[None]:
-        """Fires when an answer has ended, so that there may be room for another model."""
-        room: Deferred[None] = Deferred(self._waiting_for_room.remove)
-        self._waiting_for_room.append(room)
-        return room
+        Else those that ask for a model in memory would keep it there, and the other out, for as long as they come.
+        """
+        began = monotonic_ns()
+        while self._short_of_room:
+            await self._wait(self._waiting_behind)
+        asked = object()
+        try:
+            while True:
+                ended = self._ended
+                try:
+                    model = await self._runner.load(stored.repository, stored.folder)
+                except NoRoomYet:
+                    self._short_of_room.add(asked)
+                    # What ended while the engine was being asked may have made room already.
+                    if ended == self._ended:
+                        await self._wait(self._waiting_for_room)
+                else:
+                    return Loaded(stored, model, monotonic_ns() - began)
+        finally:
+            self._short_of_room.discard(asked)
+            if not self._short_of_room:
+                _fire(self._waiting_behind)
+
+    def _wait(self, line: list[Deferred[None]]) -> Deferred[None]:
+        """Wait in a line until it is told to go on."""
+        # One that is told to go on just now is in no line any more.
+        turn: Deferred[None] = Deferred(lambda turn: line.remove(turn) if turn in line else None)
+        line.append(turn)
+        return turn
 
     async def _admit(self, requests: Sequence[GenerationRequest], generation: Generation, arrived: int) -> None:
         first = requests[0]
@@ -242,9 +258,15 @@ class Scheduler:
             self._limits.leave(name, generation)
             self._residency.end(name)
             self._ended += 1
-            waiting, self._waiting_for_room = self._waiting_for_room, []
-            for room in waiting:
-                room.callback(None)
+            # There may be room for another model.
+            _fire(self._waiting_for_room)
+
+
+def _fire(line: list[Deferred[None]]) -> None:
+    """Let all of a line go on. Those that line up meanwhile wait for the next time."""
+    going, line[:] = line[:], []
+    for turn in going:
+        turn.callback(None)
 
 
 def _encode(encoder: PromptEncoder, requests: Sequence[GenerationRequest]) -> list[tuple[EncodedPrompt, str]]:

@@ -122,6 +122,45 @@ def test_commands(program: Program, server: Server, client_environment: dict[str
         assert "error" not in json.loads(output)
 
 
+def examples() -> list[object]:
+    """The commands on the dialects' pages, each with the answer that the page shows."""
+    found: list[object] = []
+    for page in (ROOT / "docs" / "openai.md", ROOT / "docs" / "ollama.md"):
+        shown = blocks(page)
+        for (_, command), (language, answer) in zip(shown[::2], shown[1::2], strict=True):
+            assert language == "json"
+            program = Program(page, "console", command.removeprefix("$ "), answer)
+            found.append(pytest.param(program, id=f"{page.name}-{len(found)}"))
+    return found
+
+
+def shape(value: object) -> object:
+    """What of an answer is the same each time: its fields, and what kind of values they have."""
+    match value:
+        case dict():
+            return {key: shape(inner) for key, inner in value.items()}
+        case list():
+            return [shape(inner) for inner in value]
+        case int() | float() if not isinstance(value, bool):
+            return "a number"
+        case str():
+            return "a text"
+    return value
+
+
+@pytest.mark.parametrize("program", examples())
+def test_the_dialects_pages_show_what_comes_back(
+    program: Program, server: Server, client_environment: dict[str, str], tmp_path: Path
+) -> None:
+    if shutil.which("curl") is None:
+        absent("needs curl")
+    if "/api/ps" in program.source:
+        # It tells of something only while there is something.
+        urlopen(f"{server.url}/api/chat", b'{"model": "smollm2:135m", "messages": []}').close()
+    answer = run(["bash", "-eu"], program, server, client_environment, tmp_path)
+    assert shape(json.loads(answer)) == shape(json.loads(program.output))
+
+
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
 def test_the_base_urls_of_a_page_answer(page: Path, server: Server) -> None:
     urls = set(re.findall(re.escape(BASE) + r"[\w/]*", page.read_text("utf-8")))
