@@ -221,6 +221,8 @@ class ApiError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_server_error"
+    mendable: ClassVar[bool] = True
+    """Whether asking again may help, where the status lets a client think so."""
 
     message: str
     param: str | None = field(default=None, kw_only=True)
@@ -305,6 +307,7 @@ class ModelLoadFailed(ApiError):
     """The model is installed but could not be loaded; the message has the reason."""
 
     status, type, code = 503, "server_error", "model_load_failed"
+    mendable = False
 
 
 @frozen

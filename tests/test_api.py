@@ -20,7 +20,7 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
-from osaurus.chat import Failed, InternalError, ModelLoadFailed, Piece
+from osaurus.chat import Failed, InternalError, ModelLoadFailed, NoRoomYet, Piece
 from osaurus.dialects.openai import chat_call
 from osaurus.library.store import ModelStore
 from osaurus.serving.catalogue import Catalogue
@@ -704,3 +704,12 @@ def test_requests_that_only_load_have_limits_as_well(tiny_models: Path) -> None:
     client = Client(tiny_models, max_per_minute=1)
     assert client.ollama(messages=[]).status == 200
     assert client.ollama(messages=[]).status == 429
+
+
+def test_what_asking_again_cannot_mend_says_so(client: Client) -> None:
+    client.worker.engine.failure = ModelLoadFailed("its weights are damaged")
+    answer = client.chat()
+    assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+    client.worker.engine.failure = NoRoomYet("not now", retry_after=5)
+    client.scheduler.stop()
+    assert "x-should-retry" not in client.chat().headers

@@ -63,6 +63,9 @@ def error_answer(request: Request, error: ApiError) -> bytes:
     request.setResponseCode(error.status)
     if error.retry_after is not None:
         request.setHeader("Retry-After", str(error.retry_after))
+    if error.status >= 500 and not error.mendable:
+        # OpenAI's SDKs would ask twice more.
+        request.setHeader("X-Should-Retry", "false")
     if isinstance(error, MethodNotAllowed):
         request.setHeader("Allow", ", ".join(error.allow))
     request.responseHeaders.addRawHeader("Vary", "User-Agent")
