@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from osaurus.chat import Finished
 from osaurus.engine.backend import Backend
 
 from .conftest import CACHE
@@ -161,3 +163,44 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_believed(backend: Backen
             break
         assert {found["keys"].min().item(), found["values"].max().item()} == {number}
     assert number >= 5
+
+
+@pytest.mark.parametrize(("memory", "warm"), [(2**24, True), (1, False)])
+def test_while_others_write_a_prompt_comes_from_the_disk_bit_by_bit(
+    backend: Backend, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, warm: bool
+) -> None:
+    """However much there is of it, and whether or not memory holds it."""
+    from osaurus.engine import batch
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefix_files import PrefixFiles
+    from osaurus.engine.prefixes import PrefixCache
+
+    expected = ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0]
+    files = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk())
+    again = Desk(MLXEngine(backend, PrefixCache(memory, files), 2**32), tiny_models)
+    monkeypatch.setattr(batch, "MOST_FETCHED", 2)
+    read = PrefixFiles.read
+    found: list[bool] = []
+
+    def count(*asked: Any) -> Any:
+        block = read(*asked)
+        found.append(block is not None)
+        return block
+
+    monkeypatch.setattr(PrefixFiles, "read", count)
+    again.add(1, "x", max_tokens=64)
+    again.step()
+    again.step()
+    assert again.ends == {}
+    again.add(2, SYSTEM)
+    most = 0
+    while 2 not in again.ends:
+        found.clear()
+        again.step()
+        most = max(most, sum(found))
+    assert again.texts[2] == expected
+    end = again.ends[2]
+    assert isinstance(end, Finished)
+    if warm:
+        assert most == 2
+        assert end.usage.cached_tokens > 100

@@ -56,6 +56,9 @@ log = Logger()
 MOST_WRITING = 32
 MOST_READING = 8
 
+# Blocks of prompts that are brought from the disk in one step, while rows write.
+MOST_FETCHED = 8
+
 # Rows that read in one pass get at least so many tokens each.
 LEAST_SHARE = 8
 
@@ -84,6 +87,8 @@ class _Progress:
     kept: int = 0
     """How much of what it has read is in the prefix cache."""
     prompt_read: int = 0
+    fetched: int = 0
+    """How many blocks were asked of the disk before it began."""
     thought: int = 0
     """How many tokens it has spent on thoughts."""
     drafter: Drafter = field(factory=Drafter)
@@ -451,7 +456,7 @@ class Batch:
         for progress in list(self._waiting):
             if len(self._reading) == MOST_READING:
                 return
-            if self._read_by_another(progress):
+            if self._read_by_another(progress) or not self._fetched(progress):
                 continue
             try:
                 if not self._admit(self, self._claim([progress, *self._reading, *self._writing])):
@@ -486,6 +491,15 @@ class Batch:
             if other.read < end < len(other.sequence) and progress.sequence[:end] == other.sequence[:end]:
                 return True
         return False
+
+    def _fetched(self, progress: _Progress) -> bool:
+        """Whether what the disk holds of a row's prompt is in memory. Bit by bit: it would be a gap in all streams."""
+        most = len(progress.sequence) // BLOCK
+        if self._model.layout is not None or not self._writing or progress.fetched > most:
+            return True
+        # Where memory does not hold what is fetched there is an end nevertheless.
+        progress.fetched += MOST_FETCHED
+        return self._prefixes.fetch(self._scope(progress), progress.sequence[:-1], MOST_FETCHED)
 
     def _read(self) -> int:
         """Set reading in motion, rows in turn, within this step's allowance; return how many tokens it computes."""

@@ -189,18 +189,26 @@ class PrefixCache:
             children = node.children
         return path
 
-    def _read_on(self, model: str, tokens: Sequence[int], path: list[_Node]) -> None:
-        """Append to the path what the files hold of the tokens behind it."""
+    def fetch(self, model: str, tokens: Sequence[int], most: int) -> bool:
+        """Bring so many blocks of these tokens, at most, from the files into memory; return whether that was all."""
+        return self._read_on(model, tokens, self._path(model, tokens), most)
+
+    def _read_on(self, model: str, tokens: Sequence[int], path: list[_Node], most: int = sys.maxsize) -> bool:
+        """Append to the path so many blocks of what the files hold behind it; return whether that was all."""
         if self._files is None:
-            return
+            return True
+        most += len(path)
         for start in range(len(path) * BLOCK, len(tokens) - BLOCK + 1, BLOCK):
             block = tuple(tokens[start : start + BLOCK])
             parent = path[-1] if path else None
             name = link(parent.name if parent else root(model), block)
             found = self._files.read(name, lambda arrays: (arrays["keys"], arrays["values"]))
             if found is None:
-                break
+                return True
             path.append(self._add(model, parent, block, *found))
+            if len(path) == most:
+                return False
+        return True
 
     def _add(self, model: str, parent: _Node | None, block: Tokens, keys: mx.array, values: mx.array) -> _Node:
         siblings = parent.children if parent else self._roots.setdefault(model, {})
