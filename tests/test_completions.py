@@ -7,12 +7,13 @@ import pytest
 from attrs import evolve
 
 from osaurus.chat import Completion, Failed, InternalError, InvalidRequest, Piece, Text, Tokens, TokenScore
-from osaurus.dialects.completions import CompletionAnswer, CompletionCall, completion_call
+from osaurus.dialects.completions import CompletionAnswer, completion_call
+from osaurus.dialects.openai import Call
 
 from .doubles import finished
 
 
-def call(**fields: Any) -> CompletionCall:
+def call(**fields: Any) -> Call:
     return completion_call(json.dumps({"model": "m", "prompt": "Once", **fields}).encode())
 
 

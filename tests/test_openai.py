@@ -34,14 +34,14 @@ from osaurus.chat import (
     TokenScore,
     Usage,
 )
-from osaurus.dialects.openai import ChatAnswer, ChatCall, chat_call, error, models
+from osaurus.dialects.openai import Call, ChatAnswer, chat_call, error, models
 
 TURN = {"role": "user", "content": "hi"}
 # Clients have been seen to split lines at each of these but the last, which is beyond 16 bits.
 TRICKY = 'a\u2028b\u2029c\u0085d\x0be\r\nf"\\ \U0001f995'
 
 
-def call(**fields: Any) -> ChatCall:
+def call(**fields: Any) -> Call:
     """Read a chat completion with these fields."""
     return chat_call(json.dumps({"model": "m", "messages": [TURN], **fields}).encode())
 
@@ -84,7 +84,7 @@ def answer(include_usage: bool = False) -> ChatAnswer:
 
 
 def test_only_a_model_and_messages_are_needed() -> None:
-    assert call() == ChatCall(
+    assert call() == Call(
         requests=(
             GenerationRequest(
                 model="m",
@@ -132,7 +132,7 @@ def test_what_is_given_is_passed_on() -> None:
         stream=True,
         stream_options={"include_usage": True},
     )
-    assert found == ChatCall(
+    assert found == Call(
         requests=(
             GenerationRequest(
                 model="org/repo",

@@ -4,14 +4,14 @@ The contract is OpenAI's API reference (https://platform.openai.com/docs/api-ref
 narrows it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from attrs import define, evolve, field, frozen
 
-from ..chat import Completion, Event, Failed, Finished, FinishReason, GenerationRequest, Piece, Text, Tokens, TokenScore
+from ..chat import Completion, Finished, FinishReason, GenerationRequest, Piece, Text, Tokens, TokenScore
 from .fields import Choices, ModelName, RepetitionPenalty, SamplingFields, keep_alive, refuse, several
-from .openai import DONE, NO_STREAM_OPTIONS, StreamOptions, bias, data, error, total_usage
+from .openai import NO_STREAM_OPTIONS, Answer, Call, StreamOptions, bias
 from .strict import Between, Items, parse
 
 # OpenAI's own.
@@ -40,17 +40,7 @@ class CompletionBody(SamplingFields):
     keep_alive: Any = None
 
 
-@frozen(kw_only=True)
-class CompletionCall:
-    """A completion that was asked for, one request for each choice, and how the answer is to be sent."""
-
-    requests: tuple[GenerationRequest, ...]
-    prompts: int
-    stream: bool
-    include_usage: bool
-
-
-def completion_call(body: bytes) -> CompletionCall:
+def completion_call(body: bytes) -> Call:
     """Read the body of a completion. Raises InvalidRequest naming the field at fault."""
     asked = parse(CompletionBody, body)
     prompts = _prompts(asked.prompt)
@@ -74,7 +64,7 @@ def completion_call(body: bytes) -> CompletionCall:
         top_logprobs=asked.logprobs,
         echo=asked.echo,
     )
-    return CompletionCall(
+    return Call(
         requests=tuple(choice for prompt in prompts for choice in several(evolve(request, raw=prompt), asked.n)),
         prompts=len(prompts),
         stream=asked.stream,
@@ -111,53 +101,21 @@ def _prompt(given: object, at: str) -> Text | Tokens:
 
 
 @define(kw_only=True)
-class CompletionAnswer:
-    """Builds the one answer, or the stream, of one completion. `created` is in seconds since the epoch."""
+class CompletionAnswer(Answer):
+    """The answer to a completion."""
 
-    id: str
-    created: int
-    model: str
-    choices: int
-    prompts: int
-    include_usage: bool = False
-    include_logprobs: bool = False
-    _finished: dict[int, Finished] = field(factory=dict, init=False)
+    prefix, whole, part = "cmpl", "text_completion", "text_completion"
+
     _offsets: dict[int, int] = field(factory=dict, init=False)
 
-    def completion(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        """Return the whole answer."""
-        choices = [
-            self._choice(index, completion.text, completion.scores, completion.finished.reason)
-            for index, completion in enumerate(completions)
-        ]
-        usage = total_usage([completion.finished.usage for completion in completions], self.prompts)
-        return {**self._head(), "choices": choices, "usage": usage}
+    def _complete(self, index: int, completion: Completion) -> dict[str, Any]:
+        return self._choice(index, completion.text, completion.scores, completion.finished.reason)
 
-    def event(self, event: Event) -> bytes:
-        """Return the part of the stream that tells an event."""
-        match event:
-            case Piece(text, scores, choice):
-                return self._chunk(self._choice(choice, text, scores, None))
-            case Finished():
-                self._finished[event.choice] = event
-                return self._chunk(self._choice(event.choice, "", (), event.reason)) + self._end()
-            case Failed(problem):
-                return data(error(problem)) + DONE
-            case _:
-                return b""
+    def _piece(self, piece: Piece) -> dict[str, Any]:
+        return self._choice(piece.choice, piece.text, piece.scores, None)
 
-    def _end(self) -> bytes:
-        """Return what ends the stream, once every choice has ended."""
-        if len(self._finished) < self.choices:
-            return b""
-        usage = total_usage([self._finished[index].usage for index in range(self.choices)], self.prompts)
-        return (data({**self._head(), "choices": [], "usage": usage}) if self.include_usage else b"") + DONE
-
-    def _head(self) -> dict[str, Any]:
-        return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
-
-    def _chunk(self, choice: dict[str, Any]) -> bytes:
-        return data({**self._head(), "choices": [choice], **({"usage": None} if self.include_usage else {})})
+    def _last(self, finished: Finished) -> dict[str, Any]:
+        return self._choice(finished.choice, "", (), finished.reason)
 
     def _choice(
         self, index: int, text: str, scores: Iterable[TokenScore], reason: FinishReason | None

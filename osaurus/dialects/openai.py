@@ -6,7 +6,7 @@ it.
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from attrs import define, evolve, field, frozen
 
@@ -97,15 +97,16 @@ class ChatBody(SamplingFields):
 
 
 @frozen(kw_only=True)
-class ChatCall:
-    """A chat completion that was asked for, one request for each choice, and how the answer is to be sent."""
+class Call:
+    """What was asked for, one request for each choice of each prompt, and how the answer is to be sent."""
 
     requests: tuple[GenerationRequest, ...]
     stream: bool
     include_usage: bool
+    prompts: int = 1
 
 
-def chat_call(body: bytes) -> ChatCall:
+def chat_call(body: bytes) -> Call:
     """Read the body of a chat completion. Raises InvalidRequest naming the field at fault."""
     chat = parse(ChatBody, body)
     max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
@@ -122,9 +123,7 @@ def chat_call(body: bytes) -> ChatCall:
         top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
         thinking=_thinking(chat.reasoning_effort),
     )
-    return ChatCall(
-        requests=several(request, chat.n), stream=chat.stream, include_usage=chat.stream_options.include_usage
-    )
+    return Call(requests=several(request, chat.n), stream=chat.stream, include_usage=chat.stream_options.include_usage)
 
 
 def _thinking(effort: str | None) -> Thinking | None:
@@ -169,82 +168,118 @@ def error(problem: ApiError) -> dict[str, Any]:
 
 
 @define(kw_only=True)
-class ChatAnswer:
-    """Builds the one answer, or the stream, of one chat completion. `created` is in seconds since the epoch."""
+class Answer:
+    """Builds the one answer, or the stream, to one request. `created` is in seconds since the epoch.
+
+    What is made of a choice is for the kinds of answers to say; the choices of each prompt follow each other.
+    """
+
+    prefix: ClassVar[str]
+    """What ids begin with."""
+    whole: ClassVar[str]
+    part: ClassVar[str]
+    """How an answer, and a chunk of a stream, name what they are."""
 
     id: str
     created: int
     model: str
     choices: int = 1
+    prompts: int = 1
     include_usage: bool = False
     include_logprobs: bool = False
     _finished: dict[int, Finished] = field(factory=dict, init=False)
 
     def completion(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """Return the whole answer."""
-        choices = [
-            {
-                "index": index,
-                "message": {
-                    "role": "assistant",
-                    "content": completion.text,
-                    **({"reasoning_content": completion.reasoning} if completion.reasoning else {}),
-                    "refusal": None,
-                },
-                "logprobs": self._logprobs(completion.scores),
-                "finish_reason": completion.finished.reason,
-            }
-            for index, completion in enumerate(completions)
-        ]
-        usage = total_usage([completion.finished.usage for completion in completions])
-        return {**self._head("chat.completion"), "choices": choices, "usage": usage}
+        choices = [self._complete(index, completion) for index, completion in enumerate(completions)]
+        usage = _total_usage([completion.finished.usage for completion in completions], self.prompts)
+        return {**self._head(self.whole), "choices": choices, "usage": usage}
 
     def opening(self) -> bytes:
         """Return the chunks that begin the stream."""
-        role = {"role": "assistant", "content": "", "refusal": None}
-        return b"".join(self._chunk(index, role) for index in range(self.choices))
+        return b""
 
     def event(self, event: Event) -> bytes:
         """Return the part of the stream that tells an event."""
         match event:
-            case Piece(text, scores, choice, reasoning):
-                thought = {"reasoning_content": reasoning} if reasoning else {}
-                # A piece may be nothing but thought.
-                delta = {**thought, **({"content": text} if text or not reasoning else {})}
-                return self._chunk(choice, delta, scores=scores)
+            case Piece():
+                return self._chunk(self._piece(event))
             case Finished():
                 self._finished[event.choice] = event
-                return self._chunk(event.choice, {}, event.reason) + self._end()
+                return self._chunk(self._last(event)) + self._end()
             case Failed(problem):
-                return data(error(problem)) + DONE
+                return _data(error(problem)) + DONE
             case _:
                 return b""
+
+    def _complete(self, index: int, completion: Completion) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _piece(self, piece: Piece) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _last(self, finished: Finished) -> dict[str, Any]:
+        raise NotImplementedError
 
     def _end(self) -> bytes:
         """Return what ends the stream, once every choice has ended."""
         if len(self._finished) < self.choices:
             return b""
-        usage = total_usage([self._finished[index].usage for index in range(self.choices)])
-        chunk = {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
-        return (data(chunk) if self.include_usage else b"") + DONE
+        usage = _total_usage([self._finished[index].usage for index in range(self.choices)], self.prompts)
+        return (_data({**self._head(self.part), "choices": [], "usage": usage}) if self.include_usage else b"") + DONE
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _logprobs(self, scores: Iterable[TokenScore]) -> dict[str, Any] | None:
-        return {"content": [scored(score) for score in scores], "refusal": None} if self.include_logprobs else None
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        usage = {"usage": None} if self.include_usage else {}
+        return _data({**self._head(self.part), "choices": [choice], **usage})
 
-    def _chunk(
+
+@define(kw_only=True)
+class ChatAnswer(Answer):
+    """The answer to a chat completion."""
+
+    prefix, whole, part = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def opening(self) -> bytes:
+        """Return the chunks that begin the stream: the role of each choice."""
+        role = {"role": "assistant", "content": "", "refusal": None}
+        return b"".join(self._chunk(self._delta(index, role)) for index in range(self.choices))
+
+    def _complete(self, index: int, completion: Completion) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": {
+                "role": "assistant",
+                "content": completion.text,
+                **({"reasoning_content": completion.reasoning} if completion.reasoning else {}),
+                "refusal": None,
+            },
+            "logprobs": self._logprobs(completion.scores),
+            "finish_reason": completion.finished.reason,
+        }
+
+    def _piece(self, piece: Piece) -> dict[str, Any]:
+        thought = {"reasoning_content": piece.reasoning} if piece.reasoning else {}
+        # A piece may be nothing but thought.
+        content = {"content": piece.text} if piece.text or not piece.reasoning else {}
+        return self._delta(piece.choice, {**thought, **content}, self._logprobs(piece.scores))
+
+    def _last(self, finished: Finished) -> dict[str, Any]:
+        return self._delta(finished.choice, {}, reason=finished.reason)
+
+    def _delta(
         self,
         index: int,
         delta: dict[str, Any],
+        logprobs: dict[str, Any] | None = None,
         reason: FinishReason | None = None,
-        scores: Iterable[TokenScore] | None = None,
-    ) -> bytes:
-        logprobs = None if scores is None else self._logprobs(scores)
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        usage = {"usage": None} if self.include_usage else {}
-        return data({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
+    ) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+    def _logprobs(self, scores: Iterable[TokenScore]) -> dict[str, Any] | None:
+        return {"content": [scored(score) for score in scores], "refusal": None} if self.include_logprobs else None
 
 
 # Comments are for nobody.
@@ -252,12 +287,11 @@ FILLER = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 
-def data(value: dict[str, Any]) -> bytes:
-    """Return one event of a stream."""
+def _data(value: dict[str, Any]) -> bytes:
     return b"data: " + encode_json(value) + b"\n\n"
 
 
-def total_usage(usages: Sequence[Usage], prompts: int = 1) -> dict[str, Any]:
+def _total_usage(usages: Sequence[Usage], prompts: int) -> dict[str, Any]:
     """Return the usage of all choices; those of one prompt, which follow each other, have read it once."""
     read = usages[:: len(usages) // prompts]
     thought = sum(usage.reasoning_tokens for usage in usages)

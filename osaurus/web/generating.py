@@ -34,33 +34,29 @@ class Generating:
 
     async def chat_completions(self, request: Request) -> bytes | None:
         """Continue a conversation as OpenAI does."""
-        call = await self._blocking(openai.chat_call, body(request))
-        generation = self._submit(request, call.requests)
-        await generation.started()
-        asked = call.requests[0]
-        answer = openai.ChatAnswer(
-            id=f"chatcmpl-{uuid4().hex}",
-            created=int(self._clock.seconds()),
-            model=asked.model,
-            choices=generation.choices,
-            include_usage=call.include_usage,
-            include_logprobs=asked.top_logprobs is not None,
-        )
-        if not call.stream:
-            return json_answer(request, answer.completion(await generation.completions()))
-        _begin_events(request)
-        request.write(answer.opening())
-        await self._stream(generation, answer.event, lambda: openai.FILLER, request)
-        return None
+        return await self._openai(request, openai.chat_call, openai.ChatAnswer)
 
     async def completions(self, request: Request) -> bytes | None:
         """Continue texts as OpenAI does."""
-        call = await self._blocking(completions.completion_call, body(request))
+        return await self._openai(request, completions.completion_call, completions.CompletionAnswer)
+
+    async def chat(self, request: Request) -> bytes | None:
+        """Continue a conversation as Ollama does; without messages, load or unload the model."""
+        return await self._ollama(request, ollama.chat_call, ollama.as_message)
+
+    async def generate(self, request: Request) -> bytes | None:
+        """Continue a text as Ollama does; without a prompt, load or unload the model."""
+        return await self._ollama(request, ollama_generate.generate_call, ollama.as_response)
+
+    async def _openai(
+        self, request: Request, read: Callable[[bytes], openai.Call], kind: type[openai.Answer]
+    ) -> bytes | None:
+        call = await self._blocking(read, body(request))
         generation = self._submit(request, call.requests)
         await generation.started()
         asked = call.requests[0]
-        answer = completions.CompletionAnswer(
-            id=f"cmpl-{uuid4().hex}",
+        answer = kind(
+            id=f"{kind.prefix}-{uuid4().hex}",
             created=int(self._clock.seconds()),
             model=asked.model,
             choices=generation.choices,
@@ -70,17 +66,13 @@ class Generating:
         )
         if not call.stream:
             return json_answer(request, answer.completion(await generation.completions()))
-        _begin_events(request)
+        request.setHeader("Cache-Control", "no-cache")
+        request.setHeader("X-Accel-Buffering", "no")
+        request.setHeader("Content-Type", "text/event-stream")
+        if opening := answer.opening():
+            request.write(opening)
         await self._stream(generation, answer.event, lambda: openai.FILLER, request)
         return None
-
-    async def chat(self, request: Request) -> bytes | None:
-        """Continue a conversation as Ollama does; without messages, load or unload the model."""
-        return await self._ollama(request, ollama.chat_call, ollama.as_message)
-
-    async def generate(self, request: Request) -> bytes | None:
-        """Continue a text as Ollama does; without a prompt, load or unload the model."""
-        return await self._ollama(request, ollama_generate.generate_call, ollama.as_response)
 
     async def _ollama(
         self, request: Request, read: Callable[[bytes], ollama.Call], spoken: Callable[[str, str], dict[str, Any]]
@@ -123,9 +115,3 @@ class Generating:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.seconds(), UTC)
-
-
-def _begin_events(request: Request) -> None:
-    request.setHeader("Cache-Control", "no-cache")
-    request.setHeader("X-Accel-Buffering", "no")
-    request.setHeader("Content-Type", "text/event-stream")
