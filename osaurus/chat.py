@@ -4,13 +4,14 @@ Values only. This module imports nothing of Osaurus, so that each layer can be u
 others.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from attrs import define, field, frozen
 
-FinishReason = Literal["stop", "length"]
-Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 @frozen
@@ -23,11 +24,70 @@ class Thinking:
 
 
 @frozen
+class ToolCall:
+    """A tool that is to be called. `arguments` is a JSON object, as text."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@frozen
 class Message:
-    """One turn of a conversation, as text."""
+    """One turn of a conversation, as text.
+
+    `calls` are those that the assistant made. What a tool answered names the call by its id, the tool by its name, or
+    both.
+    """
 
     role: Role
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+    tool_name: str = ""
+
+
+@frozen(kw_only=True)
+class Tool:
+    """A function that the model may call.
+
+    `parameters` is a JSON Schema and `definition` the tool as the client describes it, both as JSON texts. With
+    `strict` a schema that cannot be enforced in full is refused. `asked_by` is the field of the schema.
+    """
+
+    name: str
+    definition: str
+    parameters: str
+    strict: bool
+    asked_by: str
+
+
+@frozen(kw_only=True)
+class ToolUse:
+    """The tools of a request, and what the model is to make of them.
+
+    It calls some if it likes, at least one if `required`, or else exactly one of the tool `only`. Several at once only
+    if `parallel`.
+    """
+
+    tools: tuple[Tool, ...]
+    required: bool = False
+    only: str | None = None
+    parallel: bool = True
+
+    @property
+    def forced(self) -> bool:
+        """Whether the answer is to be calls and nothing else."""
+        return self.required or self.only is not None
+
+
+@frozen(kw_only=True)
+class JsonFormat:
+    """The answer is to be JSON that a schema, a JSON text, allows; `strict` and `asked_by` as of a tool."""
+
+    schema: str
+    strict: bool
+    asked_by: str
 
 
 @frozen(kw_only=True)
@@ -100,6 +160,8 @@ class GenerationRequest:
     tell_tokens: bool = False
     echo: bool = False
     thinking: Thinking | None = None
+    tools: ToolUse | None = None
+    format: JsonFormat | None = None
     owner: str = ""
 
 
@@ -140,16 +202,41 @@ class TokenScore:
 
 
 @frozen
+class CallPiece:
+    """More of the call with this number: its `name` in the first piece, then the text of its arguments, bit by bit."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
+@frozen
 class Piece:
     """Text of the answer: whole characters, never any part of a stop string. `scores` are of its tokens, if asked.
 
-    `choice` is the place of the answer among those of one request. `reasoning` is what the model thought meanwhile.
+    `choice` is the place of the answer among those of one request. `reasoning` is what the model thought meanwhile,
+    `calls` what it has said of tools to be called.
     """
 
     text: str
     scores: tuple[TokenScore, ...] = ()
     choice: int = 0
     reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether it says anything."""
+        return bool(self.text or self.scores or self.reasoning or self.calls)
+
+    def __add__(self, other: "Piece") -> "Piece":
+        """Return both, as one."""
+        return Piece(
+            self.text + other.text,
+            self.scores + other.scores,
+            self.choice,
+            self.reasoning + other.reasoning,
+            self.calls + other.calls,
+        )
 
 
 @frozen(kw_only=True)
@@ -165,12 +252,22 @@ class Finished:
 
 @frozen
 class Completion:
-    """A whole answer."""
+    """A whole answer. The arguments of the last call are incomplete if the answer was cut there."""
 
     text: str
     finished: Finished
     scores: tuple[TokenScore, ...] = ()
     reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+
+
+def gathered(pieces: Iterable[CallPiece]) -> tuple[ToolCall, ...]:
+    """Return the calls that these are the pieces of, in order."""
+    calls: dict[int, ToolCall] = {}
+    for piece in pieces:
+        begun = calls.get(piece.index, ToolCall("", ""))
+        calls[piece.index] = ToolCall(begun.name + piece.name, begun.arguments + piece.arguments)
+    return tuple(calls.values())
 
 
 @frozen(kw_only=True)

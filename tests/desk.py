@@ -50,6 +50,7 @@ class Desk:
                 owner=request.owner,
                 boundaries=prompt.boundaries,
                 thinking=prompt.thinking,
+                shape=prompt.shape,
             ),
         )
 

@@ -243,7 +243,7 @@ def test_a_wrong_method_is_a_json_405_that_says_which_are_right(
         ({"model": "tiny"}, "messages"),
         ({"model": "tiny", "messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
         ({**HELLO, "stream": "yes"}, "stream"),
-        ({**HELLO, "tools": [{"type": "function"}]}, "tools"),
+        ({**HELLO, "tools": [{"type": "function"}]}, "tools[0].function"),
     ],
 )
 def test_a_bad_body_is_400_and_names_the_field(client: Client, path: str, body: Any, param: str | None) -> None:

@@ -28,7 +28,17 @@ BELOW = {
     "cli": {"settings", "library"},
 }
 # What of the engine may be imported before MLX is: the runner, its prompts, and on the engine's thread the backend.
-WITHOUT_MLX = {"runner", "prompt", "backend", "output"}
+WITHOUT_MLX = {
+    "runner",
+    "prompt",
+    "backend",
+    "output",
+    "shape",
+    "schemas",
+    "conversation",
+    "tool_calls",
+    "tool_formats",
+}
 
 
 def modules() -> list[Path]:

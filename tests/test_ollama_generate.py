@@ -56,7 +56,7 @@ def test_options_are_those_of_a_chat() -> None:
         ({"prompt": "x", "suffix": "y", "context": [1]}, "context"),
         ({"prompt": "x", "images": ["aGk="]}, "images"),
         ({"prompt": "x", "template": "y"}, "template"),
-        ({"prompt": "x", "format": "json"}, "format"),
+        ({"prompt": "x", "format": "yaml"}, "format"),
         ({"prompt": "x", "options": {"mirostat": 1}}, "options.mirostat"),
         ({"prompt": "x", "context": [-1]}, "context[0]"),
         ({"prompt": 7}, "prompt"),

@@ -32,6 +32,7 @@ from osaurus.chat import (
     Thinking,
     Timings,
     TokenScore,
+    ToolCall,
     Usage,
 )
 from osaurus.dialects.openai import Call, ChatAnswer, chat_call, error, models
@@ -186,7 +187,7 @@ def test_roles_are_read(role: str, read_as: str) -> None:
     assert (found.role, found.content) == (read_as, "x")
 
 
-@pytest.mark.parametrize("role", ["tool", "function", "User", "", "robot"])
+@pytest.mark.parametrize("role", ["function", "User", "", "robot"])
 def test_other_roles_are_refused(role: str) -> None:
     problem = refusal(messages=[TURN, {"role": role, "content": "x"}])
     assert problem.param == "messages[1].role"
@@ -301,20 +302,13 @@ def test_half_a_surrogate_pair_is_refused_where_it_stands() -> None:
     assert refusal(stop=["a", "\udd95"]).param == "stop[1]"
 
 
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [TOOL]),
         ("tools", {}),
         ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("functions", [{"name": "f"}]),
         ("function_call", {"name": "f"}),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}}),
         ("response_format", "text"),
         ("n", 0),
         ("n", "1"),
@@ -352,15 +346,39 @@ def test_a_value_that_asks_for_nothing_passes(field: str, value: Any) -> None:
     assert call(**{field: value}) == call()
 
 
+def test_a_function_call_of_the_old_kind_is_refused_by_its_name() -> None:
+    turn = {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}
+    assert refusal(messages=[TURN, turn]).param == "messages[1].function_call"
+
+
+def test_calls_and_their_results_are_part_of_the_conversation() -> None:
+    called = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    turns = [
+        TURN,
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "42"}]},
+    ]
+    assert request(messages=turns).messages[1:] == (
+        Message("assistant", "", calls=(ToolCall("f", '{"a": 1}', "call_1"),)),
+        Message("tool", "42", call_id="call_1"),
+    )
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("turn", "param"),
     [
-        ("tool_calls", [{"id": "call_1", **TOOL}]),
-        ("function_call", {"name": "f", "arguments": "{}"}),
+        ({"role": "tool", "content": "42"}, "tool_call_id"),
+        ({"role": "tool", "tool_call_id": "call_1"}, "content"),
+        ({"role": "assistant", "tool_calls": [{"id": "call_1"}]}, "tool_calls[0].function"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+            "tool_calls[0].function.arguments",
+        ),
+        ({"role": "assistant", "tool_calls": {}}, "tool_calls"),
     ],
 )
-def test_a_call_in_the_conversation_is_refused_by_its_name(field: str, value: Any) -> None:
-    assert refusal(messages=[TURN, {"role": "assistant", field: value}]).param == f"messages[1].{field}"
+def test_what_is_wrong_with_a_call_or_result_is_named(turn: dict[str, Any], param: str) -> None:
+    assert refusal(messages=[TURN, turn]).param == f"messages[1].{param}"
 
 
 def test_no_calls_in_the_conversation_are_none() -> None:

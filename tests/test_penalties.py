@@ -85,7 +85,11 @@ def test_what_a_row_draws_counts_against_it_at_the_next_draw() -> None:
     logits = mx.array([[3.0, 2.5, 2.0], [3.0, 2.5, 2.0]])
     penalised = RowSampler.after([], Sampling(temperature=0, presence_penalty=2))
     plain = RowSampler.after([], Sampling(temperature=0))
-    assert [sample(logits, [penalised, plain]) for _ in range(3)] == [[0, 0], [1, 0], [2, 0]]
+    draws = []
+    for _ in range(3):
+        draws.append(sample(logits, [penalised, plain]))
+        penalised.wrote(draws[-1][:1])
+    assert draws == [[0, 0], [1, 0], [2, 0]]
 
 
 def test_a_bias_bans_and_forces_tokens() -> None:

@@ -55,11 +55,6 @@ def test_of_an_answer_without_thoughts_nothing_is_lost(text: str) -> None:
         assert scan(list(text)) == ("", text)
 
 
-def test_a_tag_may_be_a_token_without_text() -> None:
-    scanner = ThoughtScanner(ThoughtTags("<t>", "</t>", {7: "<t>"}), False)
-    assert (scanner.spelling(7), scanner.spelling(8)) == ("<t>", "")
-
-
 def test_it_is_known_when_thinking_ends() -> None:
     scanner = ThoughtScanner(TAGS, True)
     scanner.feed("Why?")

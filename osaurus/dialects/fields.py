@@ -26,7 +26,13 @@ DEFAULT_MAX_TOKENS = 2048
 
 MOST_SECONDS = 10**10
 
-ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 MessageRole = Annotated[str, OneOf(tuple(ROLES))]
 
 

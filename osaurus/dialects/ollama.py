@@ -4,13 +4,28 @@ The contract is Ollama's API documentation (https://github.com/ollama/ollama/blo
 narrows it. Durations are in nanoseconds.
 """
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 
-from ..chat import ApiError, Completion, Event, Failed, Finished, GenerationRequest, Piece, Thinking, TokenScore
+from ..chat import (
+    ApiError,
+    CallPiece,
+    Completion,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Message,
+    Piece,
+    Thinking,
+    TokenScore,
+    ToolCall,
+    gathered,
+)
 from .encoding import encode_json
 from .fields import (
     DEFAULT_MAX_TOKENS,
@@ -28,6 +43,19 @@ from .fields import (
     top_logprobs,
 )
 from .strict import Between, Items, Unserved, parse
+from .tools import MOST_TOOLS, ToolName, Tools, as_text, ollama_format, tool_use
+
+
+@frozen(kw_only=True)
+class _Called:
+    name: ToolName
+    arguments: dict[str, Any] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class _ToolCall:
+    id: str = ""
+    function: _Called
 
 
 @frozen(kw_only=True)
@@ -35,7 +63,9 @@ class _Message:
     role: MessageRole
     content: Content | None = None
     images: Annotated[Any, Unserved(([],))] = None
-    tool_calls: Annotated[Any, Unserved(([],))] = None
+    tool_calls: Annotated[list[_ToolCall], Items(0, MOST_TOOLS)] = field(factory=list)
+    tool_name: str = ""
+    tool_call_id: str = ""
 
 
 @frozen(kw_only=True)
@@ -60,7 +90,7 @@ class Asked:
     stream: bool | None = None
     options: Options = Options()
     keep_alive: Any = None
-    format: Annotated[Any, Unserved(("",))] = None
+    format: Any = None
     think: Any = None
     template: Annotated[Any, Unserved(("",))] = None
     logprobs: bool = False
@@ -72,7 +102,7 @@ class ChatBody(Asked):
     """What is known of the body of a chat."""
 
     messages: Annotated[list[_Message], Items(0, MOST_MESSAGES)]
-    tools: Annotated[Any, Unserved(([],))] = None
+    tools: Tools | None = None
 
 
 @frozen(kw_only=True)
@@ -92,8 +122,17 @@ class Call:
 def chat_call(body: bytes) -> Call:
     """Read the body of a chat. Raises InvalidRequest naming the field at fault."""
     chat = parse(ChatBody, body)
-    messages = tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages))
-    return call(chat, evolve(request(chat), messages=messages) if messages else None)
+    messages = tuple(_message(index, turn) for index, turn in enumerate(chat.messages))
+    return call(chat, evolve(request(chat), messages=messages, tools=tool_use(chat.tools)) if messages else None)
+
+
+def _message(index: int, turn: _Message) -> Message:
+    calls = tuple(
+        ToolCall(call.function.name, as_text(call.function.arguments, f"messages[{index}].tool_calls"), call.id)
+        for call in turn.tool_calls
+    )
+    content = turn.content if turn.content is not None or not calls else ""
+    return evolve(message(index, turn.role, content), calls=calls, call_id=turn.tool_call_id, tool_name=turn.tool_name)
 
 
 def call(asked: Asked, wanted: GenerationRequest | None) -> Call:
@@ -122,6 +161,7 @@ def request(asked: Asked) -> GenerationRequest:
         keep_alive=keep_alive(asked.keep_alive),
         top_logprobs=top_logprobs(asked.logprobs, asked.top_logprobs),
         thinking=_thinking(asked.think),
+        format=ollama_format(asked.format),
     )
 
 
@@ -146,26 +186,50 @@ def _thinking(think: object) -> Thinking | None:
     return refuse("think", "must be a boolean, or one of low, medium, high")
 
 
-def as_message(text: str, reasoning: str) -> dict[str, Any]:
-    """Return text, and what was thought, as a chat has it."""
-    return {"message": {"role": "assistant", "content": text, **({"thinking": reasoning} if reasoning else {})}}
+def as_message(text: str, reasoning: str, calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
+    """Return text, what was thought, and calls, as a chat has them."""
+    return {
+        "message": {
+            "role": "assistant",
+            "content": text,
+            **({"thinking": reasoning} if reasoning else {}),
+            **({"tool_calls": [_call(call) for call in calls]} if calls else {}),
+        }
+    }
 
 
-def as_response(text: str, reasoning: str) -> dict[str, Any]:
-    """Return text, and what was thought, as generate has it."""
+def as_response(text: str, reasoning: str, _: Sequence[ToolCall] = ()) -> dict[str, Any]:
+    """Return text, and what was thought, as generate has it; there are no calls."""
     return {"response": text, **({"thinking": reasoning} if reasoning else {})}
 
 
-@frozen(kw_only=True)
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+
+
+class Spoken(Protocol):
+    """How what is said is wrapped."""
+
+    def __call__(self, text: str, reasoning: str, calls: Sequence[ToolCall] = (), /) -> dict[str, Any]:
+        """Return text, what was thought, and calls that are complete."""
+
+
+@define(kw_only=True)
 class Answer:
-    """Builds the one answer, or the stream, of one chat or text; `spoken` is how its text is wrapped."""
+    """Builds the one answer, or the stream, of one chat or text; `spoken` is how its text is wrapped.
+
+    Calls go out whole, for their arguments are objects. One that was cut off goes out as text.
+    """
 
     model: str
-    spoken: Callable[[str, str], dict[str, Any]]
+    spoken: Spoken
+    _begun: list[CallPiece] = field(factory=list, init=False)
 
     def completion(self, completion: Completion, now: datetime) -> dict[str, Any]:
         """Return the whole answer."""
-        head = self._head(completion.text, now, completion.reasoning)
+        calls = [call for call in completion.calls if _is_complete(call)]
+        cut = "".join(_as_text(call) for call in completion.calls if not _is_complete(call))
+        head = self._head(completion.text + cut, now, completion.reasoning, calls)
         return {**head, **_logprobs(completion.scores), **_final(completion.finished)}
 
     def idle(self, reason: str, load_duration: int, now: datetime) -> dict[str, Any]:
@@ -174,23 +238,52 @@ class Answer:
         return {**self._head("", now), **done}
 
     def event(self, event: Event, now: datetime) -> bytes:
-        """Return the line of the stream that tells an event."""
+        """Return the lines of the stream that tell an event; none while a call is not complete."""
         match event:
-            case Piece(text, scores, _, reasoning):
-                return line({**self._head(text, now, reasoning), **_logprobs(scores), "done": False})
+            case Piece(text, scores, _, reasoning, pieces):
+                calls = self._completed(pieces)
+                if pieces and not (text or reasoning or calls):
+                    return b""
+                return line({**self._head(text, now, reasoning, calls), **_logprobs(scores), "done": False})
             case Finished():
-                return line({**self._head("", now), **_final(event)})
+                cut = "".join(map(_as_text, gathered(self._begun)))
+                rest = line({**self._head(cut, now), "done": False}) if cut else b""
+                return rest + line({**self._head("", now), **_final(event)})
             case Failed(problem):
                 return line(error(problem))
             case _:
                 return b""
 
+    def _completed(self, pieces: Iterable[CallPiece]) -> list[ToolCall]:
+        """Take more of calls; return those that are complete with it."""
+        complete = []
+        for piece in pieces:
+            self._begun.append(piece)
+            if piece.arguments.endswith("}"):
+                [call] = gathered(self._begun)
+                if _is_complete(call):
+                    complete.append(call)
+                    self._begun.clear()
+        return complete
+
     def filler(self, now: datetime) -> bytes:
         """Return a line that says nothing."""
         return line({**self._head("", now), "done": False})
 
-    def _head(self, text: str, now: datetime, reasoning: str = "") -> dict[str, Any]:
-        return {"model": self.model, "created_at": rfc3339(now), **self.spoken(text, reasoning)}
+    def _head(self, text: str, now: datetime, reasoning: str = "", calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
+        return {"model": self.model, "created_at": rfc3339(now), **self.spoken(text, reasoning, calls)}
+
+
+def _is_complete(call: ToolCall) -> bool:
+    try:
+        json.loads(call.arguments)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_text(call: ToolCall) -> str:
+    return f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}'
 
 
 def _logprobs(scores: Iterable[TokenScore]) -> dict[str, Any]:
@@ -203,7 +296,8 @@ def _final(finished: Finished) -> dict[str, Any]:
     return {
         **context,
         "done": True,
-        "done_reason": finished.reason,
+        # Ollama has no other reason for calls.
+        "done_reason": "stop" if finished.reason == "tool_calls" else finished.reason,
         "total_duration": finished.timings.total,
         "load_duration": finished.timings.load,
         "prompt_eval_count": finished.usage.prompt_tokens,

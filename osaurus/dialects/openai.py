@@ -7,11 +7,13 @@ it.
 import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar
+from uuid import uuid4
 
 from attrs import define, evolve, field, frozen
 
 from ..chat import (
     ApiError,
+    CallPiece,
     Completion,
     Event,
     Failed,
@@ -19,9 +21,11 @@ from ..chat import (
     FinishReason,
     GenerationRequest,
     InstalledModel,
+    Message,
     Piece,
     Thinking,
     TokenScore,
+    ToolCall,
     Usage,
 )
 from .encoding import encode_json
@@ -43,6 +47,7 @@ from .fields import (
     top_logprobs,
 )
 from .strict import Between, Items, OneOf, Unserved, parse
+from .tools import MOST_TOOLS, ResponseFormat, ToolName, Tools, response_format, tool_use
 
 MOST_BIASES = 1024
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
@@ -50,10 +55,23 @@ TOKEN_ID = re.compile("[0-9]{1,9}")
 
 
 @frozen(kw_only=True)
+class _Called:
+    name: ToolName
+    arguments: str = "{}"
+
+
+@frozen(kw_only=True)
+class _ToolCall:
+    id: str = ""
+    function: _Called
+
+
+@frozen(kw_only=True)
 class _Message:
     role: MessageRole
     content: Content | None = None
-    tool_calls: Annotated[Any, Unserved(([],))] = None
+    tool_calls: Annotated[list[_ToolCall], Items(0, MOST_TOOLS)] = field(factory=list)
+    tool_call_id: str = ""
     function_call: Annotated[Any, Unserved()] = None
 
 
@@ -78,11 +96,12 @@ class ChatBody(SamplingFields):
     top_k: Annotated[int, Between(0, 2**31)] = 0
     stream: bool = False
     stream_options: StreamOptions = NO_STREAM_OPTIONS
-    tools: Annotated[Any, Unserved(([],))] = None
-    tool_choice: Annotated[Any, Unserved(("none", "auto"))] = None
+    tools: Tools | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool = True
     functions: Annotated[Any, Unserved(([],))] = None
     function_call: Annotated[Any, Unserved(("none", "auto"))] = None
-    response_format: Annotated[Any, Unserved(({"type": "text"},))] = None
+    response_format: ResponseFormat | None = None
     n: Choices = 1
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
@@ -112,7 +131,7 @@ def chat_call(body: bytes) -> Call:
     max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
     request = GenerationRequest(
         model=chat.model,
-        messages=tuple(message(index, turn.role, turn.content) for index, turn in enumerate(chat.messages)),
+        messages=tuple(_message(index, turn) for index, turn in enumerate(chat.messages)),
         max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
         max_tokens_may_shrink=max_tokens is None,
         sampling=evolve(
@@ -122,8 +141,17 @@ def chat_call(body: bytes) -> Call:
         keep_alive=keep_alive(chat.keep_alive),
         top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
         thinking=_thinking(chat.reasoning_effort),
+        tools=tool_use(chat.tools, chat.tool_choice, chat.parallel_tool_calls),
+        format=response_format(chat.response_format),
     )
     return Call(requests=several(request, chat.n), stream=chat.stream, include_usage=chat.stream_options.include_usage)
+
+
+def _message(index: int, turn: _Message) -> Message:
+    if turn.role == "tool" and not turn.tool_call_id:
+        refuse(f"messages[{index}].tool_call_id", "is required")
+    calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in turn.tool_calls)
+    return evolve(message(index, turn.role, turn.content), calls=calls, call_id=turn.tool_call_id)
 
 
 def _thinking(effort: str | None) -> Thinking | None:
@@ -187,6 +215,8 @@ class Answer:
     prompts: int = 1
     include_usage: bool = False
     include_logprobs: bool = False
+    only_calls: bool = False
+    """Whether there will be no text."""
     _finished: dict[int, Finished] = field(factory=dict, init=False)
 
     def completion(self, completions: Sequence[Completion]) -> dict[str, Any]:
@@ -244,7 +274,7 @@ class ChatAnswer(Answer):
 
     def opening(self) -> bytes:
         """Return the chunks that begin the stream: the role of each choice."""
-        role = {"role": "assistant", "content": "", "refusal": None}
+        role = {"role": "assistant", "content": None if self.only_calls else "", "refusal": None}
         return b"".join(self._chunk(self._delta(index, role)) for index in range(self.choices))
 
     def _complete(self, index: int, completion: Completion) -> dict[str, Any]:
@@ -252,8 +282,9 @@ class ChatAnswer(Answer):
             "index": index,
             "message": {
                 "role": "assistant",
-                "content": completion.text,
+                "content": completion.text if completion.text or not completion.calls else None,
                 **({"reasoning_content": completion.reasoning} if completion.reasoning else {}),
+                **({"tool_calls": [_call(call) for call in completion.calls]} if completion.calls else {}),
                 "refusal": None,
             },
             "logprobs": self._logprobs(completion.scores),
@@ -262,9 +293,10 @@ class ChatAnswer(Answer):
 
     def _piece(self, piece: Piece) -> dict[str, Any]:
         thought = {"reasoning_content": piece.reasoning} if piece.reasoning else {}
-        # A piece may be nothing but thought.
-        content = {"content": piece.text} if piece.text or not piece.reasoning else {}
-        return self._delta(piece.choice, {**thought, **content}, self._logprobs(piece.scores))
+        calls = {"tool_calls": _call_deltas(piece.calls)} if piece.calls else {}
+        # A piece may be nothing but thought, or calls.
+        content = {"content": piece.text} if piece.text or not (piece.reasoning or piece.calls) else {}
+        return self._delta(piece.choice, {**thought, **content, **calls}, self._logprobs(piece.scores))
 
     def _last(self, finished: Finished) -> dict[str, Any]:
         return self._delta(finished.choice, {}, reason=finished.reason)
@@ -280,6 +312,26 @@ class ChatAnswer(Answer):
 
     def _logprobs(self, scores: Iterable[TokenScore]) -> dict[str, Any] | None:
         return {"content": [scored(score) for score in scores], "refusal": None} if self.include_logprobs else None
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": _call_id(), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _call_deltas(pieces: Iterable[CallPiece]) -> list[dict[str, Any]]:
+    """Return what is new of each call: its name and id with the first of it, then the text of its arguments."""
+    deltas: dict[int, dict[str, Any]] = {}
+    for piece in pieces:
+        delta = deltas.setdefault(piece.index, {"index": piece.index, "function": {"arguments": ""}})
+        if piece.name:
+            delta |= {"id": _call_id(), "type": "function"}
+            delta["function"] = {"name": piece.name, "arguments": ""}
+        delta["function"]["arguments"] += piece.arguments
+    return list(deltas.values())
+
+
+def _call_id() -> str:
+    return f"call_{uuid4().hex[:24]}"
 
 
 # Comments are for nobody.

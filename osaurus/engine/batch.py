@@ -11,8 +11,9 @@ that the gap in a neighbour's stream is bounded by its own pace, not by somebody
 chunk by chunk: a short prompt does not wait for a long one. Those with about as much to read share a pass: clients that
 come at the same time, behind the same system prompt, have a few tokens each, and a pass has a price of its own.
 
-Where a row's text repeats itself, a pass checks a draft of several tokens at once (`speculation`): all rows get as
-many places in it as the longest draft has, and what was not drawn in the end is taken back from their caches.
+Where a row's text repeats itself, a pass checks a draft of several tokens at once (`speculation`). Where a grammar left
+no choice (`constraint`), several tokens are written at once and read in one pass. All rows get as many places in it as
+the longest has, and what was not right in the end is taken back from their caches.
 
 What rows have read and written is kept in the `PrefixCache`; a row that begins alike starts behind it. Where caches
 cannot be cut, they are copied whole at the boundaries of the prompt, so reading stops there.
@@ -37,7 +38,8 @@ from attrs import define, field
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 from twisted.logger import Logger
 
-from ..chat import Event, Failed, Finished, FinishReason, InternalError, NoRoomYet, Piece, Timings, TokenScore, Usage
+from ..chat import ApiError, Event, Failed, Finished, FinishReason, InternalError, NoRoomYet, Timings, TokenScore, Usage
+from .answer import Answer
 from .backend import Backend
 from .joining import join
 from .loader import Model
@@ -62,6 +64,10 @@ MOST_FETCHED = 8
 # Rows that read in one pass get at least so many tokens each.
 LEAST_SHARE = 8
 
+# Written tokens of a row that are read in one pass: alone, and beside others, which are filled up to as many.
+MOST_GIVEN_ALONE = 256
+MOST_GIVEN = 16
+
 # Beyond so many rows a pass is not much cheaper than as many tokens in passes of their own.
 MOST_SPECULATING = 4
 # Padding that rewinding may leave in caches, in tokens.
@@ -76,7 +82,7 @@ class _Progress:
     """What has become of a row so far. Times are in nanoseconds on the monotonic clock."""
 
     row: Row
-    text: TextAssembler
+    answer: Answer
     sampler: RowSampler
     added: int
     sequence: list[int]
@@ -92,8 +98,11 @@ class _Progress:
     thought: int = 0
     """How many tokens it has spent on thoughts."""
     drafter: Drafter = field(factory=Drafter)
-    draft: list[int] = field(factory=list)
-    """What may follow the sequence; the pass under way checks it."""
+    given: list[int] = field(factory=list)
+    """What of the row the pass under way reads: what it has written and not read, and a draft of what follows."""
+    right: int = 0
+    """How much of that is known to be right."""
+    drafted: int = 0
 
     @property
     def unread(self) -> int:
@@ -109,6 +118,19 @@ class _Progress:
     def written(self) -> int:
         """How many tokens the row has written."""
         return len(self.sequence) - len(self.row.prompt)
+
+    @property
+    def in_cache(self) -> int:
+        """How much of the sequence is in a writing row's cache, or will be after the pass under way."""
+        return self.read + self.right
+
+    def follow(self) -> bool:
+        """See how far what was given is what was written; return whether the pass tells what comes next."""
+        while self.right < len(self.given) and self.in_cache < len(self.sequence):
+            if self.given[self.right] != self.sequence[self.in_cache]:
+                break
+            self.right += 1
+        return self.in_cache == len(self.sequence)
 
 
 @define(eq=False)
@@ -172,10 +194,20 @@ class Batch:
         """Take a row in, from the next step on."""
         tags = self._model.thought_tags
         thoughts = None if tags is None or row.thinking is None else ThoughtScanner(tags, row.thinking)
-        text = TextAssembler(self._model.tokenizer, self._model.end_tokens, StopScanner(row.stop), thoughts)
-        self._waiting.append(
-            _Progress(row, text, RowSampler.after(row.prompt, row.sampling), monotonic_ns(), list(row.prompt))
+        # In JSON a stop string would stop in the middle.
+        stops = StopScanner(() if row.shape.grammar is not None else row.stop)
+        text = TextAssembler(
+            self._model.tokenizer, self._model.end_tokens, stops, thoughts, row.shape.scanner(), self._model.marks
         )
+        answer = Answer(
+            text,
+            self._model.end_tokens,
+            row.shape,
+            lambda text: list(self._model.tokenizer.encode(text, add_special_tokens=False).ids),
+            row.top_logprobs is None,
+        )
+        sampler = RowSampler.after(row.prompt, row.sampling)
+        self._waiting.append(_Progress(row, answer, sampler, monotonic_ns(), list(row.prompt)))
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to; an unknown one is left alone, it has ended by itself."""
@@ -196,7 +228,7 @@ class Batch:
         for progress in self._writing:
             if progress.row.id == row_id:
                 self._take_out(row_id)
-                progress.read, progress.kept, progress.draft = 0, 0, []
+                progress.read, progress.kept, progress.right, progress.given = 0, 0, 0, []
                 self._parked[row_id] = progress
                 return
 
@@ -247,29 +279,35 @@ class Batch:
     def _draw(self, logits: mx.array, events: list[tuple[int, Event]]) -> None:
         """Draw each row's next token, and more where its draft turns out right. Logits: (rows, width, vocabulary)."""
         rows, width = self._writing, logits.shape[1]
-        going = list(range(len(rows)))
-        keep: list[int] = []
-        drawn = [0] * len(rows)
-        for place in range(width):
-            here = logits[:, place] if len(going) == len(rows) else logits[mx.array(going), place]
-            tokens = sample(here, [rows[index].sampler for index in going])
+        # A row that has written more than was read of it draws nothing yet.
+        going = [index for index, progress in enumerate(rows) if progress.in_cache == len(progress.sequence)]
+        ended: set[int] = set()
+        while going:
+            places = [rows[index].right - 1 for index in going]
+            if len(set(places)) == 1 and len(going) == len(rows):
+                here = logits[:, places[0]]
+            else:
+                here = logits[mx.array(going), mx.array(places)]
+            masks = [rows[index].answer.allowed() for index in going]
+            tokens = sample(here, [rows[index].sampler for index in going], masks)
             scores = score(here, tokens, [rows[index].row.top_logprobs for index in going])
             now = monotonic_ns()
             on: list[int] = []
             for index, token, scored in zip(going, tokens, scores, strict=True):
-                progress = rows[index]
-                drawn[index] += 1
-                if not self._wrote(progress, token, scored, now, events):
-                    continue
-                (on if progress.draft[place : place + 1] == [token] else keep).append(index)
+                if not self._wrote(rows[index], token, scored, now, events):
+                    rows[index].follow()
+                    ended.add(index)
+                elif rows[index].follow():
+                    on.append(index)
             going = on
-            if not going:
-                break
-        for progress, count in zip(rows, drawn, strict=True):
-            if progress.draft:
-                progress.drafter.checked(len(progress.draft), count - 1)
-        self._rewind([width - count for count in drawn])
-        self._keep(sorted(keep))
+        for progress in rows:
+            if progress.drafted:
+                certain = len(progress.given) - progress.drafted
+                progress.drafter.checked(progress.drafted, progress.right - certain)
+        self._rewind([width - progress.right for progress in rows])
+        for progress in rows:
+            progress.read, progress.right, progress.given, progress.drafted = progress.in_cache, 0, [], 0
+        self._keep([index for index in range(len(rows)) if index not in ended])
 
     def _rewind(self, wrong: list[int]) -> None:
         """Take back the last tokens of each row's cache, those of a draft that were wrong."""
@@ -281,7 +319,7 @@ class Batch:
             if any(uneven):
                 cache.prepare(right_padding=uneven)
                 cache.finalize()
-        if any(uneven) and self._caches[0].size() - max(len(row.sequence) for row in self._writing) > MOST_SLACK:
+        if any(uneven) and self._caches[0].size() - max(row.in_cache for row in self._writing) > MOST_SLACK:
             # Uneven ends become padding at the beginning; where no row needs it any more it goes.
             for cache in self._caches:
                 cache.filter(list(range(len(self._writing))))
@@ -290,32 +328,49 @@ class Batch:
         """Set a pass over the writing rows in motion, drafts included; return how many tokens of each it takes."""
         if not self._writing:
             return 0
-        width = 1 + self._draft()
-        inputs = [[row.sequence[-1], *row.draft] for row in self._writing]
-        # Rows with shorter drafts are filled up with anything; it is taken back.
-        padded = mx.array([tokens + [0] * (width - len(tokens)) for tokens in inputs])
+        most = self._most_given()
+        for row in self._writing:
+            row.given = row.sequence[row.read : row.read + most]
+            row.right = len(row.given)
+        if most == 1:
+            self._draft()
+        width = max(len(row.given) for row in self._writing)
+        # Rows with less are filled up with anything; it is taken back.
+        padded = mx.array([row.given + [0] * (width - len(row.given)) for row in self._writing])
         # The output has the shape (rows, width, vocabulary).
         self._logits = self._model.network(padded, cache=self._caches)
         mx.async_eval(self._logits)
-        for row in self._writing:
-            row.read = len(row.sequence)
         return width
 
-    def _draft(self) -> int:
-        """Have every row draft, if that pays; return how long the longest draft is."""
+    def _most_given(self) -> int:
+        """Return how much of what each row has written a pass is to read: all, or one token if that pays better."""
         rows = self._writing
-        for row in rows:
-            row.draft = []
+        unread = [len(row.sequence) - row.read for row in rows]
+        if len(rows) == 1:
+            return min(unread[0], MOST_GIVEN_ALONE)
+        width = min(max(unread), MOST_GIVEN)
+        if not self._plain or width == 1:
+            return 1
+        return width if self._pace.worth(len(rows), width, sum(min(count, width) for count in unread)) else 1
+
+    def _draft(self) -> None:
+        """Have every row draft, if that pays."""
+        rows = self._writing
         if not self._speculates or len(rows) > MOST_SPECULATING:
-            return 0
-        drafts = [row.drafter.draft(row.sequence, row.row.max_tokens - row.written - 1) for row in rows]
+            return
+        drafts = [
+            row.drafter.draft(row.sequence, row.row.max_tokens - row.written - 1)
+            if row.in_cache == len(row.sequence)
+            else []
+            for row in rows
+        ]
         longest = max(map(len, drafts))
         expected = sum(1 + row.drafter.rate * len(draft) for row, draft in zip(rows, drafts, strict=True))
         if not longest or not self._pace.worth(len(rows), 1 + longest, expected):
-            return 0
+            return
         for row, draft in zip(rows, drafts, strict=True):
-            row.draft = draft
-        return longest
+            row.given += draft
+            row.drafted = len(draft)
 
     def _wait(self) -> None:
         """Wait for what the last step set in motion, and learn what it cost."""
@@ -328,24 +383,21 @@ class Batch:
     def _wrote(
         self, progress: _Progress, token: int, scored: Scored | None, now: int, events: list[tuple[int, Event]]
     ) -> bool:
-        """Take a row's next token, append what it says to `events`; whether the row goes on."""
-        progress.sequence.append(token)
-        progress.thought += progress.text.thinking
-        piece, stopped = progress.text.add(token, None if scored is None else self._spelled(scored))
-        reason: FinishReason | None = None
-        if stopped or token in self._model.end_tokens:
-            reason = "stop"
-        elif progress.written >= progress.row.max_tokens:
-            reason = "length"
-        if reason is not None and not stopped:
-            rest = progress.text.flush()
-            reasoning = piece.reasoning + rest.reasoning
-            piece = Piece(piece.text + rest.text, piece.scores + rest.scores, reasoning=reasoning)
-        if piece.text or piece.scores or piece.reasoning:
-            events.append((progress.row.id, piece))
-        if reason is not None:
-            events.append((progress.row.id, self._finished(progress, reason, now)))
-        return reason is None
+        """Take a row's next token, append what comes of it to `events`; whether the row goes on."""
+        thinking = progress.answer.text.thinking
+        written = progress.answer.take(
+            token, None if scored is None else self._spelled(scored), progress.row.max_tokens - progress.written
+        )
+        progress.sequence += written.tokens
+        progress.thought += len(written.tokens) if thinking else 0
+        progress.sampler.wrote(written.tokens)
+        if written.piece:
+            events.append((progress.row.id, written.piece))
+        if isinstance(written.end, ApiError):
+            events.append((progress.row.id, Failed(written.end)))
+        elif written.end is not None:
+            events.append((progress.row.id, self._finished(progress, written.end, now)))
+        return written.end is None
 
     def _spelled(self, scored: Scored) -> TokenScore:
         spelling = self._model.vocabulary.spelling
@@ -409,13 +461,11 @@ class Batch:
         for index in leaving:
             progress = self._writing[index]
             if layout is not None:
-                # All of it: a row that is taken out has read the last token as well.
-                tokens = progress.sequence[: progress.read]
+                tokens = progress.sequence[: progress.in_cache]
                 caches = [cache.extract(index) for cache in self._caches]
                 self._prefixes.put_whole(self._scope(progress), tokens, caches, layout, lasting=False)
                 continue
-            # The last token was drawn but not read.
-            tokens = progress.sequence[:-1]
+            tokens = progress.sequence[: progress.in_cache]
             if self._batchable and len(tokens) // BLOCK > len(progress.row.prompt) // BLOCK:
                 self._prefixes.put(self._scope(progress), tokens, [cache.extract(index) for cache in self._caches])
 

@@ -14,6 +14,7 @@ import mlx.nn as nn
 from attrs import frozen
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.tool_parsers import json_tools
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 from tokenizers import Tokenizer
 from twisted.logger import Logger
@@ -22,8 +23,11 @@ from ..chat import ModelLoadFailed, NoRoomYet
 from ..model_config import context_length
 from .backend import Backend
 from .checkpoints import Layout
+from .grammars import Grammars
 from .prompt import PromptEncoder, special_tokens
+from .shape import Shaper
 from .thoughts import ThoughtTags
+from .tool_formats import GENERIC, ToolFormat
 from .vocabulary import Vocabulary
 
 log = Logger()
@@ -38,7 +42,8 @@ class Model:
 
     `identity` is that of its files. `key` differs for all that compute something else: other weights, other numbers,
     another mlx_lm. `nbytes` is what its weights take, `token_nbytes` what each token of a row takes beside them.
-    `layout` is that of caches that cannot be cut; None where they can, or where nothing is known of them.
+    `layout` is that of caches that cannot be cut; None where they can, or where nothing is known of them. `marks` are
+    the tokens that begin and end thoughts and calls, where the tokenizer gives them no text.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Model:
     prompt: PromptEncoder
     end_tokens: frozenset[int]
     thought_tags: ThoughtTags | None
+    marks: dict[int, str]
     context_length: int
     nbytes: int
     token_nbytes: int
@@ -98,8 +104,10 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     mx.eval(network.parameters())
     mx.clear_cache()
     special = special_tokens(wrapper.added_tokens_decoder)
-    tags = _thought_tags(wrapper, special)
-    caches = _read_a_token(network)
+    tags, form = _thought_tags(wrapper, special), _tool_format(wrapper)
+    marks = _marks(wrapper, special, tags, form)
+    end_tokens = frozenset(wrapper.eos_token_ids)
+    caches, vocabulary_size = _read_a_token(network)
     token_nbytes, layout = _token_nbytes(caches), Layout.of(network, caches)
     context, limit_reason = context_length(config), ""
     fitting = (memory_limit - nbytes) // max(token_nbytes, 1)
@@ -131,9 +139,11 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
             limit_reason,
             bounded=layout is not None,
             thought_tags=tags,
+            shaper=Shaper(_grammars(backend_tokenizer, vocabulary_size, end_tokens, marks), form),
         ),
-        end_tokens=frozenset(wrapper.eos_token_ids),
+        end_tokens=end_tokens,
         thought_tags=tags,
+        marks=marks,
         context_length=context,
         nbytes=nbytes,
         token_nbytes=token_nbytes,
@@ -151,7 +161,36 @@ def _thought_tags(wrapper: Any, special: list[str]) -> ThoughtTags | None:
         if len(tokens) > 1 and not set(tokens).isdisjoint(special):
             log.warn("Thoughts are not told from answers: {tag} is of several tokens, some without text", tag=tag)
             return None
-    return ThoughtTags(*tags, {wrapper.convert_tokens_to_ids(tag): tag for tag in tags if tag in special})
+    return ThoughtTags(*tags)
+
+
+def _tool_format(wrapper: Any) -> ToolFormat | None:
+    """Return how the model writes calls, None if it has no form of its own."""
+    if not wrapper.has_tool_calling:
+        return None
+    parse = wrapper.tool_parser
+    enforceable = parse is json_tools.parse_tool_call
+    return ToolFormat(wrapper.tool_call_start, wrapper.tool_call_end, None if enforceable else parse)
+
+
+def _marks(wrapper: Any, special: list[str], tags: ThoughtTags | None, form: ToolFormat | None) -> dict[int, str]:
+    """Return which special tokens begin and end thoughts and calls; the tokenizer says nothing of them."""
+    spelled = [
+        *([] if tags is None else [tags.begin, tags.end]),
+        *([] if form is None else [form.begin, form.end]),
+        GENERIC.begin,
+        GENERIC.end,
+    ]
+    return {wrapper.convert_tokens_to_ids(mark): mark for mark in spelled if mark in special}
+
+
+def _grammars(tokenizer: Tokenizer, size: int, end_tokens: frozenset[int], marks: dict[int, str]) -> Grammars | None:
+    """Return the compiler of grammars for a vocabulary of that many logits, None if it is of no known kind."""
+    try:
+        return Grammars.of(tokenizer.to_str(), size, end_tokens, {spelling: token for token, spelling in marks.items()})
+    except ValueError as error:
+        log.warn("Answers cannot be held to a schema: {error}", error=error)
+        return None
 
 
 def _key(folder: Path, parameters: list[mx.array]) -> str:
@@ -166,11 +205,12 @@ def identity(folder: Path) -> tuple[str, ...]:
     return (str(folder), *(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in statuses))
 
 
-def _read_a_token(network: nn.Module) -> list[Any]:
-    """Return the network's caches when it has read a token."""
+def _read_a_token(network: nn.Module) -> tuple[list[Any], int]:
+    """Return the network's caches when it has read a token, and how many logits came of it."""
     caches: list[Any] = make_prompt_cache(network)
-    mx.eval(network(mx.array([[0]]), cache=caches), [cache.state for cache in caches])
-    return caches
+    logits = network(mx.array([[0]]), cache=caches)
+    mx.eval(logits, [cache.state for cache in caches])
+    return caches, logits.shape[-1]
 
 
 def _token_nbytes(caches: list[Any]) -> int:

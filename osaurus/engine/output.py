@@ -8,14 +8,15 @@ text has many tokenisations.
 """
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from attrs import define, field
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from ..chat import Piece, TokenScore
+from ..chat import CallPiece, Piece, TokenScore
 from .thoughts import ThoughtScanner
+from .tool_calls import CallScanner
 
 
 @define
@@ -55,7 +56,8 @@ class StopScanner:
 class TextAssembler:
     """The text of one answer, token by token. `silent` tokens end sequences and have no text.
 
-    Where `thoughts` are told from the answer, stop strings are looked for in the answer alone.
+    Where `thoughts` and `calls` are told from the text, stop strings are looked for in the text alone. `marks` are
+    tokens that begin or end those and have no text for the tokeniser.
     The score of a token comes out with the first of its text. Those of a stop string's tokens never do.
     """
 
@@ -63,6 +65,8 @@ class TextAssembler:
     _silent: Collection[int]
     _scanner: StopScanner
     _thoughts: ThoughtScanner | None = None
+    calls: CallScanner | None = None
+    _marks: Mapping[int, str] = field(factory=dict)
     _decoder: DecodeStream = field(factory=lambda: DecodeStream(skip_special_tokens=True), init=False)
     _decoded: int = field(default=0, init=False)
     _said: int = field(default=0, init=False)
@@ -75,22 +79,25 @@ class TextAssembler:
         if score is not None:
             self._scores.append((self._decoded, score))
         text = self._decoder.step(self._tokenizer, token)
-        thought = ""
-        if self._thoughts is not None:
-            text = self._thoughts.spelling(token) or text
+        text = self._marks.get(token) or text
         if not text:
             return Piece(""), False
         self._decoded += len(text)
+        thought = ""
+        calls: tuple[CallPiece, ...] = ()
         if self._thoughts is not None:
             before = self.thinking
             thought, text = self._thoughts.feed(text)
             if before or self.thinking:
                 # Scores are of the answer.
                 self._scores.clear()
+        if self.calls is not None:
+            text, calls = self.calls.feed(text)
+            if calls or self.calls.calling:
+                self._scores.clear()
         text, stopped = self._scanner.feed(text)
-        held = len(self._scanner.held) + (len(self._thoughts.held) if self._thoughts is not None else 0)
-        self._said = self._said + len(thought) + len(text) if stopped else self._decoded - held
-        return Piece(text, self._scored(self._said), reasoning=thought), stopped
+        self._said = self._said + len(thought) + len(text) if stopped else self._decoded - self._held
+        return Piece(text, self._scored(self._said), reasoning=thought, calls=calls), stopped
 
     @property
     def thinking(self) -> bool:
@@ -100,10 +107,20 @@ class TextAssembler:
     def flush(self) -> Piece:
         """Return what was held back, at the end; an incomplete character is dropped."""
         thought, text = self._thoughts.flush() if self._thoughts is not None else ("", "")
+        calls: tuple[CallPiece, ...] = ()
+        if self.calls is not None:
+            text, calls = self.calls.feed(text)
+            more, others = self.calls.flush()
+            text, calls = text + more, calls + others
         text, stopped = self._scanner.feed(text)
         if not stopped:
             text += self._scanner.flush()
-        return Piece(text, self._scored(self._decoded + 1), reasoning=thought)
+        return Piece(text, self._scored(self._decoded + 1), reasoning=thought, calls=calls)
+
+    @property
+    def _held(self) -> int:
+        """How many characters came that are not said yet."""
+        return sum(len(part.held) for part in (self._scanner, self._thoughts, self.calls) if part is not None)
 
     def _scored(self, end: int) -> tuple[TokenScore, ...]:
         """Return the scores of the tokens whose text begins before this character."""

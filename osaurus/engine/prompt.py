@@ -17,8 +17,8 @@ All of this is plain Python and safe on any thread.
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from attrs import define, field, frozen
 from jinja2 import TemplateError
@@ -26,6 +26,8 @@ from tokenizers import Tokenizer
 
 from ..chat import ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
 from ..model_config import FILL_IN_MARKS
+from .conversation import ChatTemplate, TemplateAbilities, as_given, definitions, told
+from .shape import Shape, Shaper
 from .thoughts import ThoughtTags
 
 # A mark is of characters from this plane of Unicode, which is for private use; drawn, so that no text can foresee it.
@@ -36,27 +38,20 @@ MARK_LENGTH = 4
 LEAST_BOUNDARY = 8
 
 
-class ChatTemplate(Protocol):
-    """A tokenizer's chat template."""
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool, **variables: Any
-    ) -> str:
-        """Render the conversation, up to where the assistant is to speak."""
-
-
 @frozen
 class EncodedPrompt:
     """A prompt's tokens, and the most tokens that its answer may have.
 
     `boundaries` are where messages end, in tokens, as far as anybody wants to know. `thinking` says that it ends
-    within a thought; None that it is not a conversation, so that nothing is known of thoughts.
+    within a thought; None that it is not a conversation, so that nothing is known of thoughts. `shape` is what the
+    answer must be.
     """
 
     tokens: list[int]
     max_tokens: int
     boundaries: tuple[int, ...] = ()
     thinking: bool | None = None
+    shape: Shape = field(factory=Shape)
 
 
 @define
@@ -65,7 +60,7 @@ class PromptEncoder:
 
     `context_length` is the model's, in tokens; `limit_reason` says why it is less than it could be. `bounded` says that
     boundaries are wanted, which takes rendering a prompt several times. `thought_tags` are those of a model that can
-    think.
+    think. `shaper` makes of what is asked for what the answer must be.
     """
 
     _tokenizer: Tokenizer
@@ -75,11 +70,18 @@ class PromptEncoder:
     _limit_reason: str = ""
     _bounded: bool = False
     _thought_tags: ThoughtTags | None = None
+    _shaper: Shaper = field(factory=lambda: Shaper(None, None))
+    abilities: TemplateAbilities = field(init=False)
+    """What its chat template can do."""
     _spelling: re.Pattern[str] | None = field(init=False)
     _any_special: re.Pattern[str] = field(init=False)
     _longest: int = field(init=False)
     _fill_in_marks: tuple[str, str, str] | None = field(init=False)
     _continuing: Tokenizer = field(init=False)
+
+    @abilities.default
+    def _find_abilities(self) -> TemplateAbilities:
+        return TemplateAbilities.found_in(self._template)
 
     @_spelling.default
     def _spelling_default(self) -> re.Pattern[str] | None:
@@ -113,8 +115,8 @@ class PromptEncoder:
         all: behind the leading system messages, where the turn before was answered, and behind the last message.
         There are none unless they are wanted.
 
-        Raises InvalidRequest if the template refuses the conversation or a token that is given does not exist,
-        ContextLengthExceeded if it does not fit.
+        Raises InvalidRequest if the template refuses the conversation, a token that is given does not exist or a
+        schema cannot be used, ContextLengthExceeded if the prompt does not fit.
         """
         param = "messages" if request.raw is None else "prompt"
         self._check_tokens("logit_bias", [token for token, _ in request.sampling.bias])
@@ -123,7 +125,8 @@ class PromptEncoder:
         least = _length(request) // self._longest
         if least >= context:
             raise self._too_long(context, f"at least {least}", param)
-        tokens, boundaries, thinking = self._read(request)
+        shape = self._shaper.shape(request)
+        tokens, boundaries, thinking = self._read(request, shape)
         if not tokens:
             raise InvalidRequest(f"There is no token in the {param}; say something", param=param)
         room = context - len(tokens)
@@ -138,9 +141,9 @@ class PromptEncoder:
                 f"Shorten the {param} or ask for at most {room} tokens.",
                 param="max_tokens",
             )
-        return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking)
+        return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking, shape)
 
-    def _read(self, request: GenerationRequest) -> tuple[list[int], tuple[int, ...], bool | None]:
+    def _read(self, request: GenerationRequest, shape: Shape) -> tuple[list[int], tuple[int, ...], bool | None]:
         """Return a prompt's tokens, its boundaries, and whether it ends within a thought."""
         match request.raw:
             case Text():
@@ -149,20 +152,28 @@ class PromptEncoder:
                 self._check_tokens("prompt", request.raw.tokens)
                 return list(request.raw.tokens), (), None
         self._check_tokens("context", request.context)
-        variables = self._variables(request.thinking)
-        parts = self._render(request.messages, variables)
-        tags = self._thought_tags
+        held = shape.grammar is not None
+        variables = self._variables(request.thinking, held) | definitions(request.tools, self.abilities)
+        messages = told(request, self.abilities)
+        parts = self._render(messages, variables)
         tokens = [*request.context, *self._tokenise(parts)]
-        return (
-            tokens,
-            self._boundaries(request.messages, tokens, variables),
-            tags is not None and parts[-1].rstrip().endswith(tags.begin),
-        )
+        boundaries = self._boundaries(messages, tokens, variables)
+        tags = self._thought_tags
+        thinking = tags is not None and parts[-1].rstrip().endswith(tags.begin)
+        if tags is not None and held and not thinking and request.thinking is not None and request.thinking.wanted:
+            # A grammar begins behind the thoughts, so that there must be some.
+            tokens += _encode(self._tokenizer, tags.begin + "\n")
+            thinking = True
+        return tokens, boundaries, thinking
 
-    def _variables(self, thinking: Thinking | None) -> dict[str, Any]:
-        """Return what the template is told about thinking. Raises InvalidRequest if the model cannot think."""
+    def _variables(self, thinking: Thinking | None, held: bool) -> dict[str, Any]:
+        """Return what the template is told about thinking, where a grammar holds the answer or not.
+
+        Raises InvalidRequest if the model cannot think.
+        """
         if thinking is None:
-            return {}
+            # Who asks for JSON waits for JSON.
+            return {"enable_thinking": False} if held and self._thought_tags is not None else {}
         if self._thought_tags is None:
             if thinking.wanted:
                 raise InvalidRequest(
@@ -238,21 +249,21 @@ class PromptEncoder:
 
         It goes up to where the assistant is to speak, or only to the end of the last message if not `prompted`.
         """
-        text = "".join(message.content for message in messages)
+        conversation = as_given(messages, self.abilities)
+        texts = list(_texts([conversation, variables]))
         spelling = self._spelling
-        if spelling is None or spelling.search(text) is None:
-            conversation = [{"role": message.role, "content": message.content} for message in messages]
+        if spelling is None or not any(map(spelling.search, texts)):
             return [self._apply(conversation, variables, prompted)]
         mark = _mark()
-        while mark in text:
+        while any(mark in text for text in texts):
             mark = _mark()
-        conversation = [
-            {"role": message.role, "content": spelling.sub(lambda found: found.group() + mark, message.content)}
-            for message in messages
-        ]
-        return self._apply(conversation, variables, prompted).split(mark)
 
-    def _apply(self, conversation: list[dict[str, Any]], variables: dict[str, Any], prompted: bool) -> str:
+        def marked(text: str) -> str:
+            return spelling.sub(lambda found: found.group() + mark, text)
+
+        return self._apply(_each(conversation, marked), _each(variables, marked), prompted).split(mark)
+
+    def _apply(self, conversation: Any, variables: Any, prompted: bool) -> str:
         try:
             return self._template.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=prompted, **variables
@@ -280,13 +291,41 @@ def _length(request: GenerationRequest) -> int:
         case Tokens():
             return len(request.raw.tokens)
         case None:
-            return len(request.context) + sum(len(message.content) for message in request.messages)
+            tools = request.tools.tools if request.tools is not None else ()
+            said = sum(len(message.content) for message in request.messages)
+            return len(request.context) + said + sum(len(tool.definition) for tool in tools)
 
 
 def in_common(tokens: Sequence[int], others: Sequence[int]) -> int:
     """Return how many tokens two sequences have in common at their beginning."""
     pairs = zip(tokens, others, strict=False)
     return next((place for place, (token, other) in enumerate(pairs) if token != other), min(len(tokens), len(others)))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield the texts in a value of JSON's types, names of members included."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            for name, member in value.items():
+                yield name
+                yield from _texts(member)
+        case list():
+            for member in value:
+                yield from _texts(member)
+
+
+def _each(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a value of JSON's types with every text in it changed."""
+    match value:
+        case str():
+            return change(value)
+        case dict():
+            return {change(name): _each(member, change) for name, member in value.items()}
+        case list():
+            return [_each(member, change) for member in value]
+    return value
 
 
 def _mark() -> str:

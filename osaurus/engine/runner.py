@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 
 from ..chat import ApiError, Event, Failed, Finished, InternalError, ResidentModel, Sampling, ServiceUnavailable
 from .prompt import PromptEncoder
+from .shape import Shape
 
 log = Logger()
 
@@ -65,6 +66,7 @@ class Row:
     thinking: bool | None = None
     """Whether the prompt ends within a thought; None if thoughts are not to be told from the answer."""
     boundaries: tuple[int, ...] = ()
+    shape: Shape = field(factory=Shape)
 
 
 class LoadedModel(Protocol):

@@ -14,7 +14,7 @@ Rejected: sorting on the device (seventy milliseconds a step for sixteen rows on
 by bisection, which needs no wait for the device but many passes over the vocabulary (five milliseconds a row).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -76,6 +76,12 @@ class RowSampler:
         """Return the sampler of a row that has read this prompt."""
         return cls(sampling, penalties(sampling, prompt))
 
+    def wrote(self, tokens: Iterable[int]) -> None:
+        """Take into account that these tokens have been written."""
+        if self.penalties is not None:
+            for token in tokens:
+                self.penalties.wrote(token)
+
     def draw(self, logits: Floats, total: float, whole: bool) -> int | None:
         """Return the place of the token drawn from `logits`, tempered and in descending order.
 
@@ -85,18 +91,27 @@ class RowSampler:
         number = kept(probabilities, self.sampling, whole)
         if number is None:
             return None
-        cumulative = np.cumsum(probabilities[:number])
+        # What has no probability at all, for it may not come, is never drawn, whatever rounding does.
+        cumulative = np.cumsum(probabilities[: min(number, max(int(np.count_nonzero(probabilities)), 1))])
         place = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
-        return min(place, number - 1)
+        return min(place, len(cumulative) - 1)
 
 
-def sample(logits: mx.array, rows: Sequence[RowSampler]) -> list[int]:
-    """Draw a token for each row of logits, shape (rows, vocabulary)."""
-    tokens = _sample(penalise(logits, [row.penalties for row in rows]), rows)
-    for row, token in zip(rows, tokens, strict=True):
-        if row.penalties is not None:
-            row.penalties.wrote(token)
-    return tokens
+def sample(
+    logits: mx.array, rows: Sequence[RowSampler], allowed: Sequence[npt.NDArray[np.bool_] | None] = ()
+) -> list[int]:
+    """Draw a token for each row of logits, shape (rows, vocabulary).
+
+    Where some rows may not have every token, `allowed` says for each row which it may have, at least as many as there
+    are logits; None for all.
+    """
+    logits = penalise(logits, [row.penalties for row in rows])
+    if any(mask is not None for mask in allowed):
+        width = logits.shape[-1]
+        everything = np.ones(width, np.bool_)
+        masks = np.stack([everything if mask is None else mask[:width] for mask in allowed])
+        logits = mx.where(mx.array(masks), logits, -mx.inf)
+    return _sample(logits, rows)
 
 
 def _sample(logits: mx.array, rows: Sequence[RowSampler]) -> list[int]:

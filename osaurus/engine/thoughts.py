@@ -12,11 +12,10 @@ from attrs import define, field, frozen
 
 @frozen
 class ThoughtTags:
-    """How a model marks its thoughts. `silent` are those of the tags' tokens that have no text of their own."""
+    """How a model marks its thoughts."""
 
     begin: str
     end: str
-    silent: dict[int, str] = field(factory=dict)
 
 
 @define
@@ -38,10 +37,6 @@ class ThoughtScanner:
     def thinking(self) -> bool:
         """Whether what comes next is thought."""
         return self._state == "thinking"
-
-    def spelling(self, token: int) -> str:
-        """Return the tag that a token stands for, if the tokeniser gives it no text."""
-        return self._tags.silent.get(token, "")
 
     def feed(self, text: str) -> tuple[str, str]:
         """Take more text; return what of it is thought, and what is answer."""

@@ -6,7 +6,7 @@ from itertools import chain
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from ..chat import Completion, Event, Failed, Finished, Piece, Started
+from ..chat import Completion, Event, Failed, Finished, Piece, Started, gathered
 
 Listener = Callable[[Event], None]
 
@@ -101,4 +101,6 @@ class Generation:
 def _completion(pieces: list[Piece], finished: Finished) -> Completion:
     text = "".join(piece.text for piece in pieces)
     reasoning = "".join(piece.reasoning for piece in pieces)
-    return Completion(text, finished, tuple(chain.from_iterable(piece.scores for piece in pieces)), reasoning)
+    scores = chain.from_iterable(piece.scores for piece in pieces)
+    calls = gathered(chain.from_iterable(piece.calls for piece in pieces))
+    return Completion(text, finished, tuple(scores), reasoning, calls)

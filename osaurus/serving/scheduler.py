@@ -212,6 +212,7 @@ class Scheduler:
                 owner=request.owner,
                 boundaries=prompt.boundaries,
                 thinking=prompt.thinking,
+                shape=prompt.shape,
             )
             for request, (prompt, _) in zip(requests, prompts, strict=True)
         ]

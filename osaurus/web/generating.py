@@ -6,7 +6,6 @@ are resolved before the first header goes out, so that a stream that cannot begi
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 from uuid import uuid4
 
 from attrs import define, evolve
@@ -63,6 +62,7 @@ class Generating:
             prompts=call.prompts,
             include_usage=call.include_usage,
             include_logprobs=asked.top_logprobs is not None,
+            only_calls=asked.tools is not None and asked.tools.forced,
         )
         if not call.stream:
             return json_answer(request, answer.completion(await generation.completions()))
@@ -75,7 +75,7 @@ class Generating:
         return None
 
     async def _ollama(
-        self, request: Request, read: Callable[[bytes], ollama.Call], spoken: Callable[[str, str], dict[str, Any]]
+        self, request: Request, read: Callable[[bytes], ollama.Call], spoken: ollama.Spoken
     ) -> bytes | None:
         call = await self._blocking(read, body(request))
         answer = ollama.Answer(model=call.model, spoken=spoken)

@@ -1,0 +1,107 @@
+"""How a text is brought to an end that its grammar allows, in few tokens.
+
+When the tokens that an answer may still have run out, what is open must be closed: strings, objects, the properties
+that are required. The shortest way is a search without bound, and a good one is enough: tokens that close come first,
+then the shortest values, then whatever is allowed, each time one that was used least, so that a pattern such as that of
+an e-mail address is walked through and not written in one letter for ever.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+from llguidance import LLMatcher
+
+# Tokens that bring a text nearer to its end, in the order in which they are tried: within a string, and elsewhere.
+WITHIN = [re.compile(rb'"[\]}]*'), re.compile(rb"[a-z]{8}")]
+ELSEWHERE = [
+    re.compile(rb" ?[\]}]+"),
+    re.compile(rb' ?(""|\[\]|\{\})[\]}]*'),
+    re.compile(rb" ?(0|1|null|true|false)"),
+    re.compile(rb' ?"'),
+    re.compile(rb" ?[\[{]"),
+]
+EVERYWHERE = [
+    re.compile(rb"[@.:/T+-]"),
+    re.compile(rb"[0-9]"),
+    re.compile(rb"[a-zA-Z]"),
+    re.compile(rb'[ -~]|[,:] ?"?'),
+]
+LONGEST = 8
+# Two fillers will do: what is between them and what was not tried yet should be short.
+MOST_OF_A_KIND = {WITHIN[1]: 2}
+
+# Where both of these may come a string is being written.
+LETTERS = (b"q", b"z")
+
+
+@frozen(eq=False)
+class Closers:
+    """The tokens of a vocabulary that are good for closing, in the order in which they are tried."""
+
+    _within: npt.NDArray[np.int64]
+    _elsewhere: npt.NDArray[np.int64]
+    _letters: npt.NDArray[np.int64]
+    _end_tokens: frozenset[int]
+
+    @classmethod
+    def of(cls, spellings: Sequence[bytes], end_tokens: Collection[int]) -> "Closers":
+        """Return those of a vocabulary that spells its tokens so."""
+        letters = [token for token, spelling in enumerate(spellings) if spelling in LETTERS]
+        return cls(
+            _ranked(spellings, [*WITHIN, *EVERYWHERE]),
+            _ranked(spellings, [*ELSEWHERE, *EVERYWHERE]),
+            np.array(letters, np.int64),
+            frozenset(end_tokens),
+        )
+
+    def close(self, matcher: LLMatcher, most: int) -> list[int] | None:
+        """Return at most so many tokens that bring a matcher's text to an end, None if none were found.
+
+        The matcher is left as it is.
+        """
+        matcher = matcher.deep_copy()
+        tokens: list[int] = []
+        used: Counter[int] = Counter()
+        while not matcher.is_accepting():
+            forced = matcher.compute_ff_tokens()
+            if forced:
+                used.clear()
+            else:
+                chosen = self._choose(allowed(matcher), used)
+                if chosen is None:
+                    return None
+                used[chosen] += 1
+                forced = [chosen]
+            tokens += forced
+            if len(tokens) > most or not matcher.consume_tokens(forced):
+                return None
+        return None if matcher.is_error() else tokens
+
+    def _choose(self, allowed: npt.NDArray[np.bool_], used: Counter[int]) -> int | None:
+        tokens = self._within if allowed[self._letters].all() else self._elsewhere
+        good = [int(token) for token in tokens[allowed[tokens]]]
+        if not good:
+            good = [int(token) for token in np.flatnonzero(allowed)[:64] if token not in self._end_tokens]
+        return min(good, key=lambda token: used[token], default=None)
+
+
+def _ranked(spellings: Sequence[bytes], kinds: Sequence[re.Pattern[bytes]]) -> npt.NDArray[np.int64]:
+    """Return the tokens of these kinds, in their order; of one kind the longest first, which closes most."""
+    found: list[list[tuple[int, int]]] = [[] for _ in kinds]
+    for token, spelling in enumerate(spellings):
+        if len(spelling) <= LONGEST:
+            rank = next((rank for rank, kind in enumerate(kinds) if kind.fullmatch(spelling)), None)
+            if rank is not None:
+                found[rank].append((-len(spelling), token))
+    ranked = [sorted(tokens)[: MOST_OF_A_KIND.get(kind)] for kind, tokens in zip(kinds, found, strict=True)]
+    return np.array([token for tokens in ranked for _, token in tokens], np.int64)
+
+
+def allowed(matcher: LLMatcher) -> npt.NDArray[np.bool_]:
+    """Return which tokens may come next, shape (vocabulary,); a multiple of 32 wide."""
+    bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+    return np.unpackbits(bits, bitorder="little").view(np.bool_)

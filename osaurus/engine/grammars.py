@@ -1,0 +1,174 @@
+"""From what an answer must be to a grammar that masks can be computed from: llguidance, kept at arm's length.
+
+The difficulty is that schemas come from the network and the compiler is native code. It recurses, so that a long chain
+of references runs through the stack, which ends the process: it is called on a thread with a large stack of its own.
+It may take long: its limits bound that, and whoever waits for it waits only so long. Some grammars fail only when they
+are used: each is tried before it is handed out. What is wrong becomes a 400 that names the field.
+
+Rejected: xgrammar, which ignores what it cannot enforce, and outlines-core, which takes seconds for twenty tools.
+"""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from attrs import define, field, frozen
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from ..chat import InvalidRequest, ServiceUnavailable
+from .closing import Closers
+from .schemas import SchemaRule
+
+T = TypeVar("T")
+
+# Of the thread that compiles, in bytes; a schema of 1 MiB was seen to need less. Only what is used is ever taken.
+STACK = 256 * 2**20
+# What is waited for a grammar, in seconds, and how many may be compiled at once.
+LONGEST_COMPILATION = 10.0
+MOST_COMPILING = 2
+
+# Compiled grammars that are kept, and how many characters of their source in all.
+MOST_KEPT = 64
+MOST_KEPT_CHARACTERS = 2 * 2**20
+
+LIMITS: dict[str, Any] = {
+    "max_items_in_row": 1000,
+    "initial_lexer_fuel": 500_000,
+    "step_lexer_fuel": 100_000,
+    "step_max_items": 30_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 200_000,
+    # Else a message may hold the schema and the state of the parser.
+    "verbose_errors": False,
+}
+
+# How the compiler's complaints begin.
+WHERE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+
+_stack_size = threading.Lock()
+
+
+@frozen(eq=False)
+class Grammar:
+    """A compiled grammar. `closers` are how texts of its vocabulary are brought to an end."""
+
+    _matcher: LLMatcher
+    closers: Closers
+
+    def begin(self) -> LLMatcher:
+        """Return a matcher at the beginning of a text."""
+        return self._matcher.deep_copy()
+
+
+@define(eq=False)
+class Grammars:
+    """Compiles grammars for one vocabulary; on any thread but the reactor's."""
+
+    _tokenizer: LLTokenizer
+    _marks: dict[str, int]
+    """Tokens without a text of their own, by their spelling."""
+    _closers: Closers
+    _kept: OrderedDict[str, Grammar] = field(factory=OrderedDict, init=False)
+    _lock: threading.Lock = field(factory=threading.Lock, init=False)
+    _compiling: threading.Semaphore = field(factory=lambda: threading.Semaphore(MOST_COMPILING), init=False)
+
+    @classmethod
+    def of(cls, tokenizer: str, size: int, end_tokens: Collection[int], marks: dict[str, int]) -> "Grammars":
+        """Return the compiler for a tokenizer, given as its JSON, whose model has `size` logits.
+
+        Takes a fraction of a second, during which no other Python runs. Raises ValueError for tokenizers it does not
+        know.
+        """
+        known = LLTokenizer(tokenizer, n_vocab=size, eos_token=sorted(end_tokens))
+        spellings = [known.decode_bytes([token]) for token in range(size)]
+        return cls(known, marks, Closers.of(spellings, end_tokens))
+
+    def literal(self, text: str) -> str:
+        """Return the rule for a text that stands as it is; a token without a text stands for its spelling."""
+        if text in self._marks:
+            return f"<[{self._marks[text]}]>"
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+    def compile(self, rules: Sequence[str], schemas: Sequence[SchemaRule]) -> Grammar:
+        """Return the grammar of these rules, the first of them named `start`; `schema_0` and so on are the schemas.
+
+        Raises InvalidRequest if a schema is no schema, or cannot be enforced; ServiceUnavailable if too many others
+        are being compiled.
+        """
+        source = "\n".join([*rules, *(f"schema_{number}: {schema}" for number, schema in enumerate(schemas))])
+        with self._lock:
+            if source in self._kept:
+                self._kept.move_to_end(source)
+                return self._kept[source]
+        if not self._compiling.acquire(timeout=LONGEST_COMPILATION):
+            raise ServiceUnavailable("Too many schemas are being compiled; try again", retry_after=5)
+        try:
+            grammar = on_large_stack(lambda: self._compiled(source), self._compiling.release)
+        except (TimeoutError, ValueError) as error:
+            raise self._explained(schemas, error) from error
+        with self._lock:
+            self._kept[source] = grammar
+            while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_KEPT_CHARACTERS:
+                self._kept.popitem(last=False)
+        return grammar
+
+    def _compiled(self, source: str) -> Grammar:
+        matcher = LLMatcher(
+            self._tokenizer, LLMatcher.grammar_from_lark(source), log_level=0, limits=LLParserLimits(**LIMITS)
+        )
+        # A copy shows whether there is a first token at all.
+        tried = matcher.deep_copy()
+        if not tried.is_error():
+            tried.compute_bitmask()
+        if tried.is_error():
+            raise ValueError(tried.get_error())
+        return Grammar(matcher, self._closers)
+
+    def _explained(self, schemas: Sequence[SchemaRule], error: Exception) -> InvalidRequest:
+        """Return what is wrong, with the schema that is at fault if it is one of several."""
+        if isinstance(error, TimeoutError) or not schemas:
+            asked_by = schemas[0].asked_by if schemas else None
+            return InvalidRequest(f"{asked_by}: the schema takes too long to compile; simplify it", param=asked_by)
+        for schema in schemas if len(schemas) > 1 else ():
+            try:
+                on_large_stack(lambda schema=schema: self._compiled(f"start: {schema}"))  # type: ignore[misc]
+            except (TimeoutError, ValueError) as own:
+                return self._explained([schema], own)
+        # Behind the first line comes the grammar.
+        reason = WHERE.sub("", str(error).partition("\n")[0]).strip()[:300]
+        asked_by = schemas[0].asked_by
+        return InvalidRequest(f"{asked_by}: the schema cannot be enforced: {reason}", param=asked_by)
+
+
+def on_large_stack(function: Callable[[], T], done: Callable[[], object] = lambda: None) -> T:
+    """Return what a function returns when it is called on a thread with a large stack; raise what it raises.
+
+    Raises TimeoutError if it takes too long. It is left to end by itself then; `done` is called whenever it has.
+    """
+    outcome: SimpleQueue[tuple[T | None, Exception | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((function(), None))
+        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+            outcome.put((None, error))
+        finally:
+            done()
+
+    with _stack_size:
+        # The size is the whole process's, for threads to come; it holds for this one alone.
+        usual = threading.stack_size(STACK)
+        try:
+            threading.Thread(target=run, name="grammar", daemon=True).start()
+        finally:
+            threading.stack_size(usual)
+    try:
+        result, error = outcome.get(timeout=LONGEST_COMPILATION)
+    except Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # there is one where there is no error

@@ -1,0 +1,186 @@
+"""What of an answer is calls of tools, and what is text.
+
+The difficulty is to say as much as can be said as early as it can: text at once, the name of a call when it is known,
+its arguments bit by bit. What a grammar enforces has one form only, down to the spaces, and can be passed on as it
+comes. In the forms of other families a call is parsed when it is complete. What looks like the beginning of a mark, or
+like an answer that is a call without marks, is held back until it is clear.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from attrs import define, field
+
+from ..chat import CallPiece, Tool, ToolCall
+from .tool_formats import MOST_CALLS, MOST_CHARACTERS, ToolFormat, bare_calls_in, calls_in
+
+# How a call under a grammar begins: its name is a JSON string.
+HEAD = re.compile(r'\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": ')
+
+# How an answer begins that may be a call without marks, and where its name must have been said, in characters.
+BARE = re.compile(r"\s*(?:`{0,3}|```(?:j|js|jso|json)?\s*|```(?:json)?\s*[\[{].*|[\[{].*)", re.DOTALL)
+NAME_WITHIN = 64
+
+
+@define
+class ArgumentsScanner:
+    """Finds the end of a JSON object in text that comes bit by bit."""
+
+    _depth: int = 0
+    _quoted: bool = False
+    _escaped: bool = False
+    over: bool = False
+
+    def feed(self, text: str) -> tuple[str, str]:
+        """Take more text; return what belongs to the object, and what comes behind it."""
+        for place, character in enumerate(text):
+            if self._escaped:
+                self._escaped = False
+            elif self._quoted:
+                self._escaped = character == "\\"
+                self._quoted = character != '"'
+            elif character == '"':
+                self._quoted = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.over = True
+                    return text[: place + 1], text[place + 1 :]
+        return text, ""
+
+
+@define
+class CallScanner:
+    """Tells calls from text. `marked` says that all calls stand between marks."""
+
+    _format: ToolFormat
+    _tools: Sequence[Tool]
+    _marked: bool
+    _state: Literal["beginning", "speaking", "calling"] = field(default="beginning", init=False)
+    _arguments: ArgumentsScanner | None = field(default=None, init=False)
+    _pieces: list[CallPiece] = field(factory=list, init=False)
+    held: str = field(default="", init=False)
+    """What came and is neither text nor call yet."""
+    begun: int = field(default=0, init=False)
+    """How many calls have been begun, as far as anybody was told."""
+    complete: int = field(default=0, init=False)
+    """How many of them are complete."""
+
+    @property
+    def calling(self) -> bool:
+        """Whether what comes next is part of a call."""
+        return self._state == "calling"
+
+    def feed(self, text: str) -> tuple[str, tuple[CallPiece, ...]]:
+        """Take more text; return what of it is text, and what is calls."""
+        said = ""
+        rest: str | None = self.held + text
+        self.held = ""
+        while rest is not None:
+            before = self._state
+            more, rest = self._call(rest) if self.calling else self._speak(rest)
+            said += more
+            if rest == "" and self._state == before:
+                break
+        return said, self._told()
+
+    def flush(self) -> tuple[str, tuple[CallPiece, ...]]:
+        """Return what was held back, once no more text can come."""
+        held, self.held = self.held, ""
+        if self.calling:
+            self._state = "speaking"
+            if self._arguments is not None:
+                # What is cut off was told as far as it went.
+                return "", ()
+            if self._format.parse is not None and self._parsed(calls_in(held, self._format.parse, self._tools)):
+                return "", self._told()
+            return self._format.begin + held, ()
+        if self._state == "beginning" and self._parsed(bare_calls_in(held, self._tools)):
+            return "", self._told()
+        return held if held.strip() or not self.complete else "", ()
+
+    def begin_again(self) -> None:
+        """Forget what came since a call began; what comes next is its beginning."""
+        self.held = ""
+
+    def _told(self) -> tuple[CallPiece, ...]:
+        pieces, self._pieces = tuple(self._pieces), []
+        return pieces
+
+    def _speak(self, text: str) -> tuple[str, str | None]:
+        """Return what is text, and what is to be looked at again; None if nothing is."""
+        before, mark, behind = text.partition(self._format.begin)
+        if mark:
+            self._state = "calling"
+            self._arguments = None
+            # White space between calls is nobody's text.
+            return before.rstrip() if self.complete else before, behind
+        if self._state == "beginning":
+            if not self._marked and self._may_be_bare(text):
+                self.held = text
+                return "", None
+            self._state = "speaking"
+        keep = next(
+            (size for size in range(len(self._format.begin) - 1, 0, -1) if text.endswith(self._format.begin[:size])), 0
+        )
+        if self.complete and not text[: len(text) - keep].strip():
+            keep = len(text)
+        self.held = text[len(text) - keep :]
+        return text[: len(text) - keep], None
+
+    def _may_be_bare(self, text: str) -> bool:
+        if len(text) > MOST_CHARACTERS or BARE.fullmatch(text) is None:
+            return False
+        return len(text) < NAME_WITHIN or '"name"' in text
+
+    def _call(self, text: str) -> tuple[str, str | None]:
+        """Take what is part of a call; return what turned out to be text, and what is behind the call."""
+        if self._format.parse is not None:
+            return self._call_in_other_form(text)
+        if self._arguments is None:
+            head = HEAD.match(text)
+            if head is None:
+                self.held = text
+                return "", None
+            self._arguments = ArgumentsScanner()
+            self._pieces.append(CallPiece(self.begun, name=json.loads(head[1])))
+            self.begun += 1
+            text = text[head.end() :]
+        if not self._arguments.over:
+            arguments, text = self._arguments.feed(text)
+            if arguments:
+                self._pieces.append(CallPiece(self.begun - 1, arguments=arguments))
+            self.complete += self._arguments.over
+            if not self._arguments.over:
+                return "", None
+        _, mark, behind = text.partition(self._format.end)
+        if not mark:
+            self.held = text
+            return "", None
+        self._state = "speaking"
+        return "", behind
+
+    def _call_in_other_form(self, text: str) -> tuple[str, str | None]:
+        inside, mark, behind = text.partition(self._format.end) if self._format.end else (text, "", "")
+        if not mark:
+            self.held = text
+            return "", None
+        self._state = "speaking"
+        assert self._format.parse is not None
+        if self._parsed(calls_in(inside, self._format.parse, self._tools)):
+            return "", behind
+        return self._format.begin + inside + mark, behind
+
+    def _parsed(self, calls: Sequence[ToolCall]) -> bool:
+        """Tell of whole calls; return whether there were any."""
+        if self.begun + len(calls) > MOST_CALLS:
+            return False
+        for call in calls:
+            self._pieces += [CallPiece(self.begun, name=call.name), CallPiece(self.begun, arguments=call.arguments)]
+            self.begun += 1
+            self.complete += 1
+        return bool(calls)

@@ -1,0 +1,90 @@
+"""How models write that a tool is to be called, and what a text in such a form says.
+
+Each family has a form of its own: a call stands between two marks, and between them is JSON, or something like XML or
+Python. The parsers for those are mlx_lm's. What they are given is whatever a model wrote, so whatever they raise means
+that it is no call, and what they return is looked at: a name that is known, arguments that are an object of JSON's
+values. Text that is no call is text; nothing is ever dropped.
+
+Models that know no tools are told of a form here, the one that most models know.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from ..chat import Tool, ToolCall
+
+# Longer texts are no calls: some parsers take quadratic time.
+MOST_CHARACTERS = 2**18
+MOST_CALLS = 16
+
+Parser = Callable[[str, list[dict[str, Any]]], Any]
+
+
+@frozen
+class ToolFormat:
+    """The marks around a call; without an `end` it goes on to the end of the answer.
+
+    `parse` makes calls of what is between them. None says that it is JSON, of the kind that a grammar can enforce.
+    """
+
+    begin: str
+    end: str
+    parse: Parser | None = None
+
+
+def from_json(text: str, _: list[dict[str, Any]]) -> Any:
+    """Parse JSON."""
+    return json.loads(text)
+
+
+GENERIC = ToolFormat("<tool_call>", "</tool_call>")
+
+FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*(?:```)?", re.DOTALL)
+
+
+def calls_in(text: str, parse: Parser, tools: Sequence[Tool]) -> list[ToolCall]:
+    """Return the calls that a text says, none if it is something else."""
+    if len(text) > MOST_CHARACTERS:
+        return []
+    try:
+        said = parse(text, [json.loads(tool.definition) for tool in tools])
+    except Exception:  # noqa: BLE001 - parsers of others, on texts of a model: whatever they raise, it is no call
+        return []
+    said = said if isinstance(said, list) else [said]
+    names = {tool.name for tool in tools}
+    calls = [_call(one, names) for one in said]
+    if len(calls) > MOST_CALLS or None in calls:
+        return []
+    return [call for call in calls if call is not None]
+
+
+def bare_calls_in(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
+    """Return the calls that an answer is, where it has no marks, only JSON, perhaps in a fence."""
+    text = text.strip()
+    fenced = FENCE.fullmatch(text)
+    return calls_in(fenced[1] if fenced else text, from_json, tools)
+
+
+def _call(said: object, names: set[str]) -> ToolCall | None:
+    """Return a call as it was said, None if it is none."""
+    if not isinstance(said, dict):
+        return None
+    inner = said.get("function")
+    if isinstance(inner, dict):
+        said = inner
+    name = said.get("name")
+    arguments = said.get("arguments", said.get("parameters", {}))
+    if not isinstance(name, str) or name not in names:
+        return None
+    try:
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments)
+        if not isinstance(arguments, dict):
+            return None
+        return ToolCall(name, json.dumps(arguments, allow_nan=False, ensure_ascii=False))
+    except (ValueError, TypeError, RecursionError):
+        return None
