@@ -6,6 +6,7 @@ from typing import Any
 from attrs import define, field
 
 from osaurus.chat import (
+    CallPiece,
     Event,
     GenerationRequest,
     Message,
@@ -27,6 +28,7 @@ class Desk:
     models: Path
     texts: dict[int, str] = field(factory=dict)
     thoughts: dict[int, str] = field(factory=dict)
+    calls: dict[int, list[CallPiece]] = field(factory=dict)
     ends: dict[int, Event] = field(factory=dict)
 
     def add(self, number: int, content: str | tuple[Message, ...], name: str = "tiny", **changes: Any) -> None:
@@ -60,7 +62,8 @@ class Desk:
     def step(self) -> None:
         for number, event in self.engine.step():
             match event:
-                case Piece(text, reasoning=thought):
+                case Piece(text, reasoning=thought, calls=calls):
+                    self.calls.setdefault(number, []).extend(calls)
                     self.texts[number] = self.texts.get(number, "") + text
                     self.thoughts[number] = self.thoughts.get(number, "") + thought
                 case _:

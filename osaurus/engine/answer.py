@@ -63,7 +63,7 @@ class Answer:
         tokens = [token]
         if self._constraint is not None and token not in self._end_tokens and self._problem is None:
             try:
-                tokens = self._constraint.take(token, room)[:room]
+                tokens = self._constraint.take(token, room)
             except ConstraintFailed as error:
                 self._problem = error
         if self._problem is not None:

@@ -79,7 +79,7 @@ class Constraint:
         none at all. Raises ConstraintFailed.
         """
         if room > CLOSING_WINDOW:
-            return self._consume(self._matcher, token)
+            return self._consume(self._matcher, token)[:room]
         self._closing = self._end_after([], self._matcher, room)
         after = self._matcher.deep_copy()
         taken = self._consume(after, token)
@@ -89,7 +89,7 @@ class Constraint:
             self._matcher.consume_tokens(self._closing)
             return self._closing
         self._matcher, self._closing = after, closing
-        return taken
+        return taken[:room]
 
     def _consume(self, matcher: LLMatcher, token: int) -> list[int]:
         """Have a matcher take what comes next; return it."""

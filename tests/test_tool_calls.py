@@ -1,0 +1,162 @@
+"""Calls apart from text: as early as possible, and the same however the text comes."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from osaurus.chat import CallPiece, Tool, ToolCall, gathered
+from osaurus.engine.tool_calls import CallScanner
+from osaurus.engine.tool_formats import GENERIC, ToolFormat, from_json
+
+
+def tool(name: str) -> Tool:
+    definition = json.dumps({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}})
+    return Tool(name=name, definition=definition, parameters="{}", strict=False, asked_by="tools[0]")
+
+
+TOOLS = (tool("f"), tool("weather"))
+# A form that no grammar holds.
+NATIVE = ToolFormat("[call]", "[/call]", from_json)
+TO_THE_END = ToolFormat("[call]", "", from_json)
+
+
+def scan(
+    parts: Sequence[str], form: ToolFormat = GENERIC, marked: bool = True
+) -> tuple[str, tuple[ToolCall, ...], int]:
+    """Return the text, the calls, and how many of these are complete."""
+    scanner = CallScanner(form, TOOLS, marked)
+    said = ""
+    pieces: list[CallPiece] = []
+    for part in parts:
+        text, calls = scanner.feed(part)
+        said += text
+        pieces += calls
+    text, calls = scanner.flush()
+    return said + text, gathered([*pieces, *calls]), scanner.complete
+
+
+def call(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def test_a_call_is_no_text() -> None:
+    assert scan([call("f", '{"a": 1}')]) == ("", (ToolCall("f", '{"a": 1}'),), 1)
+
+
+def test_text_around_calls_is_text() -> None:
+    assert scan(["Wait. ", call("f", "{}"), "\nDone."]) == ("Wait. \nDone.", (ToolCall("f", "{}"),), 1)
+
+
+def test_several_calls_follow_each_other() -> None:
+    answer = call("f", '{"a": 1}') + "\n" + call("weather", '{"b": [2]}')
+    assert scan([answer]) == ("", (ToolCall("f", '{"a": 1}'), ToolCall("weather", '{"b": [2]}')), 2)
+
+
+def test_a_name_is_told_as_soon_as_it_is_known_and_arguments_as_they_come() -> None:
+    scanner = CallScanner(GENERIC, TOOLS, True)
+    assert scanner.feed('<tool_call>\n{"name": "wea') == ("", ())
+    assert scanner.feed('ther", "arguments": {"pl') == (
+        "",
+        (CallPiece(0, name="weather"), CallPiece(0, arguments='{"pl')),
+    )
+    assert scanner.feed('ace": "x}"') == ("", (CallPiece(0, arguments='ace": "x}"'),))
+    assert scanner.complete == 0
+    assert scanner.feed("}}\n</tool_call>") == ("", (CallPiece(0, arguments="}"),))
+    assert (scanner.complete, scanner.calling) == (1, False)
+
+
+@given(
+    arguments=st.dictionaries(st.text(max_size=5), st.text(max_size=8) | st.integers() | st.lists(st.text(max_size=3))),
+    before=st.sampled_from(["", "Let me see: ", "a < b <tool", "{x}"]),
+    cuts=st.sets(st.integers(1, 200), max_size=12),
+)
+def test_how_text_is_cut_makes_no_difference(arguments: dict[str, object], before: str, cuts: set[int]) -> None:
+    written = json.dumps(arguments, ensure_ascii=False)
+    answer = before + call("f", written) + "\n" + call("weather", "{}")
+    places = sorted({0, len(answer), *(cut for cut in cuts if cut < len(answer))})
+    parts = [answer[start:end] for start, end in pairwise(places)]
+    assert scan(parts) == (before, (ToolCall("f", written), ToolCall("weather", "{}")), 2)
+
+
+@given(text=st.text(alphabet='<tool_ca>l/ {}\n`["x', max_size=40), cuts=st.sets(st.integers(1, 40), max_size=5))
+def test_of_text_without_calls_nothing_is_lost(text: str, cuts: set[int]) -> None:
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    for marked in (True, False):
+        assert scan([text[start:end] for start, end in pairwise(places)], marked=marked) == (text, (), 0)
+
+
+def test_a_call_that_is_cut_off_was_told_as_far_as_it_went() -> None:
+    cut = '<tool_call>\n{"name": "f", "arguments": {"a": "x'
+    assert scan([cut]) == ("", (ToolCall("f", '{"a": "x'),), 0)
+
+
+def test_a_call_that_is_cut_off_before_its_name_goes_out_as_text() -> None:
+    assert scan(['<tool_call>\n{"na']) == ('<tool_call>\n{"na', (), 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"name": "f", "arguments": {"a": 1}}',
+        '  {"name": "f", "parameters": {"a": 1}}\n',
+        '```json\n{"name": "f", "arguments": {"a": 1}}\n```',
+        '```\n{"name": "f", "arguments": "{\\"a\\": 1}"}\n```',
+        '[{"name": "f", "arguments": {"a": 1}}]',
+        '{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}',
+    ],
+)
+def test_an_answer_that_is_nothing_but_a_call_needs_no_marks(answer: str) -> None:
+    assert scan(list(answer), marked=False) == ("", (ToolCall("f", '{"a": 1}'),), 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"name": "unknown", "arguments": {}}',
+        '{"name": "f", "arguments": [1]}',
+        '{"name": "f", "arguments": {"a": NaN}}',
+        '{"name": "f", "arguments": {}} and more',
+        '{"result": 42, "of": "something that is no call at all, and is said as it comes, in the end"}',
+        "[1, 2, 3]",
+        "```python\nprint(1)\n```",
+    ],
+)
+def test_json_that_is_no_call_is_text(answer: str) -> None:
+    assert scan(list(answer), marked=False) == (answer, (), 0)
+
+
+def test_json_that_cannot_become_a_call_is_said_before_it_ends() -> None:
+    scanner = CallScanner(GENERIC, TOOLS, False)
+    said, _ = scanner.feed('{"answer": "' + "x" * 100)
+    assert said
+
+
+def test_marks_are_text_where_only_marked_calls_count() -> None:
+    answer = '{"name": "f", "arguments": {}}'
+    assert scan([answer], marked=True) == (answer, (), 0)
+
+
+def test_a_call_in_another_form_is_told_when_it_is_complete() -> None:
+    scanner = CallScanner(NATIVE, TOOLS, True)
+    assert scanner.feed('Hm [call]{"name": "f", "argum') == ("Hm ", ())
+    assert scanner.feed('ents": {"a": 1}}[/call]') == (
+        "",
+        (CallPiece(0, name="f"), CallPiece(0, arguments='{"a": 1}')),
+    )
+
+
+@pytest.mark.parametrize("inside", ["{", '{"name": "unknown", "arguments": {}}', "null", '{"name": 1}'])
+def test_what_does_not_parse_goes_out_as_it_is(inside: str) -> None:
+    answer = f"Hm [call]{inside}[/call] so"
+    assert scan(list(answer), NATIVE) == (answer, (), 0)
+    assert scan(list(f"[call]{inside}"), NATIVE) == (f"[call]{inside}", (), 0)
+
+
+def test_a_call_without_an_end_goes_to_the_end_of_the_answer() -> None:
+    answer = '[call]{"name": "f", "arguments": {}}'
+    assert scan(list(answer), TO_THE_END) == ("", (ToolCall("f", "{}"),), 1)
+    assert scan([answer], NATIVE) == ("", (ToolCall("f", "{}"),), 1)
