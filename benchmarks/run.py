@@ -213,6 +213,12 @@ class Comparisons:
         """A prompt that was read before."""
         self._alone("prefix.py", *self._rounds())
 
+    def constrained(self) -> None:
+        """Answers held to a schema, against free ones."""
+        server = self.plain()
+        with running(server):
+            self._run("constrained.py", server.url, server.model, *self._rounds())
+
     def interference(self) -> None:
         """Somebody else's long prompt."""
         self._alone("interference.py", "--words", "500", *self._rounds())
@@ -240,7 +246,7 @@ class Comparisons:
         run(script, *arguments, *tokens)
 
 
-ORDER = ["load", "conversation", "drafts", "latency", "lateness", "prefix", "interference", "restart"]
+ORDER = ["load", "conversation", "drafts", "latency", "lateness", "prefix", "constrained", "interference", "restart"]
 WITH_TOKENS = ("load.py", "conversation.py", "latency.py", "lateness.py")
 
 
