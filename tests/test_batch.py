@@ -247,13 +247,14 @@ def test_prompts_of_about_the_same_length_are_read_in_one_pass(desk: Desk, monke
         desk.add(number, prompt)
     _, batch = desk.engine._resident["tiny"]
     passes: list[int] = []
-    read = type(batch)._read_together
+    reading = type(batch._reading)
+    read = reading._read_together
 
     def count(self: Any, group: list[Any], lengths: list[int]) -> None:
         passes.append(len(group))
         read(self, group, lengths)
 
-    monkeypatch.setattr(type(batch), "_read_together", count)
+    monkeypatch.setattr(reading, "_read_together", count)
     assert desk.finish() == alone
     assert max(passes) > 1
     assert len(passes) < 6
@@ -303,20 +304,19 @@ def test_the_tokens_of_prompt_and_answer_are_told_on_request(desk: Desk) -> None
 
 
 def test_a_pass_of_reading_is_no_longer_than_allowed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from osaurus.engine.batch import LEAST_SHARE, MOST_READING
+    from osaurus.engine.reading import LEAST_SHARE, MOST_READING, Reading
 
     for number in range(8):
         desk.add(number, "word " * (4 + 9 * number), max_tokens=4)
-    _, batch = desk.engine._resident["tiny"]
-    read = type(batch)._read
+    read = Reading.read
 
-    def check(self: Any) -> int:
-        computed: int = read(self)
+    def check(self: Reading, writing: int) -> int:
+        computed = read(self, writing)
         # What would be a pass's worth of crumbs is read along.
-        assert computed <= self._pace.chunk(len(self._writing)) + LEAST_SHARE * MOST_READING
+        assert computed <= self._pace.chunk(writing) + LEAST_SHARE * MOST_READING
         return computed
 
-    monkeypatch.setattr(type(batch), "_read", check)
+    monkeypatch.setattr(Reading, "read", check)
     desk.finish()
     assert all(isinstance(end, Finished) for end in desk.ends.values())
     assert len(desk.ends) == 8

@@ -217,7 +217,7 @@ def test_a_model_that_begins_a_call_by_itself_is_held_to_its_end(desk: Desk) -> 
     mark = tokenizer.encode("<tool_call>", add_special_tokens=False).ids
     answers = [Said(mark)]
     desk.add(1, "Hello", tools=ToolUse(tools=TOOLS, parallel=False), max_tokens=200)
-    [progress] = desk.engine._resident["tiny"][1]._waiting
+    [progress] = desk.engine._resident["tiny"][1]._reading.waiting
     progress.sampler = answers[0].sampler(progress.sampler)
     assert desk.finish().get(1, "") == ""
     [(name, _)] = called(desk, 1)
@@ -297,7 +297,7 @@ def test_json_needs_no_thoughts_unless_they_are_asked_for(thinker: Desk) -> None
 def test_the_grammar_begins_behind_the_thoughts(thinker: Desk) -> None:
     tokenizer = thinker.engine.load("tiny", thinker.folder("tiny")).tokenizer
     thinker.add(1, "Hello", format=FORMAT, max_tokens=200, thinking=Thinking(True, "think"))
-    [progress] = thinker.engine._resident["tiny"][1]._waiting
+    [progress] = thinker.engine._resident["tiny"][1]._reading.waiting
     said = [*tokenizer.encode("Let me see.", add_special_tokens=False).ids, tokenizer.token_to_id("</think>")]
     progress.sampler = Said(said).sampler(progress.sampler)
     jsonschema.validate(json.loads(thinker.finish()[1]), SCHEMA)

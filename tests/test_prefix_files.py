@@ -170,7 +170,7 @@ def test_while_others_write_a_prompt_comes_from_the_disk_bit_by_bit(
     backend: Backend, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, warm: bool
 ) -> None:
     """However much there is of it, and whether or not memory holds it."""
-    from osaurus.engine import batch
+    from osaurus.engine import keeping
     from osaurus.engine.mlx_engine import MLXEngine
     from osaurus.engine.prefix_files import PrefixFiles
     from osaurus.engine.prefixes import PrefixCache
@@ -178,7 +178,7 @@ def test_while_others_write_a_prompt_comes_from_the_disk_bit_by_bit(
     expected = ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0]
     files = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk())
     again = Desk(MLXEngine(backend, PrefixCache(memory, files), 2**32), tiny_models)
-    monkeypatch.setattr(batch, "MOST_FETCHED", 2)
+    monkeypatch.setattr(keeping, "MOST_FETCHED", 2)
     read = PrefixFiles.read
     found: list[bool] = []
 

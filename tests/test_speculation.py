@@ -95,17 +95,17 @@ class Oracle:
 @pytest.fixture
 def oracle(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Oracle:
     """Every row is drafted by an oracle, and every draft is checked, whatever it costs."""
-    from osaurus.engine.batch import Batch
     from osaurus.engine.pace import Pace
+    from osaurus.engine.progress import Progress
 
     oracle = Oracle()
-    finished = Batch._finished
+    finished = Progress.finished
 
-    def see(batch: Any, progress: Any, *rest: Any) -> Any:
+    def see(progress: Progress, *rest: Any) -> Any:
         oracle.seen.append(list(progress.sequence))
-        return finished(batch, progress, *rest)
+        return finished(progress, *rest)
 
-    monkeypatch.setattr(Batch, "_finished", see)
+    monkeypatch.setattr(Progress, "finished", see)
     monkeypatch.setattr(Pace, "worth", lambda *_: True)
     monkeypatch.setattr(Drafter, "draft", lambda _, sequence, most: oracle.draft(sequence, most))
     monkeypatch.setattr(Drafter, "checked", lambda _, *counts: oracle.checked.append(counts))

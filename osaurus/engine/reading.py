@@ -1,0 +1,169 @@
+"""How the rows of a model read their prompts, bit by bit, while others write.
+
+The difficulty is that a long prompt takes as long as many steps, and everybody else's stream would stand still. `Pace`
+measures what a step and a token of reading cost on this machine and allows reading for a few steps' time, so that the
+gap in a neighbour's stream is bounded by its own pace, not by somebody's prompt. Rows take turns at reading, chunk by
+chunk: a short prompt does not wait for a long one. Those with about as much to read share a pass: clients that come at
+the same time, behind the same system prompt, have a few tokens each, and a pass has a price of its own.
+
+The last token of a prompt is not read here but where rows write: the pass that all of them share computes its logits.
+Where caches cannot be cut, reading stops at the boundaries of the prompt, for copies to be kept.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+from attrs import define, field
+from mlx_lm.models.cache import make_prompt_cache
+
+from ..chat import Event, Failed, NoRoomYet
+from .keeping import Keeper
+from .loader import Model
+from .pace import Pace
+from .prefixes import BLOCK
+from .progress import Progress
+
+# Rows that take turns at reading; more wait.
+MOST_READING = 8
+
+# Rows that read in one pass get at least so many tokens each.
+LEAST_SHARE = 8
+
+
+@define(eq=False)
+class Reading:
+    """The rows of one model that wait to begin, and those that read.
+
+    `plain` says whether caches are nothing but keys and values, so that several rows can read in one pass.
+    """
+
+    _model: Model
+    _keeper: Keeper
+    _pace: Pace
+    _plain: bool
+    waiting: deque[Progress] = field(factory=deque, init=False)
+    readers: deque[Progress] = field(factory=deque, init=False)
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.readers)
+
+    def keep(self) -> None:
+        """Keep what was read since the last time."""
+        for progress in self.readers:
+            self._keeper.keep(progress)
+
+    def ready(self, most: int) -> list[Progress]:
+        """Let at most so many rows leave that have read all but their last token."""
+        ready = [progress for progress in self.readers if not progress.unread][:most]
+        for progress in ready:
+            self.readers.remove(progress)
+        return ready
+
+    def remove(self, row_id: int) -> bool:
+        """Let a row leave, if it is one of these; return whether it was."""
+        for rows in (self.waiting, self.readers):
+            for progress in rows:
+                if progress.row.id == row_id:
+                    rows.remove(progress)
+                    self._keeper.keep(progress, leaving=True)
+                    return True
+        return False
+
+    def clear(self) -> list[Progress]:
+        """Let all rows leave; return them."""
+        rows = [*self.readers, *self.waiting]
+        self.waiting.clear()
+        self.readers.clear()
+        return rows
+
+    def begin(
+        self, writing: bool, admit: Callable[[Sequence[Progress]], bool], events: list[tuple[int, Event]]
+    ) -> None:
+        """Let rows begin to read, in the order they came, as long as `admit` finds room for all of them together."""
+        for progress in list(self.waiting):
+            if len(self.readers) == MOST_READING:
+                return
+            if self._read_by_another(progress) or not self._keeper.fetched(progress, writing):
+                continue
+            try:
+                if not admit([progress, *self.readers]):
+                    return
+            except NoRoomYet as error:
+                self.waiting.remove(progress)
+                events.append((progress.row.id, Failed(error)))
+                continue
+            self.waiting.remove(progress)
+            progress.read, cache = self._keeper.taken(progress)
+            progress.cache = cache or make_prompt_cache(self._model.network)
+            if not progress.written:
+                progress.cached = progress.read
+            progress.kept = progress.read
+            self.readers.append(progress)
+
+    def _read_by_another(self, progress: Progress) -> bool:
+        """Whether another row is just reading what this one begins with, so that it had better wait for it.
+
+        So the answers to one request, and clients with one system prompt, read together what they have in common.
+        """
+        for other in self.readers:
+            if other.row.owner != progress.row.owner:
+                continue
+            # Up to where what it reads is kept next.
+            if self._plain:
+                end = (other.kept // BLOCK + 1) * BLOCK
+            elif self._model.layout is not None:
+                end = other.read + other.stretch
+            else:
+                return False
+            if other.read < end < len(other.sequence) and progress.sequence[:end] == other.sequence[:end]:
+                return True
+        return False
+
+    def read(self, writing: int) -> int:
+        """Set reading in motion, rows in turn, as much as may be while so many rows write; return how many tokens."""
+        allowance = chunk = self._pace.chunk(writing)
+        turns = sum(1 for progress in self.readers if progress.unread)
+        while turns > 0 and allowance > 0:
+            group = self._next_readers(allowance)
+            share = allowance // len(group)
+            # A pass has its price, however little it reads: what would be left for another is read with this one.
+            lengths = [p.stretch if p.stretch < share + LEAST_SHARE else share for p in group]
+            self._read_together(group, lengths)
+            for progress, length in zip(group, lengths, strict=True):
+                progress.read += length
+                self.readers.remove(progress)
+                self.readers.append(progress)
+            turns -= len(group)
+            allowance -= len(group) * max(lengths)
+        return chunk - allowance
+
+    def _next_readers(self, allowance: int) -> list[Progress]:
+        """Return the row whose turn it is to read, with others that have about as much to read."""
+        first, *others = [progress for progress in self.readers if progress.unread]
+        most = allowance // LEAST_SHARE if self._plain else 1
+        share = allowance // max(1, min(most, 1 + len(others)))
+        length = min(first.unread, share)
+        alike = [progress for progress in others if length <= 2 * min(progress.unread, share) <= 4 * length]
+        return [first, *alike[: max(most - 1, 0)]]
+
+    def _read_together(self, group: list[Progress], lengths: list[int]) -> None:
+        """Have each row read its next so many tokens, in one pass."""
+        width = max(lengths)
+        tokens = [
+            progress.sequence[progress.read : progress.read + length] + [0] * (width - length)
+            for progress, length in zip(group, lengths, strict=True)
+        ]
+        if len(group) == 1:
+            self._model.network(mx.array(tokens), cache=group[0].cache)
+        else:
+            layers = zip(*(progress.cache for progress in group), strict=True)
+            merged = [type(caches[0]).merge(list(caches)) for caches in layers]
+            for cache in merged:
+                cache.prepare(right_padding=[width - length for length in lengths])
+            self._model.network(mx.array(tokens), cache=merged)
+            for cache in merged:
+                cache.finalize()
+            for index, progress in enumerate(group):
+                progress.cache = [cache.extract(index) for cache in merged]
+        mx.async_eval([cache.state for progress in group for cache in progress.cache])
