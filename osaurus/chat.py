@@ -306,6 +306,7 @@ class ModelCard:
     facts: dict[str, int]
     fills_in: bool
     thinks: bool
+    takes_tools: bool = False
 
 
 @define

@@ -6,6 +6,7 @@ command line, the readers here and the documentation are made from them.
 """
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -126,6 +127,18 @@ def _duration(text: str) -> float:
         raise ValueError("must be a duration such as 5m or 1h30m; negative: without end") from error
 
 
+def _folder_or_none(text: str) -> Path | None:
+    return None if text.lower() in ("off", "0") else _folder(text)
+
+
+def _default_hub_cache() -> Path:
+    """Return where huggingface_hub keeps what it fetches."""
+    for variable, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if folder := os.environ.get(variable):
+            return Path(os.path.expandvars(folder)).expanduser() / below
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "huggingface" / "hub"
+
+
 def _default_models_folder() -> Path:
     candidates = [Path.home() / "MLXModels", Path.home() / "Documents" / "MLXModels"]
     return next((folder for folder in candidates if folder.is_dir()), candidates[0])
@@ -149,6 +162,12 @@ class Settings:
         _folder,
         "Where models are, as organisation/repository. If not set: ~/MLXModels, else ~/Documents/MLXModels.",
         factory=_default_models_folder,
+    )
+    hub_cache: Path | None = _setting(
+        _folder_or_none,
+        "The Hugging Face cache, whose models are served as well; off: none. If not set: where HF_HUB_CACHE and "
+        "HF_HOME say, else ~/.cache/huggingface/hub.",
+        factory=_default_hub_cache,
     )
     cache_dir: Path = _setting(
         _folder, "Where what can be made again is kept.", factory=lambda: Path.home() / ".osaurus" / "cache"

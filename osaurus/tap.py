@@ -20,6 +20,7 @@ from twisted.web.server import Site
 from . import settings
 from .chat import ApiError
 from .engine.runner import Engine, MLXRunner
+from .library.hub_cache import HubCache
 from .library.store import ModelStore
 from .service import OsaurusService
 from .serving.catalogue import Catalogue
@@ -111,7 +112,7 @@ def makeService(options: Options) -> IService:
     residency = Residency(
         reactor, lambda name: runner.unload(name).addErrback(lambda failure: failure.trap(ApiError)), chosen.keep_alive
     )
-    store = ModelStore(chosen.models_dir)
+    store = ModelStore(chosen.models_dir, HubCache(chosen.hub_cache) if chosen.hub_cache else None)
     limits = Limits(reactor, chosen.max_concurrent, chosen.max_per_minute)
     scheduler = Scheduler(store, runner, residency, limits, blocking)
     # Who is reached from other machines answers to whatever name they know, if keys protect it.

@@ -8,7 +8,8 @@ import pytest
 
 from osaurus.chat import InstalledModel, ModelCard
 from osaurus.library.card import card
-from osaurus.library.store import ModelStore, UnusableFolder
+from osaurus.library.folder import UnusableFolder
+from osaurus.library.store import ModelStore
 
 
 @pytest.fixture
@@ -85,6 +86,18 @@ def test_a_model_with_the_marks_can_fill_in(model: InstalledModel) -> None:
     path.unlink()
     path.write_text(text + '\n"<|fim_prefix|>" "<|fim_suffix|>" "<|fim_middle|>"')
     assert card(model).fills_in
+
+
+def test_a_model_whose_template_takes_tools_is_found_by_giving_it_one(model: InstalledModel) -> None:
+    assert not card(model).takes_tools
+    (model.folder / "chat_template.jinja").write_text("{{ tools }}")
+    assert card(model).takes_tools
+
+
+def test_of_several_templates_the_one_for_tools_tells(model: InstalledModel) -> None:
+    templates = [{"name": "default", "template": "{{ messages }}"}, {"name": "tool_use", "template": "{{ tools }}"}]
+    found = changed(model, "tokenizer_config.json", chat_template=templates)
+    assert (found.template, found.takes_tools) == ("{{ messages }}", True)
 
 
 def test_a_damaged_configuration_is_an_error(model: InstalledModel) -> None:

@@ -1,5 +1,8 @@
 """From a model folder to a model in memory: what is refused, and what is not done."""
 
+import json
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,4 +61,26 @@ def test_no_code_of_a_models_own_is_run(desk: Desk, tmp_path: Path, tiny_tokeniz
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(ModelLoadFailed):
         desk.engine.load("evil", folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("answer", [b"y\n", b""], ids=["somebody says yes", "nobody is there"])
+def test_no_class_of_a_models_own_is_imported(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    # Left to itself, Transformers asks whoever sits at the terminal.
+    (tmp_path / "answer").write_bytes(answer)
+    folder = tmp_path / "evil"
+    write_tiny_model(folder, tiny_tokenizer)
+    for name, classes in (
+        ("config.json", {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"]}),
+    ):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, "auto_map": classes, "tokenizer_class": "Evil"}))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with (tmp_path / "answer").open() as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        with suppress(ModelLoadFailed):
+            desk.engine.load("evil", folder)
     assert not (tmp_path / "ran").exists()

@@ -1,6 +1,8 @@
 """Settings: four spellings of rising precedence, and what is said about those that cannot be."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ EVERY = [
     ("port", "8080", 8080, "http"),
     ("listen", "unix:/tmp/osaurus.sock", ("unix:/tmp/osaurus.sock",), " "),
     ("models_dir", "/srv/models", Path("/srv/models"), ""),
+    ("hub_cache", "/srv/hub", Path("/srv/hub"), "~no-such-user/hub"),
     ("cache_dir", "/srv/cache", Path("/srv/cache"), ""),
     ("max_body", "2MiB", 2097152, "much"),
     ("prefix_cache", "3GB", 3000000000, "-1"),
@@ -33,6 +36,8 @@ EVERY = [
     ("origins", "https://a.example, https://b.example", ("https://a.example", "https://b.example"), ","),
 ]
 
+HUB_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -40,6 +45,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
+    for variable in HUB_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
     return folder
 
 
@@ -273,6 +280,34 @@ def test_a_file_named_like_the_models_folder_is_none(home: Path) -> None:
     (home / "MLXModels").write_text("not a folder")
     (home / "Documents" / "MLXModels").mkdir(parents=True)
     assert load({}, {}).models_dir == home / "Documents" / "MLXModels"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"HF_HUB_CACHE": "~/hub"},
+        {"HUGGINGFACE_HUB_CACHE": "/old"},
+        {"HF_HOME": "$HOME/face"},
+        {"XDG_CACHE_HOME": "/xdg"},
+        {"HF_HUB_CACHE": "/a", "HUGGINGFACE_HUB_CACHE": "/b", "HF_HOME": "/c", "XDG_CACHE_HOME": "/d"},
+        {"HUGGINGFACE_HUB_CACHE": "/b", "HF_HOME": "/c"},
+    ],
+)
+def test_the_hugging_face_cache_is_where_its_own_library_has_it(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    told = subprocess.check_output(
+        [sys.executable, "-c", "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"], text=True
+    )
+    assert load({}, {}).hub_cache == Path(told.strip())
+
+
+@pytest.mark.parametrize("text", ["off", "OFF", "0"])
+def test_the_hugging_face_cache_can_be_left_alone(text: str) -> None:
+    assert load({"hub_cache": text}, {}).hub_cache is None
 
 
 def test_folders_are_absolute_whatever_was_said(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

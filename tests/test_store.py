@@ -94,6 +94,13 @@ def test_a_model_is_found_by_each_of_its_names(name: str, tmp_path: Path) -> Non
     assert (found.id, found.repository, found.folder) == ("tiny-llama-1b", "Some-Org/Tiny-Llama-1B", folder)
 
 
+def test_an_id_has_hyphens_and_the_name_with_underscores_is_known_as_well(tmp_path: Path) -> None:
+    install(tmp_path, "org/My_Model_v2.0")
+    store = ModelStore(tmp_path)
+    assert ids(store) == ["my-model-v2.0"]
+    assert store.find("my_model_V2.0") == store.find("my-model-v2.0") == store.find("org/my_model_v2.0")
+
+
 @pytest.mark.parametrize("name", ["smollm2:135m", "SmolLM2:135M", "smollm2:135m:latest"])
 def test_a_model_is_found_by_the_short_name_it_was_pulled_by(name: str, tmp_path: Path) -> None:
     install(tmp_path, "HuggingFaceTB/SmolLM2-135M-Instruct")
@@ -225,6 +232,27 @@ def config_is_folder(folder: Path) -> None:
     (folder / "config.json").mkdir()
 
 
+def code_of_its_own(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "llama", "model_file": "model.py"}')
+
+
+def unknown_architecture(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+
+
+def architecture_elsewhere(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "../models/llama"}')
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def pickles_in_the_index(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "pytorch_model.bin")
+    shard(folder, ["pytorch_model.bin"])
+
+
 def no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
@@ -302,6 +330,11 @@ DEFECTS: dict[str, Callable[[Path], None]] = {
             config_not_object,
             config_deep,
             config_is_folder,
+            code_of_its_own,
+            unknown_architecture,
+            architecture_elsewhere,
+            pickled,
+            pickles_in_the_index,
             no_tokenizer,
             no_weights,
             broken_link,
@@ -368,6 +401,29 @@ def test_an_unusable_folder_is_looked_at_again_when_it_has_changed(tmp_path: Pat
     assert ids(store) == ["tiny"]
     (folder / "tokenizer.json").unlink()
     assert ids(store) == []
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        "vision_tower.encoder.weight",
+        "model.vision_model.weight",
+        "visual.patch_embed.weight",
+        "model.multi_modal_projector.weight",
+        "audio_tower.conv1.weight",
+    ],
+)
+def test_a_model_that_sees_or_hears_is_passed_over_with_that_reason(tensor: str, tmp_path: Path) -> None:
+    folder = install(tmp_path, "org/tiny", {**WEIGHTS, tensor: np.ones(3, np.float32)})
+    with capturedLogs() as events:
+        assert ids(ModelStore(tmp_path)) == []
+    [complaint] = complaints(events, folder)
+    assert "for images or sound" in str(complaint["error"])
+
+
+def test_the_text_part_of_a_model_that_could_see_is_a_model(tmp_path: Path) -> None:
+    install(tmp_path, "org/tiny", model_type="gemma3", vision_config={"hidden_size": 8})
+    assert ids(ModelStore(tmp_path)) == ["tiny"]
 
 
 @pytest.mark.parametrize("content", ["empty", "no config", "a file", "a broken link"])

@@ -81,7 +81,7 @@ def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room
 def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
     network, config = load_model(folder, lazy=True)
     # mlx_lm's wrapper knows the model's end-of-sequence tokens and which template renders its conversations.
-    wrapper = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+    wrapper = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     backend_tokenizer = getattr(wrapper, "backend_tokenizer", None)
     if not isinstance(backend_tokenizer, Tokenizer):
         raise ModelLoadFailed("its folder has no tokenizer.json")

@@ -10,7 +10,8 @@ from twisted.logger import Logger
 
 from ..chat import InstalledModel, ModelCard
 from ..model_config import FILL_IN_MARKS, THOUGHT_TAGS, context_length, number
-from .store import UnusableFolder, json_object
+from .folder import UnusableFolder, json_object
+from .template import takes_tools
 
 log = Logger()
 
@@ -33,31 +34,37 @@ def card(model: InstalledModel) -> ModelCard:
     facts = {"context_length": context_length(config)}
     facts |= {name: value for name, keys in FACTS.items() if (value := number(config, *keys)) is not None}
     tokenizer = (model.folder / "tokenizer.json").read_text("utf-8")
+    templates = _templates(model.folder)
+    template = templates.get("default", "")
     return ModelCard(
         model=model,
         architecture=model.family,
-        template=_template(model.folder),
+        template=template,
         license=next((text for name in LICENSES if (text := _text(model.folder / name))), ""),
         facts=facts,
         fills_in=any(all(f'"{mark}"' in tokenizer for mark in marks) for marks in FILL_IN_MARKS),
         thinks=any(all(f'"{tag}"' in tokenizer for tag in tags) for tags in THOUGHT_TAGS),
+        # Where there are several, the one of this name is for conversations with tools.
+        takes_tools=takes_tools(templates.get("tool_use", template)),
     )
 
 
-def _template(folder: Path) -> str:
-    """Return the chat template; newer models have it in a file of its own."""
+def _templates(folder: Path) -> dict[str, str]:
+    """Return the chat templates by name; newer models have theirs in a file of its own."""
     own = _text(folder / "chat_template.jinja")
     if own:
-        return own
+        return {"default": own}
     try:
         given: Any = json_object(folder / "tokenizer_config.json").get("chat_template")
     except (OSError, UnusableFolder) as error:
         log.warn("{folder} has no tokenizer_config.json that could be read: {error}", folder=str(folder), error=error)
-        return ""
-    if isinstance(given, list):
-        named = [entry for entry in given if isinstance(entry, dict)]
-        given = next((entry.get("template") for entry in named if entry.get("name") == "default"), "")
-    return given if isinstance(given, str) else ""
+        return {}
+    entries = given if isinstance(given, list) else [{"name": "default", "template": given}]
+    return {
+        str(entry.get("name")): entry["template"]
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("template"), str)
+    }
 
 
 def _text(path: Path) -> str:

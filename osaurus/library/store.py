@@ -1,62 +1,71 @@
-"""The models on this machine's disk: folders `organisation/repository` with a configuration, a tokenizer and weights.
+"""The models on this machine's disk: folders `organisation/repository`, and what the Hugging Face cache holds.
 
 Everything here blocks on the disk: on the reactor it is run on the second thread pool. A folder that is no usable
 model is passed over and logged once with the reason; nothing in it can harm the others.
+
+Nobody has to be told of a new folder, or of one that has changed: whoever asks has the folders listed, and their files'
+identities compared with what was seen before; only what differs is read. That costs about 0.1 ms a model. Rejected:
+notifications by the operating system, which differ between systems, do not reach network disks, and say nothing of
+what links lead to.
 """
 
 import hashlib
-import json
-import math
 import os
 import re
 import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from attrs import define, evolve, field
 from twisted.logger import Logger
 
 from ..chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
-from ..model_config import context_length
+from .folder import UnusableFolder, describe, model_files
+from .hub_cache import HubCache
 from .names import SHORT_NAMES
 
 log = Logger()
-
-# A safetensors header lists the tensors; that of the largest published models stays below this.
-MOST_HEADER_BYTES = 100 * 2**20
 
 HASHED_AT_ONCE = 2**20
 
 # Of a copy, as the hub has them; neither part may begin with a dot.
 DESTINATION = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,95})/)?([A-Za-z0-9][A-Za-z0-9._-]{0,95})")
 
-DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
-
-
-class UnusableFolder(Exception):
-    """Why a folder is no usable model."""
-
 
 @define
 class ModelStore:
-    """The models below one folder."""
+    """The models below one folder, which are ours, and those of a Hugging Face cache, which are not."""
 
     folder: Path
+    cache: HubCache | None = None
     _described: dict[Path, tuple[object, InstalledModel | UnusableFolder]] = field(factory=dict, init=False)
     _digests: dict[Path, tuple[object, str]] = field(factory=dict, init=False)
     _stopping: bool = field(default=False, init=False)
 
     def models(self) -> list[InstalledModel]:
-        """Return every usable model, by repository name."""
+        """Return every usable model: ours, then those of the cache, each by name.
+
+        The first of a name has it as its id, the others have their whole repository's. So a model that comes changes
+        the id of another only if it stands before it. A repository that is here twice is told once, ours.
+        """
         models: list[InstalledModel] = []
-        for folder in self._folders():
-            model = self._describe(folder)
+        ids: set[str] = set()
+        repositories: set[str] = set()
+        found = self._folders()
+        gone = self._described.keys() - {folder for _, folder in found}
+        for folder in gone:
+            self._described.pop(folder, None)
+        for repository, folder in found:
+            if repository.lower() in repositories and not self._is_own(folder):
+                continue
+            model = self._describe(folder, repository)
             if model is not None:
-                # The first keeps the short name, so that adding a model renames another only if it sorts before it.
-                taken = any(other.id == model.id for other in models)
-                models.append(evolve(model, id=model.repository.lower()) if taken else model)
+                if model.id in ids:
+                    model = evolve(model, id=repository.lower())
+                ids.add(model.id)
+                repositories.add(repository.lower())
+                models.append(model)
         return models
 
     def find(self, name: str) -> InstalledModel:
@@ -67,9 +76,10 @@ class ModelStore:
         wanted = name.lower().removesuffix(":latest")
         wanted = SHORT_NAMES.get(wanted, wanted).lower()
         models = self.models()
-        for model in models:
-            if wanted in (model.id, model.repository.lower()):
-                return model
+        for names in (_exact_names, _bare_names):
+            for model in models:
+                if wanted in names(model):
+                    return model
         hint = "" if models else f". No model is installed: `osaurus pull {next(iter(SHORT_NAMES))}` gets one."
         raise ModelNotFound(f"Model not found: {name}{hint}", param="model")
 
@@ -79,7 +89,7 @@ class ModelStore:
         The first call reads every file; later ones only those whose identity has changed.
         """
         whole = hashlib.sha256()
-        for path in _model_files(model.folder):
+        for path in model_files(model.folder):
             whole.update(os.fsencode(path.name) + f"\0{self._file_digest(path)}\n".encode())
         return f"sha256:{whole.hexdigest()}"
 
@@ -119,7 +129,7 @@ class ModelStore:
         unfinished = target.with_name(f".copying-{secrets.token_hex(8)}")
         unfinished.mkdir()
         try:
-            for path in _model_files(model.folder):
+            for path in model_files(model.folder):
                 try:
                     (unfinished / path.name).hardlink_to(path.resolve())
                 except OSError:
@@ -147,7 +157,12 @@ class ModelStore:
         with suppress(OSError):
             doomed.parent.rmdir()
 
+    def _is_own(self, folder: Path) -> bool:
+        return folder.is_relative_to(self.folder)
+
     def _check_own(self, folder: Path) -> None:
+        if not self._is_own(folder):
+            raise Forbidden("The model is in the Hugging Face cache, which is not ours alone; it is left there")
         if folder.is_symlink():
             raise Forbidden(f"{folder.relative_to(self.folder)} is a link out of the models folder; it is left alone")
 
@@ -155,31 +170,49 @@ class ModelStore:
         """End what takes long; from any thread."""
         self._stopping = True
 
-    def _folders(self) -> list[Path]:
+    def _folders(self) -> list[tuple[str, Path]]:
+        """Return what may be models, with their repositories' names."""
         # Names that begin with a dot are downloads under way.
-        return sorted(
-            (
-                folder
-                for folder in self.folder.glob("[!.]*/[!.]*")
-                if folder.is_dir() and _exists(folder / "config.json")
-            ),
-            key=lambda folder: (folder.name.lower(), folder.parent.name.lower(), folder),
-        )
+        own = [(f"{folder.parent.name}/{folder.name}", folder) for folder in self.folder.glob("[!.]*/[!.]*")]
+        shared = [] if self.cache is None else self.cache.snapshots()
+        return [
+            (repository, folder)
+            for found in (own, shared)
+            for repository, folder in sorted(found, key=_by_name)
+            if folder.is_dir() and _exists(folder / "config.json")
+        ]
 
-    def _describe(self, folder: Path) -> InstalledModel | None:
+    def _describe(self, folder: Path, repository: str) -> InstalledModel | None:
         try:
-            identity = [_identity(path) for path in _model_files(folder)]
+            identity = [_identity(path) for path in model_files(folder)]
         except OSError as error:
             identity = [(str(error),)]
         known = self._described.get(folder)
         if known is None or known[0] != identity:
             try:
-                description: InstalledModel | UnusableFolder = _look_into(folder)
+                description: InstalledModel | UnusableFolder = describe(folder, repository)
             except (UnusableFolder, OSError) as error:
                 description = UnusableFolder(str(error))
-                log.warn("{folder} is no usable model: {error}", folder=str(folder), error=error)
+                # The cache holds models of all kinds, which nobody put there for us.
+                (log.warn if self._is_own(folder) else log.info)(
+                    "{folder} is no usable model: {error}", folder=str(folder), error=error
+                )
             known = self._described[folder] = (identity, description)
         return None if isinstance(known[1], UnusableFolder) else known[1]
+
+
+def _by_name(found: tuple[str, Path]) -> tuple[str, str, Path]:
+    repository, folder = found
+    organisation, _, name = repository.lower().rpartition("/")
+    return (name, organisation, folder)
+
+
+def _exact_names(model: InstalledModel) -> tuple[str, ...]:
+    return (model.id, model.repository.lower())
+
+
+def _bare_names(model: InstalledModel) -> tuple[str, ...]:
+    return (model.repository.lower().rpartition("/")[2],)
 
 
 def _exists(path: Path) -> bool:
@@ -190,117 +223,6 @@ def _exists(path: Path) -> bool:
         return True
 
 
-def _model_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
 def _identity(path: Path) -> tuple[object, ...]:
     status = path.stat()
     return (path.name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _look_into(folder: Path) -> InstalledModel:
-    config = json_object(folder / "config.json")
-    family = config.get("model_type")
-    if not isinstance(family, str):
-        raise UnusableFolder("config.json names no model_type")
-    if not (folder / "tokenizer.json").is_file():
-        raise UnusableFolder("tokenizer.json is missing")
-    weights = _weight_files(folder)
-    headers = [_safetensors_header(path) for path in weights]
-    quantization = config.get("quantization")
-    bits = quantization.get("bits") if isinstance(quantization, dict) else None
-    files = _model_files(folder)
-    repository = f"{folder.parent.name}/{folder.name}"
-    return InstalledModel(
-        id=folder.name.lower(),
-        repository=repository,
-        folder=folder,
-        size=sum(path.stat().st_size for path in files),
-        modified=max(path.stat().st_mtime for path in files),
-        family=family,
-        parameters=sum(_parameters(header, quantization) for header in headers),
-        quantization=f"Q{bits}" if type(bits) is int else _dtype(headers),
-        context_length=context_length(config),
-    )
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """Return what a file holds. Raises UnusableFolder, OSError."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UnusableFolder(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UnusableFolder(f"{path.name} is not a JSON object")
-    return value
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = json_object(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise UnusableFolder(f"{index.name} has no weight_map")
-        names = sorted({str(name) for name in weight_map.values()})
-        if any(Path(name).name != name for name in names):
-            raise UnusableFolder(f"{index.name} names files outside the folder")
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise UnusableFolder(f"of its weights {len(missing)} files are missing, {missing[0]} first")
-        return [folder / name for name in names]
-    single = sorted(folder.glob("model*.safetensors"))
-    if not single:
-        raise UnusableFolder("it has no weights in safetensors files")
-    return single
-
-
-def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the tensors of a safetensors file by name; each with dtype, shape and data_offsets."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        size = path.stat().st_size
-        if not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
-            raise UnusableFolder(f"{path.name} is damaged: its header cannot be {length} bytes long")
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        for entry in tensors.values():
-            shape, offsets = entry["shape"], entry["data_offsets"]
-            if not isinstance(entry["dtype"], str) or not isinstance(shape, list) or not isinstance(offsets, list):
-                raise ValueError("a tensor lacks its type, shape or place")
-            if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]):
-                raise ValueError("a shape or a place is not of whole numbers")
-        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        raise UnusableFolder(f"{path.name} is damaged: its header cannot be read ({error})") from error
-    if 8 + length + end != size:
-        raise UnusableFolder(f"{path.name} is incomplete: {size} bytes of {8 + length + end}")
-    return tensors
-
-
-def _parameters(header: dict[str, dict[str, Any]], quantization: object) -> int:
-    """Return how many parameters the tensors stand for; quantised ones are packed into 32-bit words."""
-    settings = quantization if isinstance(quantization, dict) else {}
-    total = 0
-    for name, entry in header.items():
-        if name.endswith((".scales", ".biases")):
-            continue
-        count = math.prod(entry["shape"])
-        if entry["dtype"] == "U32":
-            own = settings.get(name.removesuffix(".weight"))
-            bits = own.get("bits") if isinstance(own, dict) else settings.get("bits")
-            count = count * 32 // bits if type(bits) is int and bits > 0 else count
-        total += count
-    return total
-
-
-def _dtype(headers: list[dict[str, dict[str, Any]]]) -> str:
-    """Return the dtype that most bytes have."""
-    sizes: dict[str, int] = {}
-    for header in headers:
-        for entry in header.values():
-            dtype = str(entry["dtype"])
-            sizes[dtype] = sizes.get(dtype, 0) + math.prod(entry["shape"]) * DTYPE_BITS.get(dtype, 8)
-    return max(sizes, key=lambda dtype: sizes[dtype], default="unknown")

@@ -7,7 +7,8 @@ from twisted.internet.defer import DeferredLock
 
 from ..chat import InstalledModel, InternalError, ModelCard
 from ..library.card import card
-from ..library.store import ModelStore, UnusableFolder
+from ..library.folder import UnusableFolder
+from ..library.store import ModelStore
 from .scheduler import Blocking
 
 

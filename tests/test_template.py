@@ -1,0 +1,55 @@
+"""Whether a template takes tools is seen by giving it one, and no template can do harm."""
+
+import pytest
+
+from osaurus.library.template import takes_tools
+
+from .conftest import CHAT_TEMPLATE
+
+HERMES = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>{% endif %}"
+    + CHAT_TEMPLATE
+)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        HERMES,
+        "{% if tools is not none %}{{ tools | tojson(indent=4) }}{% endif %}",
+        "{%- for tool in tools or [] if tool.type == 'function' %}{{ tool.function.name }}{% continue %}{% endfor %}",
+        "{% generation %}{{ strftime_now('%d') }}{% endgeneration %}{{ tools }}",
+    ],
+)
+def test_a_template_that_names_the_tool_takes_tools(template: str) -> None:
+    assert takes_tools(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHAT_TEMPLATE,
+        "",
+        "{# tools are not for this model #}" + CHAT_TEMPLATE,
+        "{% if tools %}{{ raise_exception('no tools here') }}{% endif %}",
+        "{% if tools %}You may use tools.{% endif %}",
+        "{{ tools",
+        "{{ tools.nothing.at_all }}",
+    ],
+)
+def test_one_that_does_not_takes_none(template: str) -> None:
+    assert not takes_tools(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{{ tools }}{% endfor %}{% endfor %}",
+        "{% set n = namespace(x='tools') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ tools }}",
+        "{{ tools }}{{ 'x' * 99999999999 }}",
+        "{{ tools }}{{ tools.__class__.__mro__[1].__subclasses__() }}",
+    ],
+    ids=["for ever", "doubling", "multiplying", "out of the sandbox"],
+)
+def test_one_that_would_do_harm_takes_none(template: str) -> None:
+    assert not takes_tools(template)
