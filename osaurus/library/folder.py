@@ -45,7 +45,7 @@ def describe(folder: Path, repository: str) -> InstalledModel:
     if not (folder / "tokenizer.json").is_file():
         raise UnusableFolder("tokenizer.json is missing")
     weights = _weight_files(folder)
-    headers = [_safetensors_header(path) for path in weights]
+    headers = [safetensors_header(path)[0] for path in weights]
     check_senses(name for header in headers for name in header)
     quantization = config.get("quantization")
     bits = quantization.get("bits") if isinstance(quantization, dict) else None
@@ -133,8 +133,11 @@ def _weight_files(folder: Path) -> list[Path]:
     return single
 
 
-def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the tensors of a safetensors file by name; each with dtype, shape and data_offsets."""
+def safetensors_header(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Return the tensors of a safetensors file by name, each with dtype, shape and data_offsets; and what it says.
+
+    Raises UnusableFolder, OSError.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         size = path.stat().st_size
@@ -151,11 +154,12 @@ def _safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
             if not all(type(number) is int and number >= 0 for number in [*shape, *offsets]):
                 raise ValueError("a shape or a place is not of whole numbers")
         end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        said = dict(header.get("__metadata__") or {})
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableFolder(f"{path.name} is damaged: its header cannot be read ({error})") from error
     if 8 + length + end != size:
         raise UnusableFolder(f"{path.name} is incomplete: {size} bytes of {8 + length + end}")
-    return tensors
+    return tensors, said
 
 
 def _parameters(header: dict[str, dict[str, Any]], quantization: object) -> int:

