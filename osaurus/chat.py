@@ -408,6 +408,13 @@ class ModelLoadFailed(ApiError):
     mendable = False
 
 
+class PullFailed(ApiError):
+    """The model could not be fetched; the message has the reason, and says whether to try again."""
+
+    code = "pull_failed"
+    mendable = False
+
+
 @frozen
 class Failed:
     """The answer ends here, with an error."""

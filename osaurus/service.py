@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from .engine.runner import MLXRunner
+from .serving.pulls import Pulls
 from .serving.scheduler import Scheduler
 
 log = Logger()
@@ -37,6 +38,7 @@ class OsaurusService(Service):
     _clock: IReactorTime
     _ports: Sequence[IService]
     _scheduler: Scheduler
+    _pulls: Pulls
     _runner: MLXRunner
     _engine_pool: ThreadPool
     _blocking_pool: ThreadPool
@@ -72,9 +74,11 @@ class OsaurusService(Service):
         for port in self._ports:
             await maybeDeferred(port.stopService)
         self._scheduler.stop()
+        pulls_ended = self._pulls.stop()
         # The last writes leave on the reactor's next turn.
         await deferLater(self._clock, 0, lambda: None)
         await self._runner.stop()
+        await pulls_ended
         if not self._runner.abandoned:
             # Stopping the pool waits for its threads, and one that is stuck never ends.
             self._engine_pool.stop()

@@ -1,6 +1,7 @@
 """`twistd osaurus`: its options, and the one place where everything is put together."""
 
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from threading import Thread
@@ -10,6 +11,7 @@ from twisted.application import strports
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.policies import ThrottlingFactory
@@ -25,6 +27,7 @@ from .library.store import ModelStore
 from .service import OsaurusService
 from .serving.catalogue import Catalogue
 from .serving.limits import Limits
+from .serving.pulls import Pulls
 from .serving.residency import Residency
 from .serving.scheduler import Scheduler
 from .web.api import Api
@@ -32,6 +35,7 @@ from .web.front import Front
 from .web.generating import Generating
 from .web.guard import Guard
 from .web.library import Library
+from .web.pulling import Pulling
 from .web.request import BoundedRequest
 
 log = Logger()
@@ -118,8 +122,11 @@ def makeService(options: Options) -> IService:
     # Who is reached from other machines answers to whatever name they know, if keys protect it.
     anywhere = chosen.exposed and chosen.api_keys and not chosen.hosts
     guard = Guard(chosen.api_keys, ("*",) if anywhere else chosen.hosts, chosen.origins, chosen.read_only)
-    library = Library(Catalogue(store, blocking), scheduler, blocking, reactor)
-    api = Api(Generating(scheduler, blocking, guard, reactor), library, scheduler, reactor)
+    catalogue = Catalogue(store, blocking)
+    library = Library(catalogue, scheduler, blocking, reactor)
+    pulls = Pulls(chosen.models_dir, partial(_spawn, reactor), reactor)
+    pulling = Pulling(pulls, catalogue, blocking, reactor)
+    api = Api(Generating(scheduler, blocking, guard, reactor), library, pulling, scheduler, reactor)
     site = Site(
         Front(api.resource(), guard),
         requestFactory=partial(BoundedRequest, max_body=chosen.max_body, clock=reactor),
@@ -130,7 +137,7 @@ def makeService(options: Options) -> IService:
     limited = ThrottlingFactory(site, maxConnectionCount=chosen.max_connections)
     ports = [strports.service(endpoint, limited) for endpoint in chosen.endpoints]
     return OsaurusService(
-        reactor, ports, scheduler, runner, engine_pool, blocking_pool, chosen.preload, _greeting(chosen)
+        reactor, ports, scheduler, pulls, runner, engine_pool, blocking_pool, chosen.preload, _greeting(chosen)
     )
 
 
@@ -161,6 +168,11 @@ def _reactor() -> Any:
     from twisted.internet import reactor
 
     return reactor
+
+
+def _spawn(reactor: Any, protocol: ProcessProtocol, arguments: list[str]) -> Any:
+    """Start a process of this program's Python, with what this process has in its environment."""
+    return reactor.spawnProcess(protocol, sys.executable, [sys.executable, *arguments], env=None)
 
 
 def _greeting(chosen: settings.Settings) -> str:

@@ -4,13 +4,17 @@
 answers are written down beforehand; it keeps the protocol that MLXEngine keeps.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from osaurus.chat import Event, Failed, Finished, GenerationRequest, Piece, ResidentModel, Text, Timings, Tokens, Usage
 from osaurus.engine.prompt import EncodedPrompt
@@ -174,3 +178,49 @@ class MemoryWorker:
         self.turn()
         while self.engine.busy:
             self.turn()
+
+
+@define(eq=False)
+class MemoryProcess:
+    """A process that was started, without one: the test says what it tells and when it ends."""
+
+    protocol: ProcessProtocol
+    arguments: list[str]
+    signals: list[str] = field(factory=list)
+    over: bool = False
+
+    def tell(self, **told: Any) -> None:
+        """Have it write a line."""
+        self.write(json.dumps(told).encode() + b"\n")
+
+    def write(self, data: bytes) -> None:
+        """Have it write."""
+        self.protocol.outReceived(data)
+
+    def end(self, status: int = 0) -> None:
+        """Have it end."""
+        self.over = True
+        self.protocol.processEnded(Failure(ProcessTerminated(status) if status else ProcessDone(0)))
+
+    def signalProcess(self, name: str) -> None:
+        """Take note of a signal."""
+        if self.over:
+            raise ProcessExitedAlready
+        self.signals.append(name)
+
+    def closeStdin(self) -> None:
+        """Hear nothing."""
+
+
+@define
+class MemorySpawn:
+    """Starts processes in memory."""
+
+    processes: list[MemoryProcess] = field(factory=list)
+
+    def __call__(self, protocol: ProcessProtocol, arguments: list[str]) -> Any:
+        """Start one."""
+        process = MemoryProcess(protocol, arguments)
+        self.processes.append(process)
+        protocol.makeConnection(process)
+        return process

@@ -25,14 +25,16 @@ def free_port() -> int:
 
 
 def environment(folder: Path, models: Path, port: int) -> dict[str, str]:
-    """Nothing of whoever runs the tests but the path, and a home of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("OSU_")}
+    """Nothing of whoever runs the tests but the path, a home of its own, and no hub and no index to reach."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OSU_", "HF_", "PIP_"))}
     return {
         **kept,
         "HOME": str(folder),
         "OSU_PORT": str(port),
         "OSU_MODELS_DIR": str(models),
         "OSU_CACHE_DIR": str(CACHE),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "PIP_NO_INDEX": "1",
     }
 
 
@@ -69,14 +71,14 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, models: Path, *options: str) -> Iterator[Server]:
-    """Run `twistd -n osaurus` for a while."""
+def serving(folder: Path, models: Path, *options: str, **variables: str) -> Iterator[Server]:
+    """Run `twistd -n osaurus` for a while; `variables` are of its environment."""
     port, log = free_port(), folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [TWISTD, "-n", "--pidfile=", "osaurus", *options],
             cwd=folder,
-            env=environment(folder, models, port),
+            env={**environment(folder, models, port), **variables},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

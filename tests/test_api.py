@@ -25,14 +25,16 @@ from osaurus.dialects.openai import chat_call
 from osaurus.library.store import ModelStore
 from osaurus.serving.catalogue import Catalogue
 from osaurus.serving.limits import Limits
+from osaurus.serving.pulls import Pulls
 from osaurus.serving.scheduler import Scheduler
 from osaurus.web.api import Api
 from osaurus.web.front import Front
 from osaurus.web.generating import Generating
 from osaurus.web.guard import Guard
 from osaurus.web.library import Library
+from osaurus.web.pulling import Pulling
 
-from .doubles import MemoryWorker, finished, inline
+from .doubles import MemorySpawn, MemoryWorker, finished, inline
 
 NOON = 1710509445.0  # 2024-03-15T13:30:45Z
 PREFIXES = ["", "/v1", "/api", "/v1/api"]
@@ -77,7 +79,9 @@ class Client:
     guard: Guard = field(factory=Guard)
     max_concurrent: int = 10
     max_per_minute: int = 100
+    spawned: MemorySpawn = field(factory=MemorySpawn)
     scheduler: Scheduler = field(init=False)
+    pulls: Pulls = field(init=False)
     stub: Any = field(init=False)  # StubTreq has treq's functions, which its type does not tell
 
     def __attrs_post_init__(self) -> None:
@@ -85,8 +89,12 @@ class Client:
         store = ModelStore(self.models)
         limits = Limits(self.clock, self.max_concurrent, self.max_per_minute)
         self.scheduler = Scheduler(store, self.worker.runner, self.worker.residency, limits, inline)
-        library = Library(Catalogue(store, inline), self.scheduler, inline, self.clock)
-        api = Api(Generating(self.scheduler, inline, self.guard, self.clock), library, self.scheduler, self.clock)
+        catalogue = Catalogue(store, inline)
+        library = Library(catalogue, self.scheduler, inline, self.clock)
+        self.pulls = Pulls(self.models, self.spawned, self.clock)
+        pulling = Pulling(self.pulls, catalogue, inline, self.clock)
+        generating = Generating(self.scheduler, inline, self.guard, self.clock)
+        api = Api(generating, library, pulling, self.scheduler, self.clock)
         self.stub = StubTreq(Front(api.resource(), self.guard))
 
     def begin(self, method: str, path: str, body: Any = None, **headers: str) -> list[Any]:
@@ -647,7 +655,7 @@ def test_a_model_is_copied_and_deleted(tmp_path: Path, tiny_models: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/embeddings", "/api/pull"]
+    "path", ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/embeddings", "/api/push"]
 )
 def test_what_is_known_but_not_served_yet_says_so(client: Client, path: str) -> None:
     answer = client.ask("POST", path, {})

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any, Protocol
 
 from attrs import frozen
 
 from ..chat import InstalledModel, ModelCard, ResidentModel
 from .fields import ModelName, refuse
-from .ollama import rfc3339
-from .strict import parse
+from .ollama import line, rfc3339
+from .strict import Between, parse
 
 # Of Ollama's API, as far as this is it: clients refuse to speak to one that is too old (Copilot below 0.6.4).
 VERSION = "0.12.6"
@@ -34,6 +34,46 @@ class CopyBody:
     destination: ModelName
 
 
+@frozen(kw_only=True)
+class PullBody:
+    """A model to be installed, under either key, and the bits that its weights are to be converted to."""
+
+    model: ModelName | None = None
+    name: ModelName | None = None
+    stream: bool = True
+    insecure: bool = False
+    quantize: Annotated[int, Between(2, 8)] | None = None
+
+
+@frozen
+class PullCall:
+    """What a client wants to have, and whether to be told how far that is."""
+
+    name: str
+    stream: bool
+    quantize: int | None
+
+
+class Stage(Protocol):
+    """How far a pull is: of a file its digest, and its size and what is here of it, in bytes."""
+
+    @property
+    def status(self) -> str:
+        """What is being done."""
+
+    @property
+    def digest(self) -> str:
+        """Of which file; empty if of none."""
+
+    @property
+    def total(self) -> int:
+        """Its size."""
+
+    @property
+    def completed(self) -> int:
+        """What is here of it."""
+
+
 def name_call(body: bytes) -> str:
     """Return the model that a body names. Raises InvalidRequest."""
     named = parse(NameBody, body)
@@ -43,6 +83,18 @@ def name_call(body: bytes) -> str:
 def copy_call(body: bytes) -> CopyBody:
     """Read the body of a copy. Raises InvalidRequest."""
     return parse(CopyBody, body)
+
+
+def pull_call(body: bytes) -> PullCall:
+    """Read the body of a pull. Raises InvalidRequest."""
+    asked = parse(PullBody, body)
+    return PullCall(asked.model or asked.name or refuse("model", "is required"), asked.stream, asked.quantize)
+
+
+def progress_line(stage: Stage) -> bytes:
+    """Return a line of a pull's stream."""
+    of_file = {"digest": stage.digest, "total": stage.total, "completed": stage.completed} if stage.digest else {}
+    return line({"status": stage.status, **of_file})
 
 
 def tags(found: Iterable[tuple[InstalledModel, str]]) -> dict[str, Any]:

@@ -37,14 +37,12 @@ from .folder import (
 )
 from .gguf import UnsupportedGGUF
 from .hub import MOST_SMALL_BYTES, Hub, Listing
-from .names import SHORT_NAMES, repository
+from .names import QUANTIZATIONS, SHORT_NAMES, quantised, repository
 from .progress import AccessDenied, NoSuchRepository, Progress, PullError
 from .store import ModelStore
 
 __all__ = ["AccessDenied", "NoSuchRepository", "Progress", "PullError", "pull"]
 
-# Bits that MLX packs weights into.
-QUANTIZATIONS = (2, 3, 4, 5, 6, 8)
 # In bytes, to be left on the disk.
 MARGIN = 256 * 2**20
 # In seconds.
@@ -74,7 +72,7 @@ def pull(
         )
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise PullError(f"Weights can be quantised to {', '.join(map(str, QUANTIZATIONS))} bits, not {quantize}")
-    target = wanted if quantize is None else f"{wanted}-{quantize}bit"
+    target = quantised(wanted, quantize)
     tell(Progress("pulling manifest"))
     if (installed := _installed(models, target)) is None:
         if (models / target).exists():
@@ -119,7 +117,7 @@ class _Pull:
     def run(self, wanted: str) -> str:
         """Install it; return its name, spelt as the hub spells it. Raises PullError, OSError."""
         listing = self._hub.listing(wanted)
-        target = listing.repository if self._quantize is None else f"{listing.repository}-{self._quantize}bit"
+        target = quantised(listing.repository, self._quantize)
         small = listing.small
         if "config.json" not in listing.files or "tokenizer.json" not in listing.files:
             raise PullError(f"{wanted} is no language model that can be served: it lacks config.json or tokenizer.json")
@@ -137,8 +135,8 @@ class _Pull:
             weights = self._weights(listing, folder)
         except UnusableFolder as error:
             raise PullError(f"{wanted} cannot be served: {error}") from error
-        quantised = "quantization" in config
-        if self._quantize is not None and quantised:
+        packed = "quantization" in config
+        if self._quantize is not None and packed:
             raise PullError(f"{wanted} is quantised already; quantise the repository that it was made from")
         total = sum(file.size for file in weights)
         here = sum(here_already(file, self._workspace) for file in weights)
@@ -146,7 +144,7 @@ class _Pull:
         _check_space(self._models, total - here + total * copies)
         self._fetch(listing, weights, folder)
         self._tell(Progress("verifying sha256 digest"))
-        if self._quantize is not None or not (quantised or _is_mlx(weights, folder)):
+        if self._quantize is not None or not (packed or _is_mlx(weights, folder)):
             folder = self._convert(folder)
         _land(folder, self._models, target, self._tell)
         return target

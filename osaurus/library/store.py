@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from ..chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
 from .folder import UnusableFolder, describe, model_files
 from .hub_cache import HubCache
-from .names import SHORT_NAMES
+from .names import SHORT_NAMES, in_full
 
 log = Logger()
 
@@ -73,8 +73,7 @@ class ModelStore:
 
         Raises ModelNotFound.
         """
-        wanted = name.lower().removesuffix(":latest")
-        wanted = SHORT_NAMES.get(wanted, wanted).lower()
+        wanted = in_full(name).lower()
         models = self.models()
         for names in (_exact_names, _bare_names):
             for model in models:

@@ -19,12 +19,13 @@ from .answers import error_answer, json_answer
 from .generating import Generating
 from .library import Library
 from .openapi import document
+from .pulling import Pulling
 from .routes import EVENTS, JSON, LINES, Route
 
 log = Logger()
 
 # Known by their names, since clients ask for them, and not served yet.
-UNSERVED = ("responses", "messages", "messages/count_tokens", "embeddings", "embed", "pull", "push", "create")
+UNSERVED = ("responses", "messages", "messages/count_tokens", "embeddings", "embed", "push", "create")
 
 
 @define(eq=False)
@@ -33,6 +34,7 @@ class Api:
 
     _generating: Generating
     _library: Library
+    _pulling: Pulling
     _scheduler: Scheduler
     _clock: IReactorTime
 
@@ -69,6 +71,7 @@ class Api:
             Route(
                 "POST", "/generate/", generating.generate, "/api", ollama_generate.GenerateBody, answers=(JSON, LINES)
             ),
+            Route("POST", "/pull/", self._pulling.pull, "/api", ollama_models.PullBody, answers=(JSON, LINES)),
             Route("POST", "/copy/", library.copy, "/api", ollama_models.CopyBody),
             Route("DELETE", "/delete/", library.delete, "/api", ollama_models.NameBody),
         ]
