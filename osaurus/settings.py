@@ -212,7 +212,9 @@ class Settings:
     expose: bool = _setting(
         _switch, "Whether to listen on the port of every network interface instead of 127.0.0.1 only.", default=False
     )
-    read_only: bool = _setting(_switch, "Whether clients may only use models, not copy or delete them.", default=False)
+    read_only: bool = _setting(
+        _switch, "Whether clients may only use models, not pull, copy or delete them.", default=False
+    )
     hosts: tuple[str, ...] = _setting(
         _words,
         "Host names to answer to beside the machine's own and local ones, separated by commas; *: any.",

@@ -12,6 +12,8 @@ from osaurus import settings
 from osaurus.dialects import ollama, openai
 from osaurus.dialects.completions import CompletionBody
 from osaurus.dialects.ollama_generate import GenerateBody
+from osaurus.dialects.ollama_models import PullBody
+from osaurus.library.names import SHORT_NAMES, USUAL_SIZES
 
 ROOT = Path(osaurus.__file__).parent
 DOCS = ROOT.parent / "docs"
@@ -51,6 +53,7 @@ def test_relative_links_lead_somewhere(page: str) -> None:
         ("ollama.md", ollama.ChatBody),
         ("ollama.md", ollama.Options),
         ("ollama.md", GenerateBody),
+        ("ollama.md", PullBody),
     ],
 )
 def test_every_field_of_a_body_is_on_its_page(page: str, body: type[Any]) -> None:
@@ -59,3 +62,11 @@ def test_every_field_of_a_body_is_on_its_page(page: str, body: type[Any]) -> Non
         field.name for field in attrs.fields(body) if f"`{field.name}" not in text and f".{field.name}`" not in text
     ]
     assert missing == []
+
+
+def test_every_short_name_is_on_its_page() -> None:
+    text = (DOCS / "models.md").read_text("utf-8")
+    for name, repository in SHORT_NAMES.items():
+        assert f"| `{name}` | `{repository}` |" in text
+    for family, size in USUAL_SIZES.items():
+        assert f"`{family}` {size}" in " ".join(text.split())

@@ -18,7 +18,8 @@ from osaurus.chat import (
     ModelCard,
     ResidentModel,
 )
-from osaurus.dialects.ollama_models import copy_call, name_call, running, show, tags
+from osaurus.dialects.ollama_models import copy_call, name_call, progress_line, pull_call, running, show, tags
+from osaurus.library.progress import Progress
 
 NOON = datetime(2024, 3, 15, 12, 0, 0, 5, UTC)
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -114,9 +115,10 @@ def test_a_card_is_shown_with_what_the_model_can() -> None:
         facts={"context_length": 99},
         fills_in=True,
         thinks=True,
+        takes_tools=True,
     )
     shown = show(card)
-    assert shown["capabilities"] == ["completion", "insert", "thinking"]
+    assert shown["capabilities"] == ["completion", "tools", "insert", "thinking"]
     assert shown["model_info"]["llama.context_length"] == 99
     assert (shown["template"], shown["license"]) == ("{{ x }}", "MIT")
     assert "FROM org/Small" in shown["modelfile"]
@@ -135,3 +137,19 @@ def test_a_copy_has_a_source_and_a_destination() -> None:
     with pytest.raises(InvalidRequest) as caught:
         copy_call(b'{"source": "a"}')
     assert caught.value.param == "destination"
+
+
+def test_a_pull_names_a_model_and_is_told_of_unless_it_says_otherwise() -> None:
+    asked = pull_call(b'{"name": "a", "insecure": true}')
+    assert (asked.name, asked.stream, asked.quantize) == ("a", True, None)
+    assert not pull_call(b'{"model": "a", "stream": false}').stream
+    assert pull_call(b'{"model": "a", "quantize": 4}').quantize == 4
+    with pytest.raises(InvalidRequest) as caught:
+        pull_call(b"{}")
+    assert caught.value.param == "model"
+
+
+def test_a_stage_of_a_pull_is_a_line_with_numbers_if_it_is_about_a_file() -> None:
+    assert progress_line(Progress("success")) == b'{"status":"success"}\n'
+    line = progress_line(Progress("pulling 00", "sha256:00", 10, 0))
+    assert line == b'{"status":"pulling 00","digest":"sha256:00","total":10,"completed":0}\n'

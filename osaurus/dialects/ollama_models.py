@@ -139,6 +139,7 @@ def show(card: ModelCard) -> dict[str, Any]:
         },
         "capabilities": [
             "completion",
+            *(["tools"] if card.takes_tools else []),
             *(["insert"] if card.fills_in else []),
             *(["thinking"] if card.thinks else []),
         ],
