@@ -6,15 +6,20 @@ from pathlib import Path
 import click
 
 from . import __version__, settings
+from .library.hub_cache import HubCache
 from .library.pull import Progress, PullError, pull
 from .library.store import ModelStore
 
 
-def _models_folder(given: Path | None) -> Path:
+def _settings(models_dir: Path | None) -> settings.Settings:
     try:
-        return settings.load({"models_dir": str(given)} if given else {}, os.environ).models_dir
+        return settings.load({"models_dir": str(models_dir)} if models_dir else {}, os.environ)
     except settings.BadSetting as error:
         raise click.ClickException(str(error)) from error
+
+
+def _cache(chosen: settings.Settings) -> HubCache | None:
+    return HubCache(chosen.hub_cache) if chosen.hub_cache else None
 
 
 models_dir = click.option(
@@ -41,8 +46,9 @@ def pull_command(model: str, models_dir: Path | None, quantize: int | None) -> N
             click.echo(progress.status)
         told = progress.status
 
+    chosen = _settings(models_dir)
     try:
-        click.echo(pull(model, _models_folder(models_dir), tell, quantize=quantize))
+        click.echo(pull(model, chosen.models_dir, tell, quantize=quantize, cache=_cache(chosen)))
     except PullError as error:
         raise click.ClickException(str(error)) from error
 
@@ -51,8 +57,8 @@ def pull_command(model: str, models_dir: Path | None, quantize: int | None) -> N
 @models_dir
 def list_command(models_dir: Path | None) -> None:
     """List the installed models."""
-    folder = _models_folder(models_dir)
-    for model in ModelStore(folder).models():
+    chosen = _settings(models_dir)
+    for model in ModelStore(chosen.models_dir, _cache(chosen)).models():
         click.echo(f"{model.id}\t{model.repository}\t{model.size / 2**20:.0f} MiB")
 
 

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from osaurus.engine.backend import Backend
 from osaurus.library import pull as pulling
 from osaurus.library.hub import Hub
+from osaurus.library.hub_cache import HubCache
 from osaurus.library.names import SHORT_NAMES
 from osaurus.library.progress import AccessDenied, NoSuchRepository, Progress, PullError
 from osaurus.library.pull import pull
@@ -26,6 +27,7 @@ from osaurus.library.store import ModelStore
 
 from .conftest import write_tiny_model
 from .hub import FakeHub
+from .test_hub_cache import fetch
 from .test_store import install, shard
 
 NAME = "mlx-community/Tiny-4bit"
@@ -131,6 +133,14 @@ def test_what_is_installed_is_not_fetched_again(puller: Puller, hub: FakeHub) ->
     assert puller.pull(NAME.lower()) == "tiny-4bit"
     assert puller.statuses == ["pulling manifest", "success"]
     assert len(hub.requests) == asked
+
+
+def test_what_is_in_the_hub_cache_is_not_fetched(puller: Puller, hub: FakeHub, tmp_path: Path) -> None:
+    fetch(tmp_path / "hub", NAME)
+    assert puller.pull(cache=HubCache(tmp_path / "hub")) == "tiny-4bit"
+    assert puller.statuses == ["pulling manifest", "success"]
+    assert hub.requests == []
+    assert not puller.models.exists()
 
 
 @pytest.mark.usefixtures("repository")

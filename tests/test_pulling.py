@@ -262,9 +262,16 @@ def test_a_gated_model_is_refused_with_what_to_do(server: Server, hub: FakeHub) 
     assert "HF_TOKEN" in answer.json()["error"]["message"]
 
 
-def test_the_token_of_the_server_is_used(tmp_path: Path, models: Path, hub: FakeHub, tiny_models: Path) -> None:
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_the_token_of_the_server_is_used(
+    tmp_path: Path, models: Path, hub: FakeHub, tiny_models: Path, place: str
+) -> None:
     hub.add(NAME, tiny_models / "tests" / "tiny", gated=True)
-    with serving(tmp_path, models, HF_ENDPOINT=hub.endpoint, HF_TOKEN=hub.token) as running:
+    # Where `hf auth login` puts it.
+    (tmp_path / "face").mkdir()
+    (tmp_path / "face" / "token").write_text(hub.token if place == "file" else "hf_wrong")
+    variables = {"HF_HOME": str(tmp_path / "face"), **({"HF_TOKEN": hub.token} if place == "environment" else {})}
+    with serving(tmp_path, models, HF_ENDPOINT=hub.endpoint, **variables) as running:
         answer = httpx.post(f"{running.url}/api/pull", json={"model": NAME, "stream": False}, timeout=60)
     assert answer.json() == {"status": "success"}
 

@@ -421,6 +421,15 @@ def test_a_model_that_sees_or_hears_is_passed_over_with_that_reason(tensor: str,
     assert "for images or sound" in str(complaint["error"])
 
 
+@pytest.mark.parametrize("name", ["tiny", "Org/Tiny:latest"])
+def test_who_asks_for_a_folder_that_is_no_model_is_told_why(name: str, tmp_path: Path) -> None:
+    install(tmp_path, "org/tiny", {**WEIGHTS, "vision_tower.x": np.ones(3, np.float32)})
+    with pytest.raises(ModelNotFound) as caught:
+        ModelStore(tmp_path).find(name)
+    assert caught.value.message.startswith(f"Model not found: {name}. org/tiny is there, but cannot be used: ")
+    assert "for images or sound" in caught.value.message
+
+
 def test_the_text_part_of_a_model_that_could_see_is_a_model(tmp_path: Path) -> None:
     install(tmp_path, "org/tiny", model_type="gemma3", vision_config={"hidden_size": 8})
     assert ids(ModelStore(tmp_path)) == ["tiny"]

