@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,16 @@ def test_two_watch_one_pull_and_the_last_to_leave_ends_it(server: Server, hub: F
     assert not (models / ".pulling").exists()
 
 
+def test_all_who_ask_at_once_have_the_model_and_it_is_fetched_once(server: Server, hub: FakeHub) -> None:
+    def ask(stream: bool) -> str:
+        return httpx.post(f"{server.url}/api/pull", json={"model": NAME, "stream": stream}, timeout=60).text
+
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(ask, [True, False, True, False]))
+    assert all('"status":"success"' in answer for answer in answers)
+    assert len(hub.asked("model.safetensors")) == 1
+
+
 def test_a_server_that_stops_ends_its_pulls(server: Server, hub: FakeHub, models: Path) -> None:
     hub.held["model.safetensors"] = threading.Event()
     with (
@@ -255,9 +266,10 @@ def test_a_server_that_stops_ends_its_pulls(server: Server, hub: FakeHub, models
     assert not any(models.rglob("*.lock"))
 
 
-def test_a_gated_model_is_refused_with_what_to_do(server: Server, hub: FakeHub) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_gated_model_is_refused_with_what_to_do(server: Server, hub: FakeHub, stream: bool) -> None:
     hub.repositories[NAME].gated = True
-    answer = httpx.post(f"{server.url}/api/pull", json={"model": NAME, "stream": False}, timeout=60)
+    answer = httpx.post(f"{server.url}/api/pull", json={"model": NAME, "stream": stream}, timeout=60)
     assert answer.status_code == 403
     assert "HF_TOKEN" in answer.json()["error"]["message"]
 

@@ -214,6 +214,32 @@ def test_what_goes_wrong_is_told_to_everybody(desk: Desk, kind: str, expected: t
         assert (type(told), told.message, told.param) == (expected, "there is none", "model")
 
 
+def test_who_leaves_because_it_failed_ends_nothing(desk: Desk) -> None:
+    watch = desk.watch(NAME)
+    watch.next().addErrback(lambda _: watch.leave())
+    desk.process.end(1)
+    assert desk.process.signals == []
+    assert desk.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_who_leaves_when_it_is_over_keeps_no_news_from_the_others(desk: Desk, succeeds: bool) -> None:
+    told: list[str] = []
+    for name in ("first", "second", "third"):
+        watch = desk.watch(NAME)
+
+        def over(_: object, watch: Watch = watch, name: str = name) -> None:
+            told.append(name)
+            watch.leave()
+
+        watch.next().addBoth(over)
+    if succeeds:
+        desk.process.tell(status="success")
+    desk.process.end(0 if succeeds else 1)
+    assert told == ["first", "second", "third"]
+    assert desk.process.signals == []
+
+
 def test_a_process_that_dies_is_logged_with_what_it_said(desk: Desk) -> None:
     watch = desk.watch(NAME)
     assert desk.process.protocol is not None

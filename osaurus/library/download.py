@@ -90,7 +90,6 @@ class Downloader:
             report(file.size)
             return target
         part = _Part(_part(file, folder), file)
-        report(part.size)
         attempts = 0
         while part.size < file.size:
             before = part.size
@@ -128,6 +127,7 @@ class Downloader:
                 and response.headers.get("Content-Range", "").startswith(beginning)
             ):
                 part.forget()
+            report(part.size)
             with part.path.open("ab") as output:
                 # In pieces as they come: what would be gathered first is lost with the connection.
                 for chunk in response.iter_bytes():

@@ -168,6 +168,7 @@ class Pull(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """Tell everybody how it ended."""
+        self._ended = True
         if self._patience is not None and self._patience.active():
             self._patience.cancel()
         self._over()
@@ -177,9 +178,7 @@ class Pull(ProcessProtocol):
             outcome = self._outcome or PullFailed(
                 f"{self.name} could not be pulled; the server's log has the reason. Try again: it goes on from there."
             )
-            for watch in self._watches:
-                watch.tell(outcome)
-        self._ended = True
+            self._tell_all(outcome)
         while self._waiting:
             self._waiting.pop(0).callback(None)
 
@@ -198,8 +197,12 @@ class Pull(ProcessProtocol):
             log.error("Pulling {name} says {line!r:.200}: {error}", name=self.name, line=line, error=error)
             return
         self._succeeded = self._latest.status == SUCCESS
-        for watch in self._watches:
-            watch.tell(self._latest)
+        self._tell_all(self._latest)
+
+    def _tell_all(self, news: Progress | ApiError) -> None:
+        # Whoever is told the last there is to tell leaves at once.
+        for watch in list(self._watches):
+            watch.tell(news)
 
     def _leave(self, watch: Watch) -> None:
         if watch in self._watches:
