@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from .hub import FakeHub
-from .test_pulling import NAME, eventually
+from .test_pulling import NAME, eventually, under_way
 
 
 @pytest.fixture
@@ -53,14 +53,13 @@ def test_an_error_is_a_line_with_its_kind(start: Callable[..., Any]) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.usefixtures("tiny_models")
 def test_it_ends_when_it_is_told_to_and_keeps_what_it_has(
     start: Callable[..., Any], hub: FakeHub, tiny_models: Path, tmp_path: Path
 ) -> None:
     hub.add(NAME, tiny_models / "tests" / "tiny")
     hub.held["model.safetensors"] = threading.Event()
     process = start()
-    eventually(lambda: bool(hub.asked("model.safetensors")))
+    eventually(lambda: under_way(tmp_path / "models"))
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGTERM
