@@ -18,6 +18,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from attrs import define, field, frozen
@@ -71,17 +72,11 @@ class PromptEncoder:
     _bounded: bool = False
     _thought_tags: ThoughtTags | None = None
     _shaper: Shaper = field(factory=lambda: Shaper(None, None))
-    abilities: TemplateAbilities = field(init=False)
-    """What its chat template can do."""
     _spelling: re.Pattern[str] | None = field(init=False)
     _any_special: re.Pattern[str] = field(init=False)
     _longest: int = field(init=False)
     _fill_in_marks: tuple[str, str, str] | None = field(init=False)
     _continuing: Tokenizer = field(init=False)
-
-    @abilities.default
-    def _find_abilities(self) -> TemplateAbilities:
-        return TemplateAbilities.found_in(self._template)
 
     @_spelling.default
     def _spelling_default(self) -> re.Pattern[str] | None:
@@ -107,6 +102,11 @@ class PromptEncoder:
     @_continuing.default
     def _continuing_default(self) -> Tokenizer:
         return without_prefix(self._tokenizer)
+
+    @cached_property
+    def _abilities(self) -> TemplateAbilities:
+        # Not when the model is loaded: the engine's thread waits for nobody's template.
+        return TemplateAbilities.found_in(self._template)
 
     def encode(self, request: GenerationRequest) -> EncodedPrompt:
         """Return the prompt's tokens, the most tokens that the answer may have, and the prompt's boundaries.
@@ -153,8 +153,8 @@ class PromptEncoder:
                 return list(request.raw.tokens), (), None
         self._check_tokens("context", request.context)
         held = shape.grammar is not None
-        variables = self._variables(request.thinking, held) | definitions(request.tools, self.abilities)
-        messages = told(request, self.abilities)
+        variables = self._variables(request.thinking, held) | definitions(request.tools, self._abilities)
+        messages = told(request, self._abilities)
         parts = self._render(messages, variables)
         tokens = [*request.context, *self._tokenise(parts)]
         boundaries = self._boundaries(messages, tokens, variables)
@@ -249,7 +249,7 @@ class PromptEncoder:
 
         It goes up to where the assistant is to speak, or only to the end of the last message if not `prompted`.
         """
-        conversation = as_given(messages, self.abilities)
+        conversation = as_given(messages, self._abilities)
         texts = list(_texts([conversation, variables]))
         spelling = self._spelling
         if spelling is None or not any(map(spelling.search, texts)):
