@@ -6,17 +6,20 @@ ends with an error that says so, the last bytes leave, and only then the threads
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from attrs import define
-from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from .discovery import Announcement
 from .engine.runner import MLXRunner
 from .serving.pulls import Pulls
 from .serving.scheduler import Scheduler
@@ -31,12 +34,63 @@ class CannotStart(SystemExit, Exception):
     """
 
 
+# Endpoints that plain HTTP is spoken on, by what their strings begin with.
+PLAIN = ("tcp:", "tcp6:", "systemd:")
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - how such an address is reached from here
+
+
+@define(eq=False)
+class Port:
+    """An endpoint to listen on, and the string that describes it."""
+
+    description: str
+    _endpoint: IStreamServerEndpoint
+    _factory: IProtocolFactory
+    _listening: Deferred[IListeningPort | None] | None = field(default=None, init=False)
+    _address: object = field(default=None, init=False)
+
+    def open(self) -> None:
+        """Listen. Raises what the endpoint does if that fails at once; what fails later is logged."""
+        failures: list[Failure] = []
+        at_once = True
+
+        def opened(port: IListeningPort) -> IListeningPort:
+            self._address = port.getHost()
+            return port
+
+        def failed(failure: Failure) -> None:
+            if at_once:
+                failures.append(failure)
+            elif not failure.check(CancelledError):
+                log.failure("{endpoint} cannot be listened on", failure, endpoint=self.description)
+
+        self._listening = self._endpoint.listen(self._factory).addCallbacks(opened, failed)
+        at_once = False
+        if failures:
+            failures[0].raiseException()
+
+    async def close(self) -> None:
+        """Listen no longer, nor try to any more."""
+        if self._listening is not None:
+            self._listening.cancel()
+            port = await self._listening
+            if port is not None:
+                await maybeDeferred(port.stopListening)
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where HTTP is spoken with whoever is on this machine, as host and port; None if it is not, or not by TCP."""
+        if isinstance(self._address, (IPv4Address, IPv6Address)) and self.description.startswith(PLAIN):
+            return EVERYWHERE.get(self._address.host, self._address.host), self._address.port
+        return None
+
+
 @define(eq=False, slots=False)
 class OsaurusService(Service):
-    """The whole server."""
+    """The whole server. `exposed` says whether other machines may reach it; `announcement` tells that it runs."""
 
     _clock: IReactorTime
-    _ports: Sequence[IService]
+    _ports: Sequence[Port]
     _scheduler: Scheduler
     _pulls: Pulls
     _runner: MLXRunner
@@ -44,12 +98,15 @@ class OsaurusService(Service):
     _blocking_pool: ThreadPool
     _preload: Sequence[str]
     _greeting: str
+    _announcement: Announcement
+    _exposed: bool
+    _models_dir: Path
 
     def privilegedStartService(self) -> None:
         """Open the ports. Ends the process with status 1 and one line if one cannot be had."""
         for port in self._ports:
             try:
-                port.privilegedStartService()
+                port.open()
             except (CannotListenError, OSError, OverflowError) as error:
                 raise CannotStart(f"osaurus: {error}") from error
 
@@ -59,8 +116,7 @@ class OsaurusService(Service):
         self._blocking_pool.start()
         self._engine_pool.start()
         self._runner.start()
-        for port in self._ports:
-            port.startService()
+        self._announce()
         for name in self._preload:
             Deferred.fromCoroutine(self._scheduler.preload(name)).addErrback(_log_preload, name)
         log.info("Osaurus is running. {greeting}", greeting=self._greeting)
@@ -72,7 +128,7 @@ class OsaurusService(Service):
 
     async def _stop(self) -> None:
         for port in self._ports:
-            await maybeDeferred(port.stopService)
+            await port.close()
         self._scheduler.stop()
         pulls_ended = self._pulls.stop()
         # The last writes leave on the reactor's next turn.
@@ -83,6 +139,15 @@ class OsaurusService(Service):
             # Stopping the pool waits for its threads, and one that is stuck never ends.
             self._engine_pool.stop()
         self._blocking_pool.stop()
+        # Whoever waits for this to be gone may begin anew at once.
+        self._announcement.withdraw()
+
+    def _announce(self) -> None:
+        address = next(filter(None, (port.address for port in self._ports)), None)
+        try:
+            self._announcement.publish(address, self._exposed, self._models_dir)
+        except OSError as error:
+            log.warn("Programs on this machine are not told that the server runs: {error}", error=error)
 
 
 def _log_preload(failure: Failure, name: str) -> None:

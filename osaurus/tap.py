@@ -7,7 +7,6 @@ from functools import partial
 from threading import Thread
 from typing import Any, ClassVar, TypeVar
 
-from twisted.application import strports
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
@@ -21,10 +20,11 @@ from twisted.web.server import Site
 
 from . import settings
 from .chat import ApiError
+from .discovery import Announcement, default_folder
 from .engine.runner import Engine, MLXRunner
 from .library.hub_cache import HubCache
 from .library.store import ModelStore
-from .service import OsaurusService
+from .service import OsaurusService, Port
 from .serving.catalogue import Catalogue
 from .serving.limits import Limits
 from .serving.pulls import Pulls
@@ -135,9 +135,20 @@ def makeService(options: Options) -> IService:
     )
     # One beyond them is closed at once.
     limited = ThrottlingFactory(site, maxConnectionCount=chosen.max_connections)
-    ports = [strports.service(endpoint, limited) for endpoint in chosen.endpoints]
+    ports = [Port(endpoint, serverFromString(reactor, endpoint), limited) for endpoint in chosen.endpoints]
     return OsaurusService(
-        reactor, ports, scheduler, pulls, runner, engine_pool, blocking_pool, chosen.preload, _greeting(chosen)
+        reactor,
+        ports,
+        scheduler,
+        pulls,
+        runner,
+        engine_pool,
+        blocking_pool,
+        chosen.preload,
+        _greeting(chosen),
+        Announcement(default_folder()),
+        bool(chosen.exposed),
+        chosen.models_dir,
     )
 
 

@@ -23,8 +23,9 @@ BELOW = {
     "dialects": {"chat", "durations"},
     "serving": {"chat", "library", "engine"},
     "web": {"chat", "dialects", "serving"},
-    "service": {"engine", "serving"},
-    "tap": {"chat", "settings", "library", "engine", "serving", "web", "service"},
+    "discovery": set(),
+    "service": {"discovery", "engine", "serving"},
+    "tap": {"chat", "discovery", "settings", "library", "engine", "serving", "web", "service"},
     "cli": {"settings", "library"},
 }
 # What of the engine may be imported before MLX is: the runner, its prompts, and on the engine's thread the backend.

@@ -1,0 +1,155 @@
+"""The file by which programs on this machine find a running server: `~/.osaurus/runtime/INSTANCE/configuration.json`.
+
+Its name, its place and its keys are those of the Osaurus app for macOS, so that what looks for one finds either; `pid`,
+`version` and `modelsDirectory` are ours.
+
+The difficulty is the server that was killed: its file stays, and its process number may be somebody else's by now. So a
+server holds a lock (flock) on its file for as long as it lives, which the kernel lets go of however it ends; the file
+gets its name when it is complete and locked. A file of ours that nobody has locked is nobody's, and is removed by
+whoever finds it. Rejected: to look whether the process exists (numbers are given out again), to compare when it started
+(every system tells that differently), to ask the port (another server may have it by now).
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from attrs import define, field, frozen
+
+from . import __version__
+
+FILE = "configuration.json"
+MOST_BYTES = 2**16
+
+
+@frozen(kw_only=True)
+class Instance:
+    """A running server. `url` is None where no TCP port leads to it.
+
+    `pid` and `models_dir` are None where it is the app and not one of ours: whether that still runs is not known.
+    """
+
+    url: str | None
+    exposed: bool
+    pid: int | None
+    models_dir: Path | None
+    file: Path
+
+    def is_alive(self) -> bool:
+        """Tell whether it still runs."""
+        return _read(self.file) is not None
+
+
+@define
+class Announcement:
+    """The file of this process, below `folder`."""
+
+    folder: Path
+    _instance: str = field(factory=lambda: str(uuid4()).upper(), init=False)
+    _held: int | None = field(default=None, init=False)
+
+    def publish(self, address: tuple[str, int] | None, exposed: bool, models_dir: Path) -> None:
+        """Tell where this process listens, if on a TCP port at all. Once. Raises OSError."""
+        place = self.folder / self._instance
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.mkdir(mode=0o700)
+        content: dict[str, Any] = {
+            "instanceId": self._instance,
+            "updatedAt": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "exposeToNetwork": exposed,
+            "health": "running",
+            "modelsDirectory": str(models_dir),
+            "pid": os.getpid(),
+            "version": __version__,
+        }
+        if address is not None:
+            host, port = address
+            literal = f"[{host}]" if ":" in host else host
+            content |= {"address": host, "port": port, "url": f"http://{literal}:{port}"}
+        unnamed = place / ".unnamed"
+        self._held = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(self._held, json.dumps(content, indent=2, sort_keys=True).encode())
+        unnamed.rename(place / FILE)
+
+    def withdraw(self) -> None:
+        """Remove the file, if there is one."""
+        if self._held is not None:
+            _remove(self.folder / self._instance / FILE)
+            # Only now: whoever finds it without the lock takes its server for dead.
+            os.close(self._held)
+            self._held = None
+
+
+def default_folder() -> Path:
+    """Return where the files are."""
+    return Path.home() / ".osaurus" / "runtime"
+
+
+def running(folder: Path) -> list[Instance]:
+    """Return the servers that run, the latest first; what dead ones left is removed."""
+    found = list(_found(folder))
+    return [instance for _, instance in sorted(found, key=lambda entry: entry[0], reverse=True)]
+
+
+def _found(folder: Path) -> Iterator[tuple[tuple[str, int], Instance]]:
+    """Yield the running servers, each with when it was told of."""
+    for file in folder.glob(f"*/{FILE}"):
+        content = _read(file)
+        if content is None or content.get("health") != "running":
+            continue
+        url, pid, models_dir = content.get("url"), content.get("pid"), content.get("modelsDirectory")
+        with suppress(OSError):
+            yield (
+                (str(content.get("updatedAt")), file.stat().st_mtime_ns),
+                Instance(
+                    url=url if isinstance(url, str) else None,
+                    exposed=content.get("exposeToNetwork") is True,
+                    pid=pid if type(pid) is int else None,
+                    models_dir=Path(models_dir) if isinstance(models_dir, str) else None,
+                    file=file,
+                ),
+            )
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return what a file says; None if it is not to be trusted, or its server is dead."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if os.fstat(descriptor).st_uid != os.getuid():
+            return None
+        content = json.loads(os.read(descriptor, MOST_BYTES))
+        if not isinstance(content, dict):
+            return None
+        if type(content.get("pid")) is int and _lock_is_free(descriptor):
+            _remove(file)
+            return None
+        return content
+    except (OSError, ValueError, RecursionError):
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _lock_is_free(descriptor: int) -> bool:
+    try:
+        # Shared: another who looks at the same time is no server.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()
+        file.parent.rmdir()
