@@ -26,7 +26,7 @@ BELOW = {
     "discovery": set(),
     "service": {"discovery", "engine", "serving"},
     "tap": {"chat", "discovery", "settings", "library", "engine", "serving", "web", "service"},
-    "cli": {"settings", "library"},
+    "command": {"chat", "discovery", "settings", "library", "engine", "dialects"},
 }
 # What of the engine may be imported before MLX is: the runner, its prompts, and on the engine's thread the backend.
 WITHOUT_MLX = {
@@ -78,10 +78,19 @@ def test_only_the_engine_imports_mlx() -> None:
             assert path.stem not in WITHOUT_MLX - {"backend"}, path
 
 
-def test_the_command_line_imports_neither_mlx_nor_transformers() -> None:
+def test_the_service_imports_neither_mlx_nor_transformers() -> None:
     code = (
         "import sys, osaurus.tap, osaurus.engine.backend\n"
         "heavy = {'mlx', 'mlx_lm', 'transformers', 'numpy', 'gguf'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_command_imports_neither_mlx_nor_a_reactor() -> None:
+    code = (
+        "import sys, osaurus.command.main\n"
+        "early = {'mlx', 'mlx_lm', 'transformers', 'twisted.internet.reactor'} & set(sys.modules)\n"
+        "assert not early, early\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

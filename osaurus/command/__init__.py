@@ -1,0 +1,1 @@
+"""The `osaurus` command: a module for each group of subcommands, and what they share."""

@@ -1,0 +1,169 @@
+"""The models that a subcommand is about: those of a folder on this machine's disk, or those of a server.
+
+Both tell of them in the words of Ollama's API, so that `--json` is the same wherever they are; a folder leaves out the
+digest, which takes reading every file, and says where each model is.
+"""
+
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import click
+from attrs import define
+
+from ..chat import ApiError, InstalledModel
+from ..dialects import ollama_models
+from ..library.card import card
+from ..library.pull import PullFailed, pull
+from ..library.store import ModelStore, UnusableFolder
+from .client import Client
+from .surroundings import Place, Surroundings
+from .terminal import Tell
+
+T = TypeVar("T")
+
+
+class Library(Protocol):
+    """Models, and what can be done with them. Everything raises click.ClickException."""
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models, as `/api/tags` does."""
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Return what is known of a model, as `/api/show` does."""
+
+    def copy(self, source: str, destination: str) -> None:
+        """Have a model under another name as well."""
+
+    def remove(self, names: Sequence[str], tell: Callable[[str], None]) -> None:
+        """Remove models from the disk; `tell` each that is gone."""
+
+    def pull(self, name: str, tell: Tell) -> None:
+        """Install a model, unless it is installed."""
+
+
+def library(surroundings: Surroundings, host: str | None, models_dir: Path | None, changes: bool = False) -> Library:
+    """Return the models that the options and the environment mean.
+
+    `changes` says that a server may have them in hand, so that the one that serves them should do it.
+    """
+    if surroundings.named_host(host):
+        if models_dir is not None:
+            raise click.UsageError("--models-dir is a folder of this machine, --host another server: give one of them")
+        return Served(surroundings, surroundings.server(host))
+    folder = surroundings.models_folder(models_dir)
+    serving = surroundings.server_of(folder) if changes and models_dir is None else None
+    return Served(surroundings, serving) if serving else Disk(folder, ModelStore(folder))
+
+
+@define
+class Disk:
+    """The models of a folder."""
+
+    _folder: Path
+    _store: ModelStore
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models."""
+        return [_entry(model) for model in self._store.models()]
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Return what a model's folder says."""
+        with _told(name):
+            model = self._store.find(name)
+            return {**ollama_models.show(card(model)), "repository": model.repository, "folder": str(model.folder)}
+
+    def copy(self, source: str, destination: str) -> None:
+        """Copy within the folder."""
+        with _told(source):
+            self._store.copy(self._store.find(source), destination)
+
+    def remove(self, names: Sequence[str], tell: Callable[[str], None]) -> None:
+        """Remove from the folder."""
+        for name in names:
+            with _told(name):
+                model = self._store.find(name)
+                self._store.remove(self._store.take_away(model))
+            tell(model.id)
+
+    def pull(self, name: str, tell: Tell) -> None:
+        """Install into the folder, in this process."""
+        try:
+            pull(name, self._folder, tell)
+        except PullFailed as error:
+            raise click.ClickException(str(error)) from error
+
+
+@define
+class Served:
+    """The models of a server."""
+
+    _surroundings: Surroundings
+    _place: Place
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the models; without what this machine knows of their places."""
+        answer: dict[str, Any] = self._ask(lambda client: client.get("/api/tags"))
+        return list(answer["models"])
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Return what the server knows of a model."""
+        return dict(self._ask(lambda client: client.post("/api/show", {"model": name})))
+
+    def copy(self, source: str, destination: str) -> None:
+        """Have the server copy."""
+        self._ask(lambda client: client.post("/api/copy", {"source": source, "destination": destination}))
+
+    def remove(self, names: Sequence[str], tell: Callable[[str], None]) -> None:
+        """Have the server let go of models and remove them."""
+
+        async def each(client: Client) -> None:
+            for name in names:
+                await client.delete("/api/delete", {"model": name})
+                tell(name)
+
+        self._ask(each)
+
+    def pull(self, name: str, tell: Tell) -> None:
+        """Have the server install a model; it goes on with it if it does already."""
+        self._ask(partial(served_pull, name=name, tell=tell))
+
+    def _ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+        async def ask(reactor: Any) -> T:
+            return await question(self._surroundings.client(reactor, self._place))
+
+        result: T = self._surroundings.run(ask)
+        return result
+
+
+async def served_pull(client: Client, name: str, tell: Tell) -> None:
+    """Have a server install a model. Raises click.ClickException."""
+
+    def news(said: dict[str, Any]) -> None:
+        numbers = (value if type(value := said.get(key)) is int else 0 for key in ("total", "completed"))
+        tell(str(said.get("status", "")), str(said.get("digest", "")), *numbers)
+
+    await client.stream("/api/pull", {"model": name, "stream": True}, news)
+
+
+def _entry(model: InstalledModel) -> dict[str, Any]:
+    [tag] = ollama_models.tags([(model, "")])["models"]
+    del tag["digest"]
+    return {
+        **tag,
+        "repository": model.repository,
+        "folder": str(model.folder),
+        "context_length": model.context_length,
+    }
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ApiError as error:
+        raise click.ClickException(error.message) from error
+    except (OSError, UnusableFolder) as error:
+        raise click.ClickException(f"{name}: {error}") from error

@@ -1,0 +1,132 @@
+"""The subcommands about models: what there is, getting it, and getting rid of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.filesize import decimal
+
+from ..library.names import SHORT_NAMES
+from .library import library
+from .surroundings import Surroundings, host_option, json_option, models_dir_option, pass_surroundings
+from .terminal import Reporter, ago, examples, print_json, print_table, printable
+
+STARTER = next(iter(SHORT_NAMES))
+
+
+@click.command("list", epilog=examples("osaurus list", "osaurus list --json | jq -r '.[].name'"))
+@host_option
+@models_dir_option
+@json_option
+@pass_surroundings
+def list_models(surroundings: Surroundings, host: str | None, models_dir: Path | None, as_json: bool) -> None:
+    """List the installed models. Into a pipe goes a line for each, its columns separated by tabs."""
+    models = library(surroundings, host, models_dir).models()
+    if as_json:
+        print_json(models)
+        return
+    rows = [
+        (
+            model["name"],
+            decimal(model["size"]),
+            model["details"]["parameter_size"],
+            model["details"]["quantization_level"],
+            ago(model["modified_at"]),
+        )
+        for model in models
+    ]
+    print_table(surroundings.out, ("NAME", "SIZE", "PARAMETERS", "QUANTIZATION", "MODIFIED"), rows)
+    if not models:
+        click.echo(f"No model is installed. `osaurus pull {STARTER}` gets a small one.", err=True)
+
+
+@click.command("show", epilog=examples("osaurus show smollm2:135m", "osaurus show smollm2:135m --template"))
+@click.argument("model")
+@click.option("--template", "part", flag_value="template", help="Only the chat template.")
+@click.option("--license", "part", flag_value="license", help="Only the licence.")
+@click.option("--modelfile", "part", flag_value="modelfile", help="Only what Ollama calls the Modelfile.")
+@host_option
+@models_dir_option
+@json_option
+@pass_surroundings
+def show_model(
+    surroundings: Surroundings, model: str, part: str | None, host: str | None, models_dir: Path | None, as_json: bool
+) -> None:
+    """Tell what is known of MODEL."""
+    known = library(surroundings, host, models_dir).show(model)
+    if as_json:
+        print_json(known)
+    elif part:
+        click.echo(printable(str(known[part])))
+    else:
+        for line in description(known):
+            click.echo(printable(line))
+
+
+def description(known: dict[str, Any]) -> list[str]:
+    """Return what is known of a model, as lines for people."""
+    details, info = known["details"], known["model_info"]
+    facts = {
+        "architecture": info["general.architecture"],
+        "parameters": details["parameter_size"],
+        "quantization": details["quantization_level"],
+        **{name.partition(".")[2].replace("_", " "): value for name, value in info.items() if "general." not in name},
+        **{name: known[name] for name in ("repository", "folder") if name in known},
+    }
+    lines = ["Model", *(f"  {name:<24}{value}" for name, value in facts.items())]
+    lines += ["", "Capabilities", *(f"  {capability}" for capability in known["capabilities"])]
+    if known["license"]:
+        lines += ["", "License", *(f"  {line}" for line in known["license"].strip().splitlines()[:2])]
+    return lines
+
+
+@click.command("pull", epilog=examples("osaurus pull smollm2:135m"))
+@click.argument("model")
+@host_option
+@models_dir_option
+@json_option
+@pass_surroundings
+def pull_model(
+    surroundings: Surroundings, model: str, host: str | None, models_dir: Path | None, as_json: bool
+) -> None:
+    """Install MODEL, unless it is installed. With --json each step is a line of JSON."""
+    models = library(surroundings, host, models_dir, changes=True)
+    if as_json:
+        models.pull(model, _step)
+        return
+    with Reporter(surroundings.err) as reporter:
+        models.pull(model, reporter.tell)
+
+
+def _step(status: str, digest: str = "", total: int = 0, completed: int = 0) -> None:
+    numbers = {"digest": digest, "total": total, "completed": completed}
+    click.echo(json.dumps({"status": status, **{name: value for name, value in numbers.items() if value}}))
+
+
+@click.command("rm", epilog=examples("osaurus rm smollm2:135m", "osaurus rm my-model organisation/other"))
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@host_option
+@models_dir_option
+@pass_surroundings
+def remove_models(
+    surroundings: Surroundings, models: tuple[str, ...], host: str | None, models_dir: Path | None
+) -> None:
+    """Remove each MODEL from the disk, without asking."""
+    library(surroundings, host, models_dir, changes=True).remove(
+        models, lambda name: click.echo(f"Removed {printable(name)}")
+    )
+
+
+@click.command("cp", epilog=examples("osaurus cp smollm2:135m my-model"))
+@click.argument("source")
+@click.argument("destination")
+@host_option
+@models_dir_option
+@pass_surroundings
+def copy_model(
+    surroundings: Surroundings, source: str, destination: str, host: str | None, models_dir: Path | None
+) -> None:
+    """Have the model SOURCE under the name DESTINATION as well. The disk holds its weights once, where it can."""
+    library(surroundings, host, models_dir).copy(source, destination)
+    click.echo(f"Copied {source} to {destination}")

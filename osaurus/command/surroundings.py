@@ -1,0 +1,162 @@
+"""What the subcommands reach outside of themselves, and how they find the running server and the models.
+
+Two questions have one answer each, here, for all subcommands.
+
+Which server? The one that is named: `--host`, else OSU_HOST, else OSU_PORT on this machine. Else the one that tells of
+itself (osaurus/discovery.py), the latest if there are several. Else the port of the settings, 1337.
+
+Which models? With `--host` or OSU_HOST those of that server, asked for over HTTP. Else those of a folder of this
+machine: the one that is named (`--models-dir`, or the settings), else that of the running server, else ~/MLXModels. It
+is read straight from the disk, so that `list`, `show` and `cp` need no server and cannot differ from what is there.
+What a server has in hand goes through the one that serves the folder: `rm`, since it may have the model in memory, and
+`pull`, since it may be fetching it already; unless `--models-dir` says to work on the folder from here.
+
+Rejected: to ask a server for everything where one runs. The same line would then tell of different folders, depending
+on who happens to run; a list would take the minutes that its digests take; and it would want an API key for a folder
+that its user owns.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from attrs import define, field, frozen
+from rich.console import Console
+
+from .. import settings
+from ..discovery import Instance, default_folder, running
+from .client import Client, HTTPClient, http_client
+
+T = TypeVar("T")
+
+# A name or an address, perhaps a port; with a scheme it is a URL.
+HOST = re.compile(r"(?:(https?)://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where a server is, or should be. `instance` is what it tells of itself; `named` says that somebody named it."""
+
+    url: str
+    instance: Instance | None = None
+    named: bool = False
+
+
+def run_reactor(task: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine function, which is given the reactor, and return or raise what it does. Once a process.
+
+    Raises click.Abort if the reactor is stopped meanwhile, as by Ctrl-C.
+    """
+    from twisted.internet import asyncioreactor
+
+    # prompt_toolkit runs on asyncio.
+    asyncioreactor.install(asyncio.new_event_loop())
+    from twisted.internet.task import deferLater, react
+
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    async def main(reactor: Any) -> None:
+        # This is called before the reactor runs; asyncio's functions want their loop to.
+        await deferLater(reactor, 0, lambda: None)
+        try:
+            results.append(await task(reactor))
+        except BaseException as error:  # noqa: BLE001 - raised below, where click sees it
+            errors.append(error)
+
+    # It always ends so.
+    with suppress(SystemExit):
+        react(main)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise click.Abort
+    return results[0]
+
+
+@define
+class Surroundings:
+    """The environment, the servers on this machine, the terminal and the reactor; click's context object."""
+
+    environ: Mapping[str, str] = field(factory=lambda: os.environ)
+    runtime: Path = field(factory=default_folder)
+    history: Path = field(factory=lambda: Path.home() / ".osaurus" / "history")
+    run: Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Any] = run_reactor
+    http: Callable[[Any], HTTPClient] = http_client
+    out: Console = field(factory=lambda: Console(highlight=False, markup=False, emoji=False))
+    err: Console = field(factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False))
+
+    def instances(self) -> list[Instance]:
+        """Return the servers that run on this machine, the latest first."""
+        return running(self.runtime)
+
+    def settings(self, **given: str) -> settings.Settings:
+        """Return the settings, `given` as if on the command line. Raises click.ClickException."""
+        try:
+            return settings.load(given, self.environ)
+        except settings.BadSetting as error:
+            raise click.ClickException(str(error)) from error
+
+    def named_host(self, host: str | None) -> str | None:
+        """Return the server that is named by the option or by the variable, as it is written there."""
+        return host or self.environ.get("OSU_HOST") or None
+
+    def server(self, host: str | None) -> Place:
+        """Return where the server is; `host` is the option. Raises click.ClickException."""
+        named = self.named_host(host)
+        if named:
+            return Place(url=self._url(named), named=True)
+        instances = self.instances()
+        if self.environ.get("OSU_PORT"):
+            url = f"http://127.0.0.1:{self.settings().port}"
+            return Place(url=url, instance=next((found for found in instances if found.url == url), None), named=True)
+        latest = next((instance for instance in instances if instance.url), None)
+        if latest is not None and latest.url:
+            return Place(url=latest.url, instance=latest)
+        return Place(url=f"http://127.0.0.1:{self.settings().port}")
+
+    def client(self, reactor: Any, place: Place) -> Client:
+        """Return what speaks with a server."""
+        return Client(self.http(reactor), place.url, self.environ.get("OSU_API_KEY", ""))
+
+    def models_folder(self, given: Path | None) -> Path:
+        """Return the folder of models; `given` is the option. Raises click.ClickException."""
+        if given is not None:
+            return self.settings(models_dir=str(given)).models_dir
+        chosen = self.settings().models_dir
+        if chosen != settings.Settings().models_dir:
+            return chosen
+        return next((found.models_dir for found in self.instances() if found.models_dir is not None), chosen)
+
+    def server_of(self, folder: Path) -> Place | None:
+        """Return the server on this machine that serves a folder of models, if there is one."""
+        for instance in self.instances():
+            if instance.url and instance.models_dir == folder:
+                return Place(url=instance.url, instance=instance)
+        return None
+
+    def _url(self, named: str) -> str:
+        match = HOST.fullmatch(named)
+        if match is None or (match[3] and not 0 < int(match[3]) < 65536):
+            raise click.UsageError(
+                f"--host, OSU_HOST: must be a host, host:port, or a URL such as http://127.0.0.1:1337, not {named!r}"
+            )
+        port = match[3] or ("" if match[1] == "https" else str(self.settings().port))
+        return f"{match[1] or 'http'}://{match[2]}" + (f":{port}" if port else "")
+
+
+host_option = click.option(
+    "--host", metavar="HOST[:PORT]", help="The server to ask; as OSU_HOST. If not: the running one."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+models_dir_option = click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    help="Where models are; as OSU_MODELS_DIR. If not set: the running server's, else ~/MLXModels.",
+)
+pass_surroundings = click.make_pass_decorator(Surroundings, ensure=True)
