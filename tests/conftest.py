@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -18,6 +18,9 @@ from osaurus.engine.backend import Backend, prepare
 
 from .desk import Desk, another
 from .hub import FakeHub, running_hub
+
+if TYPE_CHECKING:
+    from .commandline import CommandLine
 
 CACHE = Path(__file__).parent.parent / ".cache"
 
@@ -184,3 +187,12 @@ def hub() -> Iterator[FakeHub]:
 def desk(backend: Backend, tiny_models: Path) -> Desk:
     """A desk with the tiny models, whose engine has read nothing yet."""
     return another(backend, tiny_models)
+
+
+@pytest.fixture
+def command_line(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> "CommandLine":
+    """The command in an empty home, with the tiny models."""
+    from .commandline import CommandLine
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return CommandLine(tmp_path, tiny_models)

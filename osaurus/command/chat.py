@@ -130,6 +130,10 @@ async def _ensure_installed(surroundings: Surroundings, client: Client, model: s
             await served_pull(client, model, reporter.tell)
 
 
+class LineCleared(Exception):
+    """Ctrl-C at the prompt."""
+
+
 @define
 class Chat:
     """A chat in the terminal."""
@@ -153,6 +157,8 @@ class Chat:
             prompt_continuation="... ",
             completer=NestedCompleter.from_nested_dict(COMPLETIONS),
             complete_while_typing=False,
+            # A KeyboardInterrupt would end asyncio's loop, and not only the task that raises it.
+            interrupt_exception=LineCleared,
             placeholder=FormattedText([("fg:ansibrightblack", "Send a message (/? for help)")]),
         )
         commands = SlashCommands(self._conversation, self._client, description, history.keep, verbose)
@@ -163,7 +169,7 @@ class Chat:
                     click.echo(printable(await commands.run(line)) + "\n")
                 elif line.strip():
                     await self._answer(unquoted(line), commands)
-            except KeyboardInterrupt:
+            except LineCleared:
                 click.echo("Ctrl-D or /bye leaves.\n")
             except (EOFError, Leave):
                 return

@@ -26,7 +26,7 @@ from .. import __version__
 __all__ = ["Client", "HTTPClient", "NoServer", "Refused", "http_client"]
 
 CONNECT_SECONDS = 5.0
-MOST_LINE = 2**24
+MOST_LINE = 2**22
 
 
 class NoServer(click.ClickException):

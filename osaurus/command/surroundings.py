@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import click
 from attrs import define, field, frozen
 from rich.console import Console
+from twisted.internet.defer import CancelledError, Deferred
 
 from .. import settings
 from ..discovery import Instance, default_folder, running
@@ -64,8 +65,12 @@ def run_reactor(task: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     async def main(reactor: Any) -> None:
         # This is called before the reactor runs; asyncio's functions want their loop to.
         await deferLater(reactor, 0, lambda: None)
+        running = Deferred.fromCoroutine(task(reactor))
+        reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
         try:
-            results.append(await task(reactor))
+            results.append(await running)
+        except CancelledError:
+            errors.append(click.Abort())
         except BaseException as error:  # noqa: BLE001 - raised below, where click sees it
             errors.append(error)
 
@@ -74,8 +79,6 @@ def run_reactor(task: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         react(main)
     if errors:
         raise errors[0]
-    if not results:
-        raise click.Abort
     return results[0]
 
 

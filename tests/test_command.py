@@ -1,0 +1,206 @@
+"""The `osaurus` command as a whole: what it offers, and which server and which models it means."""
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+
+from osaurus import __version__, settings
+from osaurus.command.main import main
+from osaurus.command.surroundings import Surroundings
+from osaurus.discovery import FILE, Announcement
+
+from .commandline import CommandLine
+
+COMMANDS = ("serve", "pull", "list", "show", "rm", "cp", "run", "ps", "stop", "status", "doctor", "version")
+PAGE = Path(__file__).parent.parent / "docs" / "command.md"
+
+
+def announce(runtime: Path, port: int, models: Path = Path("/models")) -> None:
+    Announcement(runtime).publish(("127.0.0.1", port), False, models)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_subcommand_has_help_with_examples(command_line: CommandLine, name: str) -> None:
+    result = command_line.run(name, "--help")
+    assert result.exit_code == 0
+    if name != "version":
+        assert f"Examples:\n    osaurus {name}" in result.output
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_each_subcommand_and_each_of_its_options_is_on_the_page(name: str) -> None:
+    page = PAGE.read_text("utf-8")
+    assert f"`osaurus {name}" in page
+    if name != "serve":  # its options are those of docs/settings.md
+        section = page[page.index(f"`osaurus {name}") :]
+        options = [option.opts[0] for option in main.commands[name].params if isinstance(option, click.Option)]
+        assert [option for option in options if f"`{option}" not in section] == []
+
+
+def test_the_first_words_are_how_to_begin(command_line: CommandLine) -> None:
+    output = command_line.run("--help").output
+    assert output.index("osaurus pull") < output.index("osaurus serve") < output.index("osaurus run")
+
+
+def test_the_version_is_told(command_line: CommandLine) -> None:
+    assert command_line.run("version").stdout == f"{__version__}\n"
+    assert command_line.run("--version").stdout == f"osaurus {__version__}\n"
+    assert command_line.json("version", "--json") == {"version": __version__}
+
+
+def test_serve_has_every_setting_as_an_option() -> None:
+    assert [param.name for param in main.commands["serve"].params] == [
+        "config",
+        *(name for name, _ in settings.table()),
+    ]
+
+
+def test_serve_becomes_twistd_with_these_options(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, command: ran.append(command))
+    command_line.run("serve", "--port", "8080", "--no-auth", "--listen", "tcp:1", "--listen", "tcp:2")
+    [command] = ran
+    assert command[command.index("osaurus") + 1 :] == ["--port=8080", "--no-auth", "--listen=tcp:1", "--listen=tcp:2"]
+
+
+# Which server.
+
+
+def url(tmp_path: Path, host: str | None = None, **environ: str) -> str:
+    return Surroundings(environ=environ, runtime=tmp_path / "runtime").server(host).url
+
+
+def test_without_a_word_it_is_the_one_that_runs_and_else_the_usual_port(tmp_path: Path) -> None:
+    assert url(tmp_path) == "http://127.0.0.1:1337"
+    announce(tmp_path / "runtime", 8001)
+    assert url(tmp_path) == "http://127.0.0.1:8001"
+
+
+def test_of_several_it_is_the_latest(tmp_path: Path) -> None:
+    announce(tmp_path / "runtime", 8001)
+    announce(tmp_path / "runtime", 8002)
+    assert url(tmp_path) == "http://127.0.0.1:8002"
+
+
+def test_one_that_was_named_precedes_those_that_run(tmp_path: Path) -> None:
+    announce(tmp_path / "runtime", 8001)
+    assert url(tmp_path, OSU_PORT="8002") == "http://127.0.0.1:8002"
+    assert url(tmp_path, OSU_PORT="8002", OSU_HOST="mac.local:8003") == "http://mac.local:8003"
+    assert url(tmp_path, "other.local:8004", OSU_HOST="mac.local:8003") == "http://other.local:8004"
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [
+        ("mac", "http://mac:1337"),
+        ("mac:80", "http://mac:80"),
+        ("http://mac:80/", "http://mac:80"),
+        ("https://chat.example.org", "https://chat.example.org"),
+        ("[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_a_host_may_be_a_name_an_address_or_a_url(tmp_path: Path, host: str, found: str) -> None:
+    assert url(tmp_path, host) == found
+
+
+@pytest.mark.parametrize("host", ["a b", "ftp://mac", "mac:0", "mac:70000", "http://mac/v1", "user@mac", "mac\n"])
+def test_what_is_no_host_is_refused_with_what_would_be_one(tmp_path: Path, host: str) -> None:
+    with pytest.raises(click.UsageError, match="such as http://"):
+        url(tmp_path, host)
+
+
+# Which models.
+
+
+def folder(tmp_path: Path, given: Path | None = None, **environ: str) -> Path:
+    return Surroundings(environ=environ, runtime=tmp_path / "runtime").models_folder(given)
+
+
+def test_the_folder_is_the_named_one_else_the_running_servers_else_the_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert folder(tmp_path) == tmp_path / "MLXModels"
+    announce(tmp_path / "runtime", 8001, Path("/served"))
+    assert folder(tmp_path) == Path("/served")
+    assert folder(tmp_path, OSU_MODELS_DIR="/set") == Path("/set")
+    assert folder(tmp_path, Path("/given"), OSU_MODELS_DIR="/set") == Path("/given")
+
+
+def test_a_bad_setting_is_one_line(command_line: CommandLine) -> None:
+    command_line.environ["OSU_MAX_BODY"] = "plenty"
+    result = command_line.run("list")
+    assert result.exit_code == 1
+    assert "OSU_MAX_BODY must be a number of bytes" in result.stderr
+
+
+def test_a_folder_and_another_server_at_once_are_refused(command_line: CommandLine) -> None:
+    result = command_line.run("list", "--host", "mac", "--models-dir", "/models")
+    assert result.exit_code == 2
+    assert "--models-dir" in result.stderr
+
+
+# Whether it runs.
+
+
+def test_status_is_0_and_tells_where(command_line: CommandLine) -> None:
+    command_line.start_server()
+    result = command_line.run("status")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Osaurus {__version__} is running at http://127.0.0.1:1337, process ")
+    found = command_line.json("status", "--json")
+    assert (found["running"], found["status"], found["models_dir"]) == (True, "ok", str(command_line.models))
+
+
+def test_status_is_1_with_the_reason_when_the_engine_has_died(command_line: CommandLine) -> None:
+    server = command_line.start_server()
+    server.begin("POST", "/api/chat", {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]})
+    server.worker.turn()
+    server.worker.engine.failure = MemoryError("out of it")
+    server.worker.thread.run()
+    result = command_line.run("status")
+    assert result.exit_code == 1
+    assert "out of it" in result.stderr
+    found = json.loads(command_line.run("status", "--json").stdout)
+    assert (found["running"], found["status"]) == (True, "error")
+
+
+def test_resident_models_are_listed(command_line: CommandLine) -> None:
+    server = command_line.start_server()
+    assert command_line.run("ps").stdout == ""
+    server.ask("POST", "/api/chat", {"model": "tiny", "messages": []})
+    [line] = command_line.run("ps").stdout.splitlines()
+    assert line.startswith("tiny\t")
+    [model] = command_line.json("ps", "--json")
+    assert model["name"] == "tiny"
+
+
+def test_a_model_is_taken_out_of_memory(command_line: CommandLine) -> None:
+    server = command_line.start_server()
+    server.ask("POST", "/api/chat", {"model": "tiny", "messages": []})
+    assert command_line.run("stop", "tiny").stdout == "tiny is no longer in memory\n"
+    assert server.worker.engine.unloads == ["tests/tiny"]
+
+
+def test_with_nobody_to_stop_stop_says_so(command_line: CommandLine) -> None:
+    left = command_line.home / "runtime" / "APP" / FILE
+    left.parent.mkdir(parents=True)
+    # The app does not tell its process.
+    left.write_text(json.dumps({"health": "running", "url": "http://127.0.0.1:1337"}))
+    result = command_line.run("stop")
+    assert (result.exit_code, "No server of yours runs" in result.stderr) == (1, True)
+
+
+def test_several_servers_are_not_stopped_by_guess(command_line: CommandLine) -> None:
+    announce(command_line.home / "runtime", 8001)
+    announce(command_line.home / "runtime", 8002)
+    result = command_line.run("stop")
+    assert result.exit_code == 2
+    assert "http://127.0.0.1:8001" in result.stderr
+    assert "http://127.0.0.1:8002" in result.stderr
+
+
+def test_a_server_elsewhere_is_not_stopped(command_line: CommandLine) -> None:
+    assert command_line.run("stop", "--host", "mac").exit_code == 2
