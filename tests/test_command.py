@@ -1,6 +1,10 @@
 """The `osaurus` command as a whole: what it offers, and which server and which models it means."""
 
 import json
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +16,7 @@ from osaurus.command.surroundings import Surroundings
 from osaurus.discovery import FILE, Announcement
 
 from .commandline import CommandLine
+from .server import environment, free_port, serving, wait_for_port
 
 COMMANDS = ("serve", "pull", "list", "show", "rm", "cp", "run", "ps", "stop", "status", "doctor", "version")
 PAGE = Path(__file__).parent.parent / "docs" / "command.md"
@@ -31,10 +36,9 @@ def test_each_subcommand_has_help_with_examples(command_line: CommandLine, name:
 
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_each_subcommand_and_each_of_its_options_is_on_the_page(name: str) -> None:
-    page = PAGE.read_text("utf-8")
-    assert f"`osaurus {name}" in page
+    sections = re.split(r"^#{2,3} ", PAGE.read_text("utf-8"), flags=re.MULTILINE)
+    [section] = [text for text in sections if re.match(rf"`osaurus {name}\b", text)]
     if name != "serve":  # its options are those of docs/settings.md
-        section = page[page.index(f"`osaurus {name}") :]
         options = [option.opts[0] for option in main.commands[name].params if isinstance(option, click.Option)]
         assert [option for option in options if f"`{option}" not in section] == []
 
@@ -204,3 +208,57 @@ def test_several_servers_are_not_stopped_by_guess(command_line: CommandLine) -> 
 
 def test_a_server_elsewhere_is_not_stopped(command_line: CommandLine) -> None:
     assert command_line.run("stop", "--host", "mac").exit_code == 2
+
+
+# A real one.
+
+
+def osaurus(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process."""
+    kept = {name: value for name, value in environment(home, home, 1).items() if not name.startswith("OSU_")}
+    return subprocess.run(
+        [sys.executable, "-c", "from osaurus.command.main import main; main(prog_name='osaurus')", *arguments],
+        cwd=Path(__file__).parent.parent,
+        env={**kept, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_server_is_found_listed_and_stopped(tmp_path: Path, tiny_models: Path) -> None:
+    with serving(tmp_path, tiny_models) as server:
+        found = json.loads(osaurus(tmp_path, "status", "--json").stdout)
+        assert (found["url"], found["pid"], found["version"]) == (server.url, server.process.pid, __version__)
+        assert [line.split("\t")[0] for line in osaurus(tmp_path, "list").stdout.splitlines()] == ["other", "tiny"]
+        assert osaurus(tmp_path, "run", "tiny", "hi", "-o", "num_predict=4", "--json").returncode == 0
+        assert [model["name"] for model in json.loads(osaurus(tmp_path, "ps", "--json").stdout)] == ["tiny"]
+        stopped = osaurus(tmp_path, "stop")
+        assert stopped.stdout == f"Stopped the server at {server.url}, process {server.process.pid}\n"
+        assert server.process.wait(30) == -signal.SIGTERM
+    ended = osaurus(tmp_path, "status", OSU_PORT=str(server.port))
+    assert (ended.returncode, "osaurus serve" in ended.stderr) == (1, True)
+
+
+def test_serve_serves_until_it_is_stopped(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", "from osaurus.command.main import main; main(prog_name='osaurus')"]
+    process = subprocess.Popen(
+        [*command, "serve", "--port", str(port)],
+        cwd=Path(__file__).parent.parent,
+        env=environment(tmp_path, tmp_path / "models", 1),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_port(port, process)
+        # Exec, not a child: whoever started it has the server itself to watch and to end.
+        found = json.loads(osaurus(tmp_path, "status", "--json").stdout)
+        assert found["pid"] == process.pid
+        assert osaurus(tmp_path, "stop").returncode == 0
+        assert process.wait(30) == -signal.SIGTERM
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(30)

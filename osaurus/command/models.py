@@ -71,7 +71,11 @@ def description(known: dict[str, Any]) -> list[str]:
         "architecture": info["general.architecture"],
         "parameters": details["parameter_size"],
         "quantization": details["quantization_level"],
-        **{name.partition(".")[2].replace("_", " "): value for name, value in info.items() if "general." not in name},
+        **{
+            name.partition(".")[2].replace(".", " ").replace("_", " "): value
+            for name, value in info.items()
+            if "general." not in name
+        },
         **{name: known[name] for name in ("repository", "folder") if name in known},
     }
     lines = ["Model", *(f"  {name:<24}{value}" for name, value in facts.items())]
