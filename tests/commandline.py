@@ -1,6 +1,7 @@
 """The `osaurus` command in memory: click's runner, and the real resource tree behind treq's StubTreq as its server."""
 
 import json
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from osaurus.discovery import Announcement
 from .test_api import Client
 
 PORT = 1337
+# The command as a process, from these sources, whatever is installed.
+PROGRAM = [sys.executable, "-c", "from osaurus.command.main import main; main(prog_name='osaurus')"]
 
 
 @define

@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,11 +24,10 @@ from attrs import define, field
 from osaurus.chat import Piece
 from osaurus.command.chat import MOST_HISTORY, History
 
-from .commandline import CommandLine
+from .commandline import PROGRAM, CommandLine
 from .doubles import finished
 from .server import environment, serving
 
-PROGRAM = [sys.executable, "-c", "from osaurus.command.main import main; main(prog_name='osaurus')"]
 ROOT = Path(__file__).parent.parent
 # What prompt_toolkit sends once, when it begins to read.
 PROMPT = "\x1b[?2004h"

@@ -4,18 +4,18 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pytest
 
 from osaurus import __version__, settings
+from osaurus.command.client import Client
 from osaurus.command.main import main
 from osaurus.command.surroundings import Surroundings
 from osaurus.discovery import FILE, Announcement
 
-from .commandline import CommandLine
+from .commandline import PROGRAM, CommandLine
 from .server import environment, free_port, serving, wait_for_port
 
 COMMANDS = ("serve", "pull", "list", "show", "rm", "cp", "run", "ps", "stop", "status", "doctor", "version")
@@ -181,6 +181,20 @@ def test_resident_models_are_listed(command_line: CommandLine) -> None:
     assert model["name"] == "tiny"
 
 
+@pytest.mark.parametrize("answer", [[], {}, {"models": None}, {"models": [{}]}, {"models": ["tiny"]}])
+@pytest.mark.parametrize("arguments", [("ps",), ("list", "--host", "127.0.0.1")])
+def test_a_server_that_speaks_otherwise_is_one_line(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], answer: object
+) -> None:
+    async def get(*_: object) -> object:
+        return answer
+
+    monkeypatch.setattr(Client, "get", get)
+    result = command_line.run(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "is not understood" in result.stderr
+
+
 def test_a_model_is_taken_out_of_memory(command_line: CommandLine) -> None:
     server = command_line.start_server()
     server.ask("POST", "/api/chat", {"model": "tiny", "messages": []})
@@ -217,7 +231,7 @@ def osaurus(home: Path, *arguments: str, **environ: str) -> subprocess.Completed
     """Run the command as a process."""
     kept = {name: value for name, value in environment(home, home, 1).items() if not name.startswith("OSU_")}
     return subprocess.run(
-        [sys.executable, "-c", "from osaurus.command.main import main; main(prog_name='osaurus')", *arguments],
+        [*PROGRAM, *arguments],
         cwd=Path(__file__).parent.parent,
         env={**kept, **environ},
         capture_output=True,
@@ -243,9 +257,8 @@ def test_a_server_is_found_listed_and_stopped(tmp_path: Path, tiny_models: Path)
 
 def test_serve_serves_until_it_is_stopped(tmp_path: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-c", "from osaurus.command.main import main; main(prog_name='osaurus')"]
     process = subprocess.Popen(
-        [*command, "serve", "--port", str(port)],
+        [*PROGRAM, "serve", "--port", str(port)],
         cwd=Path(__file__).parent.parent,
         env=environment(tmp_path, tmp_path / "models", 1),
         stdout=subprocess.DEVNULL,

@@ -160,3 +160,12 @@ def test_a_server_that_runs_and_does_not_answer_is_a_problem(tmp_path: Path) -> 
     Announcement(tmp_path / "runtime").publish(("127.0.0.1", 8001), False, tmp_path)
     finding = server_finding(tmp_path, 8001)
     assert (finding.state, str(os.getpid()) in finding.advice) == ("problem", True)
+
+
+def test_another_machines_server_that_does_not_answer_is_a_problem_of_its_own(command_line: CommandLine) -> None:
+    def nobody(task: Any) -> Any:
+        raise NoServer("No server answers at http://mac.local:1337")
+
+    surroundings = Surroundings(environ={"OSU_HOST": "mac.local"}, runtime=command_line.home, run=nobody)
+    finding = list(Examination(surroundings).findings())[-1]
+    assert (finding.state, finding.found) == ("problem", "No server answers at http://mac.local:1337")

@@ -13,6 +13,7 @@ from attrs import define, field
 from rich.console import Console
 from rich.status import Status
 
+from .client import understanding
 from .terminal import printable
 
 NANOSECONDS = 1e9
@@ -62,8 +63,9 @@ class AnswerPrinter:
             self.last = said
 
 
+@understanding()
 def statistics(last: dict[str, Any]) -> str:
-    """Return what an answer took, from the last object of its stream."""
+    """Return what an answer took, from the last object of its stream. Raises click.ClickException."""
     lines = [f"{'total duration':<22}{last['total_duration'] / NANOSECONDS:.2f} s"]
     lines += [f"{'load duration':<22}{last['load_duration'] / NANOSECONDS:.2f} s"]
     for name, key in (("prompt", "prompt_eval"), ("answer", "eval")):

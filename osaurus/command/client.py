@@ -5,7 +5,8 @@ goes wrong becomes one line that says what to do.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -23,7 +24,7 @@ from twisted.web.iweb import IResponse
 
 from .. import __version__
 
-__all__ = ["Client", "HTTPClient", "NoServer", "Refused", "http_client"]
+__all__ = ["Client", "HTTPClient", "NoServer", "Refused", "http_client", "understanding"]
 
 CONNECT_SECONDS = 5.0
 MOST_LINE = 2**22
@@ -39,6 +40,17 @@ class Refused(click.ClickException):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+@contextmanager
+def understanding() -> Iterator[None]:
+    """Have a server's answer that lacks what is looked for, or has something else in its place, be one line."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise click.ClickException(
+            f"The server's answer is not understood ({error!r}). Is it of another version, or no Osaurus?"
+        ) from error
 
 
 def http_client(reactor: Any) -> HTTPClient:

@@ -138,6 +138,8 @@ class Examination:
         try:
             health = self._surroundings.run(ask)
         except NoServer as error:
+            if self._surroundings.named_host(None):
+                return Finding(about="server", found=error.message, state="problem", facts={"url": place.url})
             return _unanswered(place, settings.port, error.message)
         if health["status"] != "ok":
             return Finding(

@@ -18,7 +18,7 @@ from ..dialects import ollama_models
 from ..library.card import card
 from ..library.pull import PullFailed, pull
 from ..library.store import ModelStore, UnusableFolder
-from .client import Client
+from .client import Client, understanding
 from .surroundings import Place, Surroundings
 from .terminal import Tell
 
@@ -105,12 +105,15 @@ class Served:
 
     def models(self) -> list[dict[str, Any]]:
         """Return the models; without what this machine knows of their places."""
-        answer: dict[str, Any] = self._ask(lambda client: client.get("/api/tags"))
-        return list(answer["models"])
+        answer = self._ask(lambda client: client.get("/api/tags"))
+        with understanding():
+            return list(answer["models"])
 
     def show(self, name: str) -> dict[str, Any]:
         """Return what the server knows of a model."""
-        return dict(self._ask(lambda client: client.post("/api/show", {"model": name})))
+        answer = self._ask(lambda client: client.post("/api/show", {"model": name}))
+        with understanding():
+            return dict(answer)
 
     def copy(self, source: str, destination: str) -> None:
         """Have the server copy."""

@@ -8,6 +8,7 @@ import click
 from rich.filesize import decimal
 
 from ..library.names import SHORT_NAMES
+from .client import understanding
 from .library import library
 from .surroundings import Surroundings, host_option, json_option, models_dir_option, pass_surroundings
 from .terminal import Reporter, ago, examples, print_json, print_table, printable
@@ -26,16 +27,17 @@ def list_models(surroundings: Surroundings, host: str | None, models_dir: Path |
     if as_json:
         print_json(models)
         return
-    rows = [
-        (
-            model["name"],
-            decimal(model["size"]),
-            model["details"]["parameter_size"],
-            model["details"]["quantization_level"],
-            ago(model["modified_at"]),
-        )
-        for model in models
-    ]
+    with understanding():
+        rows = [
+            (
+                model["name"],
+                decimal(model["size"]),
+                model["details"]["parameter_size"],
+                model["details"]["quantization_level"],
+                ago(model["modified_at"]),
+            )
+            for model in models
+        ]
     print_table(surroundings.out, ("NAME", "SIZE", "PARAMETERS", "QUANTIZATION", "MODIFIED"), rows)
     if not models:
         click.echo(f"No model is installed. `osaurus pull {STARTER}` gets a small one.", err=True)
@@ -58,14 +60,15 @@ def show_model(
     if as_json:
         print_json(known)
     elif part:
-        click.echo(printable(str(known[part])))
+        click.echo(printable(str(known.get(part, ""))))
     else:
         for line in description(known):
             click.echo(printable(line))
 
 
+@understanding()
 def description(known: dict[str, Any]) -> list[str]:
-    """Return what is known of a model, as lines for people."""
+    """Return what is known of a model, as lines for people. Raises click.ClickException."""
     details, info = known["details"], known["model_info"]
     facts = {
         "architecture": info["general.architecture"],
@@ -79,8 +82,8 @@ def description(known: dict[str, Any]) -> list[str]:
         **{name: known[name] for name in ("repository", "folder") if name in known},
     }
     lines = ["Model", *(f"  {name:<24}{value}" for name, value in facts.items())]
-    lines += ["", "Capabilities", *(f"  {capability}" for capability in known["capabilities"])]
-    if known["license"]:
+    lines += ["", "Capabilities", *(f"  {capability}" for capability in known.get("capabilities", ()))]
+    if known.get("license"):
         lines += ["", "License", *(f"  {line}" for line in known["license"].strip().splitlines()[:2])]
     return lines
 

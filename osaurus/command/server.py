@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from .. import settings
 from ..discovery import Instance
-from .client import NoServer
+from .client import NoServer, understanding
 from .surroundings import Surroundings, host_option, json_option, pass_surroundings
 from .terminal import ago, examples, print_json, print_table, printable
 
@@ -93,23 +93,25 @@ def status(surroundings: Surroundings, host: str | None, as_json: bool) -> None:
 def resident(surroundings: Surroundings, host: str | None, as_json: bool) -> None:
     """List the models in memory."""
 
-    async def ask(reactor: Any) -> list[dict[str, Any]]:
-        return list((await surroundings.client(reactor, surroundings.server(host)).get("/api/ps"))["models"])
+    async def ask(reactor: Any) -> Any:
+        return await surroundings.client(reactor, surroundings.server(host)).get("/api/ps")
 
-    models = surroundings.run(ask)
+    answer = surroundings.run(ask)
+    with understanding():
+        models = list(answer["models"])
+        rows = [
+            (
+                model["name"],
+                decimal(model["size"]),
+                "GPU" if model["size_vram"] else "CPU",
+                str(model.get("context_length", "")),
+                ago(model["expires_at"]),
+            )
+            for model in models
+        ]
     if as_json:
         print_json(models)
         return
-    rows = [
-        (
-            model["name"],
-            decimal(model["size"]),
-            "GPU" if model["size_vram"] else "CPU",
-            str(model["context_length"]),
-            ago(model["expires_at"]),
-        )
-        for model in models
-    ]
     print_table(surroundings.out, ("NAME", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
 
 
