@@ -415,3 +415,21 @@ def test_a_long_history_keeps_its_latest_half(tmp_path: Path) -> None:
     assert kept[0] == f"entry {MOST_HISTORY // 30 - 1}"
     assert MOST_HISTORY // 3 < path.stat().st_size < MOST_HISTORY
     assert all(entry.startswith("entry ") for entry in kept)
+
+
+def test_a_history_that_cannot_be_kept_is_said_and_done_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    history = History(tmp_path / "file" / "history")
+    history.store_string("hi")
+    assert list(history.load_history_strings()) == []
+    assert "What you write is not kept" in capsys.readouterr().err
+
+
+def test_a_chat_that_is_ended_from_outside_leaves_the_terminal_as_it_was(terminal: Terminal) -> None:
+    chat = terminal.chat()
+    assert not chat.getecho()
+    chat.kill(signal.SIGTERM)
+    chat.expect(pexpect.EOF)
+    assert chat.getecho()

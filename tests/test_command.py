@@ -16,7 +16,8 @@ from osaurus.command.surroundings import Surroundings
 from osaurus.discovery import FILE, Announcement
 
 from .commandline import PROGRAM, CommandLine
-from .server import environment, free_port, serving, wait_for_port
+from .server import environment, free_port, serving
+from .test_discovery import wait_for_word
 
 COMMANDS = ("serve", "pull", "list", "show", "rm", "cp", "run", "ps", "stop", "status", "doctor", "version")
 PAGE = Path(__file__).parent.parent / "docs" / "command.md"
@@ -243,6 +244,7 @@ def osaurus(home: Path, *arguments: str, **environ: str) -> subprocess.Completed
 
 def test_a_server_is_found_listed_and_stopped(tmp_path: Path, tiny_models: Path) -> None:
     with serving(tmp_path, tiny_models) as server:
+        wait_for_word(tmp_path / ".osaurus" / "runtime")
         found = json.loads(osaurus(tmp_path, "status", "--json").stdout)
         assert (found["url"], found["pid"], found["version"]) == (server.url, server.process.pid, __version__)
         assert [line.split("\t")[0] for line in osaurus(tmp_path, "list").stdout.splitlines()] == ["other", "tiny"]
@@ -265,7 +267,7 @@ def test_serve_serves_until_it_is_stopped(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for_port(port, process)
+        wait_for_word(tmp_path / ".osaurus" / "runtime")
         # Exec, not a child: whoever started it has the server itself to watch and to end.
         found = json.loads(osaurus(tmp_path, "status", "--json").stdout)
         assert found["pid"] == process.pid

@@ -10,7 +10,7 @@ from time import sleep
 
 import pytest
 
-from osaurus.discovery import FILE, Announcement, running
+from osaurus.discovery import FILE, Announcement, Instance, running
 
 from .server import TWISTD, environment, free_port, serving, wait_for_port
 
@@ -21,6 +21,15 @@ def published(folder: Path, **changes: object) -> Announcement:
     announcement = Announcement(folder)
     announcement.publish(changes.get("address", ADDRESS), exposed=False, models_dir=Path("/models"))  # type: ignore[arg-type]
     return announcement
+
+
+def wait_for_word(runtime: Path) -> Instance:
+    """A server's ports are open a little before it tells of itself."""
+    for _ in range(600):
+        if found := running(runtime):
+            return found[0]
+        sleep(0.05)
+    raise AssertionError("no server tells of itself")
 
 
 def left_behind(folder: Path, **content: object) -> Path:
@@ -117,7 +126,7 @@ def test_without_the_folder_nothing_runs(tmp_path: Path) -> None:
 def test_a_server_is_told_of_while_it_runs(tmp_path: Path) -> None:
     runtime = tmp_path / ".osaurus" / "runtime"
     with serving(tmp_path, tmp_path / "models") as server:
-        [instance] = running(runtime)
+        instance = wait_for_word(runtime)
         assert (instance.url, instance.pid, instance.exposed) == (server.url, server.process.pid, False)
         assert instance.models_dir == tmp_path / "models"
         assert instance.is_alive()
@@ -128,6 +137,7 @@ def test_a_server_is_told_of_while_it_runs(tmp_path: Path) -> None:
 def test_a_server_that_was_killed_is_not_believed(tmp_path: Path) -> None:
     runtime = tmp_path / ".osaurus" / "runtime"
     with serving(tmp_path, tmp_path / "models") as server:
+        wait_for_word(runtime)
         server.stop(signal.SIGKILL)
         assert len(list(runtime.iterdir())) == 1
         assert running(runtime) == []
@@ -144,10 +154,7 @@ def test_the_port_that_the_system_chose_is_told(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        while not (found := running(tmp_path / ".osaurus" / "runtime")):
-            assert process.poll() is None
-            sleep(0.05)
-        [instance] = found
+        instance = wait_for_word(tmp_path / ".osaurus" / "runtime")
         assert instance.exposed
         assert instance.url is not None
         host, _, port = instance.url.removeprefix("http://").partition(":")

@@ -34,7 +34,7 @@ from .slash import COMPLETIONS, Leave, SlashCommands
 from .surroundings import Surroundings, host_option, pass_surroundings
 from .terminal import Reporter, examples, print_json, printable
 
-# Of a text that is piped in.
+# Of a text that is piped in, in bytes.
 MOST_INPUT = 2**25
 # The history is cut to its latest half beyond this, in bytes.
 MOST_HISTORY = 2**20
@@ -110,10 +110,10 @@ def run_model(
 
 def _given(prompt: tuple[str, ...]) -> str | None:
     """Return what was piped in and what the command line says; None if neither says anything."""
-    piped = "" if sys.stdin.isatty() else sys.stdin.read(MOST_INPUT + 1)
+    piped = b"" if sys.stdin.isatty() else sys.stdin.buffer.read(MOST_INPUT + 1)
     if len(piped) > MOST_INPUT:
-        raise click.UsageError(f"What is piped in is longer than {MOST_INPUT} characters")
-    return "\n".join(part for part in (piped.strip(), " ".join(prompt)) if part) or None
+        raise click.UsageError(f"What is piped in is longer than {MOST_INPUT} bytes")
+    return "\n".join(part for part in (piped.decode(errors="replace").strip(), " ".join(prompt)) if part) or None
 
 
 async def _ensure_installed(surroundings: Surroundings, client: Client, model: str) -> None:
@@ -208,17 +208,12 @@ class History(FileHistory):
     """What was written in earlier chats, in a file that only its user can read."""
 
     def __init__(self, path: Path) -> None:
+        try:
+            _prepare_history(path)
+        except OSError as error:
+            click.echo(f"What you write is not kept: {error}", err=True)
+            path = Path(os.devnull)
         self._kept = True
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-            os.fchmod(file.fileno(), 0o600)
-            content = file.read()
-            if len(content) > MOST_HISTORY:
-                # Each entry begins with an empty line and a comment.
-                latest = content[content.find(b"\n\n#", len(content) // 2) :]
-                file.seek(0)
-                file.truncate()
-                file.write(latest)
         super().__init__(path)
 
     def keep(self, kept: bool) -> None:
@@ -229,6 +224,20 @@ class History(FileHistory):
         """Keep an entry, if they are kept."""
         if self._kept:
             super().store_string(string)
+
+
+def _prepare_history(path: Path) -> None:
+    """Make the file if need be, for its user only, and cut it if it is too long. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        os.fchmod(file.fileno(), 0o600)
+        content = file.read()
+        if len(content) > MOST_HISTORY:
+            # Each entry begins with an empty line and a comment.
+            latest = content[content.find(b"\n\n#", len(content) // 2) :]
+            file.seek(0)
+            file.truncate()
+            file.write(latest)
 
 
 def _keys() -> KeyBindings:

@@ -66,13 +66,22 @@ def run_reactor(task: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         # This is called before the reactor runs; asyncio's functions want their loop to.
         await deferLater(reactor, 0, lambda: None)
         running = Deferred.fromCoroutine(task(reactor))
-        reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
+        ended: Deferred[None] = Deferred()
+
+        def interrupt() -> Deferred[None]:
+            running.cancel()
+            # The reactor goes on until then: a terminal that was made raw is made as it was.
+            return ended
+
+        reactor.addSystemEventTrigger("before", "shutdown", interrupt)
         try:
             results.append(await running)
-        except CancelledError:
+        except (CancelledError, asyncio.CancelledError):
             errors.append(click.Abort())
         except BaseException as error:  # noqa: BLE001 - raised below, where click sees it
             errors.append(error)
+        finally:
+            ended.callback(None)
 
     # It always ends so.
     with suppress(SystemExit):
