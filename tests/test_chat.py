@@ -363,6 +363,12 @@ def test_a_parameter_that_cannot_be_is_refused(command_line: CommandLine) -> Non
     assert "there are temperature" in result.stderr
 
 
+def test_an_answer_can_be_made_to_keep_to_a_format(command_line: CommandLine) -> None:
+    command_line.start_server()
+    command_line.run("run", "tiny", "hi", "--format", '{"type": "integer"}')
+    assert command_line.bodies[-1]["format"] == {"type": "integer"}
+
+
 def test_a_model_that_nobody_knows_is_one_line(command_line: CommandLine) -> None:
     command_line.start_server()
     result = command_line.run("run", "huge", "hi")

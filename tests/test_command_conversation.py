@@ -68,6 +68,16 @@ def test_a_parameter_that_cannot_be_is_refused_with_what_would_do(name: str, tex
         Conversation("tiny").set_parameter(name, texts)
 
 
+def test_a_format_is_json_or_a_schema() -> None:
+    conversation = Conversation("tiny")
+    for text, form in (("json", "json"), ('{"type": "integer"}', {"type": "integer"})):
+        conversation.set_format(text)
+        assert conversation.request("hi")["format"] == form
+    for text in ("xml", "[1]", "[" * 100000):
+        with pytest.raises(BadParameter, match="A format must be json or a JSON Schema"):
+            conversation.set_format(text)
+
+
 @pytest.mark.parametrize(
     ("text", "unfinished"),
     [

@@ -111,6 +111,17 @@ async def test_switches() -> None:
     assert (conversation.think, said.verbose, kept) == (False, True, [True, False, True])
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_format_is_set_and_no_more() -> None:
+    conversation = Conversation("tiny")
+    said = commands(conversation)
+    assert "must be json" in await said.run("/set format xml")
+    assert await said.run("/set format json") == "Answers keep to the format"
+    assert conversation.format == "json"
+    await said.run("/set noformat")
+    assert conversation.format is None
+
+
 @given(st.text().map(lambda text: f"/{text}"))
 def test_no_line_breaks_the_chat(line: str) -> None:
     results: list[Any] = []

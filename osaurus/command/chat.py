@@ -55,6 +55,7 @@ MOST_HISTORY = 2**20
 @click.option(
     "--option", "-o", "options", metavar="NAME=VALUE", multiple=True, help="A parameter such as temperature=0; several."
 )
+@click.option("--format", "form", metavar="json|SCHEMA", help="What the answer must keep to: JSON, or a JSON Schema.")
 @click.option("--think/--no-think", default=None, help="Whether the model is to think, if it can.")
 @click.option("--hide-thinking", is_flag=True, help="Do not show what it thinks.")
 @click.option("--keep-alive", metavar="DURATION", help="How long the model stays in memory, such as 5m.")
@@ -68,6 +69,7 @@ def run_model(
     prompt: tuple[str, ...],
     system: str,
     options: tuple[str, ...],
+    form: str | None,
     think: bool | None,
     hide_thinking: bool,
     keep_alive: str | None,
@@ -81,12 +83,14 @@ def run_model(
     tells what there is.
     """
     conversation = Conversation(model, system, think, keep_alive)
-    for option in options:
-        name, _, value = option.partition("=")
-        try:
+    try:
+        for option in options:
+            name, _, value = option.partition("=")
             conversation.set_parameter(name, [value] if value else [])
-        except BadParameter as error:
-            raise click.BadParameter(str(error), param_hint="--option") from error
+        if form is not None:
+            conversation.set_format(form)
+    except BadParameter as error:
+        raise click.UsageError(str(error)) from error
     text = _given(prompt)
     if text is None and (as_json or not sys.stdout.isatty()):
         raise click.UsageError("A prompt is needed where nobody chats: as an argument, or piped in")

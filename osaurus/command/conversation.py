@@ -1,5 +1,6 @@
 """A conversation with a model: what was said, what is set, and the request for the next answer."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -36,13 +37,15 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
 class Conversation:
     """What was said so far with a model, and how it is to answer.
 
-    `think` None leaves it to the model; a text is how much. `options` are Ollama's.
+    `think` None leaves it to the model; a text is how much. `format` is "json" or a JSON Schema that answers must keep
+    to. `options` are Ollama's.
     """
 
     model: str
     system: str = ""
     think: bool | str | None = None
     keep_alive: str | None = None
+    format: str | dict[str, Any] | None = None
     options: dict[str, Any] = field(factory=dict)
     turns: list[dict[str, str]] = field(factory=list)
 
@@ -59,6 +62,19 @@ class Conversation:
             raise BadParameter(f"{name} must be {kind}, not {' '.join(texts)!r}") from error
         self.options[name] = values if name == "stop" else values[0]
 
+    def set_format(self, text: str) -> None:
+        """Have answers keep to a format: `json`, or a JSON Schema as text. Raises BadParameter."""
+        if text == "json":
+            self.format = text
+            return
+        try:
+            schema = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadParameter(f"A format must be json or a JSON Schema; this is neither: {error}") from error
+        if not isinstance(schema, dict):
+            raise BadParameter("A format must be json or a JSON Schema, which is an object")
+        self.format = schema
+
     def request(self, text: str, stream: bool = True) -> dict[str, Any]:
         """Return the body that asks for the answer to a text."""
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -68,7 +84,7 @@ class Conversation:
             "stream": stream,
             "options": self.options,
         }
-        chosen = {"think": self.think, "keep_alive": self.keep_alive}
+        chosen = {"think": self.think, "keep_alive": self.keep_alive, "format": self.format}
         return body | {name: value for name, value in chosen.items() if value is not None}
 
     def load_request(self) -> dict[str, Any]:

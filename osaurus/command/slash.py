@@ -33,6 +33,7 @@ Alt-Enter   begins a new line"""
 SET = f"""/set parameter NAME VALUE     {", ".join(PARAMETERS)}
 /set system TEXT              the system message
 /set think [low|medium|high]  have the model think; /set nothink: not
+/set format json              answers are JSON, or keep to a JSON Schema; /set noformat: they need not
 /set verbose                  tell what each answer took; /set quiet: do not
 /set nohistory                do not keep what you write; /set history: do"""
 
@@ -45,7 +46,9 @@ SHOW = """/show info         what is known of the model
 COMPLETIONS: dict[str, Any] = {
     "/set": {
         "parameter": dict.fromkeys(PARAMETERS),
-        **dict.fromkeys(("system", "think", "nothink", "verbose", "quiet", "history", "nohistory")),
+        **dict.fromkeys(
+            ("system", "think", "nothink", "format", "noformat", "verbose", "quiet", "history", "nohistory")
+        ),
     },
     "/show": dict.fromkeys(("info", "parameters", "system", "template", "license")),
     "/load": None,
@@ -107,6 +110,11 @@ class SlashCommands:
             case "nothink":
                 self._conversation.think = False
                 return "The model is not to think"
+            case "format":
+                return self._set_format(rest)
+            case "noformat":
+                self._conversation.format = None
+                return "Answers need not keep to a format"
             case "verbose" | "quiet":
                 self.verbose = what == "verbose"
                 return "What answers take is told" if self.verbose else "What answers take is not told"
@@ -122,6 +130,13 @@ class SlashCommands:
         except (ValueError, BadParameter) as error:
             return str(error)
         return f"{name} is {json.dumps(self._conversation.options[name], ensure_ascii=False)}"
+
+    def _set_format(self, text: str) -> str:
+        try:
+            self._conversation.set_format(text)
+        except BadParameter as error:
+            return str(error)
+        return "Answers keep to the format"
 
     async def _show(self, topic: str) -> str:
         if topic == "parameters":
