@@ -48,13 +48,15 @@ class Instance:
 
 @define
 class Announcement:
-    """The file of this process, below `folder`."""
+    """The file of this process, below `folder`. `exposed` says whether other machines may reach it."""
 
     folder: Path
+    exposed: bool
+    models_dir: Path
     _instance: str = field(factory=lambda: str(uuid4()).upper(), init=False)
     _held: int | None = field(default=None, init=False)
 
-    def publish(self, address: tuple[str, int] | None, exposed: bool, models_dir: Path) -> None:
+    def publish(self, address: tuple[str, int] | None) -> None:
         """Tell where this process listens, if on a TCP port at all. Once. Raises OSError."""
         place = self.folder / self._instance
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,9 +64,9 @@ class Announcement:
         content: dict[str, Any] = {
             "instanceId": self._instance,
             "updatedAt": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "exposeToNetwork": exposed,
+            "exposeToNetwork": self.exposed,
             "health": "running",
-            "modelsDirectory": str(models_dir),
+            "modelsDirectory": str(self.models_dir),
             "pid": os.getpid(),
             "version": __version__,
         }

@@ -6,7 +6,6 @@ ends with an error that says so, the last bytes leave, and only then the threads
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -87,7 +86,7 @@ class Port:
 
 @define(eq=False, slots=False)
 class OsaurusService(Service):
-    """The whole server. `exposed` says whether other machines may reach it; `announcement` tells that it runs."""
+    """The whole server."""
 
     _clock: IReactorTime
     _ports: Sequence[Port]
@@ -99,8 +98,6 @@ class OsaurusService(Service):
     _preload: Sequence[str]
     _greeting: str
     _announcement: Announcement
-    _exposed: bool
-    _models_dir: Path
 
     def privilegedStartService(self) -> None:
         """Open the ports. Ends the process with status 1 and one line if one cannot be had."""
@@ -145,7 +142,7 @@ class OsaurusService(Service):
     def _announce(self) -> None:
         address = next(filter(None, (port.address for port in self._ports)), None)
         try:
-            self._announcement.publish(address, self._exposed, self._models_dir)
+            self._announcement.publish(address)
         except OSError as error:
             log.warn("Programs on this machine are not told that the server runs: {error}", error=error)
 

@@ -146,9 +146,7 @@ def makeService(options: Options) -> IService:
         blocking_pool,
         chosen.preload,
         _greeting(chosen),
-        Announcement(default_folder()),
-        bool(chosen.exposed),
-        chosen.models_dir,
+        Announcement(default_folder(), bool(chosen.exposed), chosen.models_dir),
     )
 
 

@@ -36,7 +36,7 @@ class CommandLine:
     def start_server(self, models: Path | None = None, **options: Any) -> Client:
         """Have a server run, and tell of itself."""
         server = self.server = Client(models or self.models, **options)
-        Announcement(self.home / "runtime").publish(("127.0.0.1", PORT), False, models or self.models)
+        Announcement(self.home / "runtime", False, models or self.models).publish(("127.0.0.1", PORT))
         return server
 
     def run(self, *arguments: str, said: str | None = None) -> Result:

@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "command.md"
 
 
 def announce(runtime: Path, port: int, models: Path = Path("/models")) -> None:
-    Announcement(runtime).publish(("127.0.0.1", port), False, models)
+    Announcement(runtime, exposed=False, models_dir=models).publish(("127.0.0.1", port))
 
 
 @pytest.mark.parametrize("name", COMMANDS)

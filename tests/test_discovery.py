@@ -17,9 +17,9 @@ from .server import TWISTD, environment, free_port, serving, wait_for_port
 ADDRESS = ("127.0.0.1", 1337)
 
 
-def published(folder: Path, **changes: object) -> Announcement:
-    announcement = Announcement(folder)
-    announcement.publish(changes.get("address", ADDRESS), exposed=False, models_dir=Path("/models"))  # type: ignore[arg-type]
+def published(folder: Path, address: tuple[str, int] | None = ADDRESS) -> Announcement:
+    announcement = Announcement(folder, exposed=False, models_dir=Path("/models"))
+    announcement.publish(address)
     return announcement
 
 

@@ -157,7 +157,7 @@ def test_a_port_that_another_program_has_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_server_that_runs_and_does_not_answer_is_a_problem(tmp_path: Path) -> None:
-    Announcement(tmp_path / "runtime").publish(("127.0.0.1", 8001), False, tmp_path)
+    Announcement(tmp_path / "runtime", False, tmp_path).publish(("127.0.0.1", 8001))
     finding = server_finding(tmp_path, 8001)
     assert (finding.state, str(os.getpid()) in finding.advice) == ("problem", True)
 
