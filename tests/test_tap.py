@@ -102,7 +102,8 @@ def test_without_models_it_starts_and_tells_how_to_get_one(tmp_path: Path) -> No
 def test_it_listens_on_every_endpoint_it_was_given(tmp_path: Path) -> None:
     other = free_port()
     path = tmp_path / "a socket"
-    endpoints = ("--listen", f"tcp:{other}:interface=127.0.0.1", "--listen", f"unix:{path}")
+    # They are opened in this order: when the port is, so is the socket.
+    endpoints = ("--listen", f"unix:{path}", "--listen", f"tcp:{other}:interface=127.0.0.1")
     process = subprocess.Popen(
         [TWISTD, "-n", "--pidfile=", "osaurus", *endpoints],
         cwd=tmp_path,
