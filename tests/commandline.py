@@ -42,7 +42,7 @@ class CommandLine:
     def run(self, *arguments: str, said: str | None = None) -> Result:
         """Run it with what is piped in; OSU_MODELS_DIR is `models`, unless `environ` says otherwise."""
         surroundings = Surroundings(
-            environ={"OSU_MODELS_DIR": str(self.models), **self.environ},
+            environ={"OSU_MODELS_DIR": str(self.models), "OSU_HUB_CACHE": "off", **self.environ},
             runtime=self.home / "runtime",
             history=self.home / "history",
             run=self._drive,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from osaurus.command import library
-from osaurus.command.terminal import Tell
-from osaurus.library.pull import PullFailed
+from osaurus.command.library import Tell
+from osaurus.library.progress import Progress, PullError
 
 from .commandline import CommandLine
 
@@ -130,13 +130,13 @@ def test_the_key_is_sent_and_without_it_one_is_told_where_it_goes(command_line: 
 # Pulling.
 
 
-def scripted_pull(name: str, folder: Path, tell: Tell) -> None:
+def scripted_pull(name: str, folder: Path, tell: Tell, quantize: int | None) -> None:
     if name == "huge":
-        raise PullFailed("No model 'huge' is known")
-    tell("pulling manifest")
-    tell("pulling weights", "sha256:1", 100, 50)
-    tell("pulling weights", "sha256:1", 100, 100)
-    tell("success")
+        raise PullError("'huge' names no model")
+    tell(Progress("pulling manifest" if quantize is None else f"pulling for {quantize} bits"))
+    tell(Progress("pulling weights", "sha256:1", 100, 50))
+    tell(Progress("pulling weights", "sha256:1", 100, 100))
+    tell(Progress("success"))
 
 
 def test_a_pull_tells_each_stage_once_into_a_pipe(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,10 +160,19 @@ def test_a_pull_tells_each_step_as_a_line_of_json(command_line: CommandLine, mon
 def test_a_pull_that_fails_is_one_line(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "pull", scripted_pull)
     result = command_line.run("pull", "huge")
-    assert (result.exit_code, result.stderr) == (1, "Error: No model 'huge' is known\n")
+    assert (result.exit_code, result.stderr) == (1, "Error: 'huge' names no model\n")
+
+
+def test_weights_are_converted_to_as_many_bits_as_asked(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "pull", scripted_pull)
+    assert "pulling for 4 bits" in command_line.run("pull", "tiny", "--quantize", "4").stderr
+    assert command_line.run("pull", "tiny", "--quantize", "9").exit_code == 2
 
 
 def test_a_running_server_pulls_for_its_own_folder(command_line: CommandLine) -> None:
     command_line.start_server()
-    command_line.run("pull", "huge")
+    command_line.run("pull", "no/such", "--quantize", "4")
     assert command_line.asked == ["POST http://127.0.0.1:1337/api/pull"]
+    assert command_line.bodies == [{"model": "no/such", "stream": True, "quantize": 4}]

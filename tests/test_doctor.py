@@ -15,6 +15,7 @@ from osaurus.command.doctor import Examination, Finding, memory, models, package
 from osaurus.command.surroundings import Surroundings
 from osaurus.discovery import Announcement
 from osaurus.engine.backend import Backend
+from osaurus.library.store import ModelStore
 from osaurus.settings import Settings
 
 from .commandline import CommandLine
@@ -107,13 +108,16 @@ def test_packages_that_are_missing_or_too_old_are_told() -> None:
 def test_a_folder_that_is_no_model_is_told_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "org" / "broken").mkdir(parents=True)
     (tmp_path / "org" / "broken" / "config.json").write_text("{}")
-    finding = models(tmp_path)
+    finding = models(tmp_path, ModelStore(tmp_path))
     assert finding.state == "warning"
     assert f"{tmp_path}/org/broken: config.json names no model_type" in finding.found
 
 
 def test_without_models_one_is_told_how_to_get_one(tmp_path: Path) -> None:
-    assert models(tmp_path / "none").advice == "`osaurus pull smollm2:135m` gets a small one."
+    assert (
+        models(tmp_path / "none", ModelStore(tmp_path / "none")).advice
+        == "`osaurus pull smollm2:135m` gets a small one."
+    )
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from osaurus.command.terminal import Reporter, ago, print_table, printable
+from osaurus.library.progress import Progress
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -69,10 +70,10 @@ def test_what_is_no_moment_is_not_told(moment: str) -> None:
 def test_each_part_of_something_long_has_a_bar_on_a_terminal() -> None:
     screen = console(True)
     with Reporter(screen) as reporter:
-        reporter.tell("pulling manifest")
+        reporter.tell(Progress("pulling manifest"))
         for completed in (0, 50, 100):
-            reporter.tell("pulling aaa", "sha256:a", 100, completed)
-        reporter.tell("pulling bbb", "sha256:b", 4000, 1000)
+            reporter.tell(Progress("pulling aaa", "sha256:a", 100, completed))
+        reporter.tell(Progress("pulling bbb", "sha256:b", 4000, 1000))
     lines = re.split(r"[\r\n]|\x1b\[[0-9?]*[A-Za-z]", printed(screen))
     assert "pulling manifest" in lines
     for part, done in (("pulling aaa", "100/100 bytes"), ("pulling bbb", "1.0/4.0 kB")):

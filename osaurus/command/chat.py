@@ -131,7 +131,7 @@ async def _ensure_installed(surroundings: Surroundings, client: Client, model: s
             raise Refused(f"{error.message}. `osaurus list` tells what is installed.", 404) from error
         click.echo(f"{model} is not installed yet", err=True)
         with Reporter(surroundings.err) as reporter:
-            await served_pull(client, model, reporter.tell)
+            await served_pull(client, model, None, reporter.tell)
 
 
 class LineCleared(Exception):

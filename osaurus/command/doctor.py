@@ -20,7 +20,7 @@ import click
 from attrs import define, frozen
 from packaging.requirements import Requirement
 from rich.filesize import decimal
-from twisted.logger import capturedLogs
+from twisted.logger import LogLevel, capturedLogs
 
 from .. import __version__
 from ..engine.backend import COMPILERS, Backend, prepare
@@ -91,7 +91,7 @@ class Examination:
         backend = self._backend(settings.cache_dir)
         yield backend
         yield memory(settings, backend.facts.get("memory_bytes"))
-        yield models(folder)
+        yield models(folder, self._surroundings.store(folder))
         yield writable_folder("cache", settings.cache_dir)
         yield self._server(settings)
 
@@ -221,16 +221,18 @@ def memory(settings: Settings, there: int | None) -> Finding:
     return Finding(about="memory", found=decimal(total), facts=facts)
 
 
-def models(folder: Path) -> Finding:
-    """Look at the models folder."""
+def models(folder: Path, store: ModelStore) -> Finding:
+    """Look at the models folder and the store of what is in it."""
     place = writable_folder("models", folder)
     if place.state == "problem":
         return place
     with capturedLogs() as events:
-        found = ModelStore(folder).models()
-    unusable = [f"{event['folder']}: {event['error']}" for event in events if {"folder", "error"} <= event.keys()]
+        found = store.models()
+    # The store warns of its own folders; the Hugging Face cache holds models of all kinds.
+    warnings = [event for event in events if event["log_level"] is LogLevel.warn and "folder" in event]
+    unusable = [f"{event['folder']}: {event['error']}" for event in warnings]
     facts = {**place.facts, "models": [model.id for model in found], "unusable": unusable}
-    said = f"{len(found)} in {folder}, {decimal(place.facts['free'])} free"
+    said = f"{len(found)}, new ones to {folder}, {decimal(place.facts['free'])} free"
     if unusable:
         return Finding(
             about="models",
@@ -241,7 +243,7 @@ def models(folder: Path) -> Finding:
         )
     if not found:
         advice = f"`osaurus pull {next(iter(SHORT_NAMES))}` gets a small one."
-        return Finding(about="models", found=f"none in {folder}", state="warning", advice=advice, facts=facts)
+        return Finding(about="models", found=f"none; new ones to {folder}", state="warning", advice=advice, facts=facts)
     if place.facts["free"] < LEAST_DISK:
         return Finding(
             about="models", found=said, state="warning", advice="There is little room for another.", facts=facts

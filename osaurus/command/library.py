@@ -16,13 +16,16 @@ from attrs import define
 from ..chat import ApiError, InstalledModel
 from ..dialects import ollama_models
 from ..library.card import card
-from ..library.pull import PullFailed, pull
-from ..library.store import ModelStore, UnusableFolder
+from ..library.folder import UnusableFolder
+from ..library.progress import Progress, PullError
+from ..library.pull import pull
+from ..library.store import ModelStore
 from .client import Client, understanding
 from .surroundings import Place, Surroundings
-from .terminal import Tell
 
 T = TypeVar("T")
+
+Tell = Callable[[Progress], None]
 
 
 class Library(Protocol):
@@ -40,8 +43,8 @@ class Library(Protocol):
     def remove(self, names: Sequence[str], tell: Callable[[str], None]) -> None:
         """Remove models from the disk; `tell` each that is gone."""
 
-    def pull(self, name: str, tell: Tell) -> None:
-        """Install a model, unless it is installed."""
+    def pull(self, name: str, quantize: int | None, tell: Tell) -> None:
+        """Install a model, unless it is installed; its weights converted to so many bits, if told how many."""
 
 
 def library(surroundings: Surroundings, host: str | None, models_dir: Path | None, changes: bool = False) -> Library:
@@ -55,7 +58,7 @@ def library(surroundings: Surroundings, host: str | None, models_dir: Path | Non
         return Served(surroundings, surroundings.server(host))
     folder = surroundings.models_folder(models_dir)
     serving = surroundings.server_of(folder) if changes and models_dir is None else None
-    return Served(surroundings, serving) if serving else Disk(folder, ModelStore(folder))
+    return Served(surroundings, serving) if serving else Disk(folder, surroundings.store(folder))
 
 
 @define
@@ -88,11 +91,11 @@ class Disk:
                 self._store.remove(self._store.take_away(model))
             tell(model.id)
 
-    def pull(self, name: str, tell: Tell) -> None:
+    def pull(self, name: str, quantize: int | None, tell: Tell) -> None:
         """Install into the folder, in this process."""
         try:
-            pull(name, self._folder, tell)
-        except PullFailed as error:
+            pull(name, self._folder, tell, quantize=quantize)
+        except PullError as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -129,9 +132,9 @@ class Served:
 
         self._ask(each)
 
-    def pull(self, name: str, tell: Tell) -> None:
+    def pull(self, name: str, quantize: int | None, tell: Tell) -> None:
         """Have the server install a model; it goes on with it if it does already."""
-        self._ask(partial(served_pull, name=name, tell=tell))
+        self._ask(partial(served_pull, name=name, quantize=quantize, tell=tell))
 
     def _ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         async def ask(reactor: Any) -> T:
@@ -141,14 +144,15 @@ class Served:
         return result
 
 
-async def served_pull(client: Client, name: str, tell: Tell) -> None:
+async def served_pull(client: Client, name: str, quantize: int | None, tell: Tell) -> None:
     """Have a server install a model. Raises click.ClickException."""
 
     def news(said: dict[str, Any]) -> None:
-        numbers = (value if type(value := said.get(key)) is int else 0 for key in ("total", "completed"))
-        tell(str(said.get("status", "")), str(said.get("digest", "")), *numbers)
+        total, completed = (value if type(value := said.get(key)) is int else 0 for key in ("total", "completed"))
+        tell(Progress(str(said.get("status", "")), str(said.get("digest", "")), total, completed))
 
-    await client.stream("/api/pull", {"model": name, "stream": True}, news)
+    asked: dict[str, Any] = {"model": name, "stream": True}
+    await client.stream("/api/pull", asked if quantize is None else asked | {"quantize": quantize}, news)
 
 
 def _entry(model: InstalledModel) -> dict[str, Any]:

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 from rich.filesize import decimal
 
 from ..library.names import SHORT_NAMES
+from ..library.progress import Progress
 from .client import understanding
 from .library import library
 from .surroundings import Surroundings, host_option, json_option, models_dir_option, pass_surroundings
@@ -88,27 +90,40 @@ def description(known: dict[str, Any]) -> list[str]:
     return lines
 
 
-@click.command("pull", epilog=examples("osaurus pull smollm2:135m"))
+@click.command(
+    "pull",
+    epilog=examples(
+        "osaurus pull qwen3:4b", "osaurus pull mlx-community/Qwen3-4B-4bit", "osaurus pull Qwen/Qwen3-4B --quantize 4"
+    ),
+)
 @click.argument("model")
+@click.option("--quantize", type=click.IntRange(2, 8), help="Convert the weights to so many bits.")
 @host_option
 @models_dir_option
 @json_option
 @pass_surroundings
 def pull_model(
-    surroundings: Surroundings, model: str, host: str | None, models_dir: Path | None, as_json: bool
+    surroundings: Surroundings,
+    model: str,
+    quantize: int | None,
+    host: str | None,
+    models_dir: Path | None,
+    as_json: bool,
 ) -> None:
-    """Install MODEL, unless it is installed. With --json each step is a line of JSON."""
+    """Install MODEL, unless it is installed: organisation/name as on the Hugging Face hub, or a short name.
+
+    With --json each step is a line of JSON.
+    """
     models = library(surroundings, host, models_dir, changes=True)
     if as_json:
-        models.pull(model, _step)
+        models.pull(model, quantize, _print_step)
         return
     with Reporter(surroundings.err) as reporter:
-        models.pull(model, reporter.tell)
+        models.pull(model, quantize, reporter.tell)
 
 
-def _step(status: str, digest: str = "", total: int = 0, completed: int = 0) -> None:
-    numbers = {"digest": digest, "total": total, "completed": completed}
-    click.echo(json.dumps({"status": status, **{name: value for name, value in numbers.items() if value}}))
+def _print_step(progress: Progress) -> None:
+    click.echo(json.dumps({name: value for name, value in attrs.asdict(progress).items() if value}))
 
 
 @click.command("rm", epilog=examples("osaurus rm smollm2:135m", "osaurus rm my-model organisation/other"))

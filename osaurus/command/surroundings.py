@@ -31,6 +31,8 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from .. import settings
 from ..discovery import Instance, default_folder, running
+from ..library.hub_cache import HubCache
+from ..library.store import ModelStore
 from .client import Client, HTTPClient, http_client
 
 T = TypeVar("T")
@@ -144,6 +146,11 @@ class Surroundings:
         if chosen != settings.Settings().models_dir:
             return chosen
         return next((found.models_dir for found in self.instances() if found.models_dir is not None), chosen)
+
+    def store(self, folder: Path) -> ModelStore:
+        """Return the models of a folder, and those of the Hugging Face cache. Raises click.ClickException."""
+        cache = self.settings().hub_cache
+        return ModelStore(folder, HubCache(cache) if cache else None)
 
     def server_of(self, folder: Path) -> Place | None:
         """Return the server on this machine that serves a folder of models, if there is one."""

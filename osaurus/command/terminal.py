@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import click
 from attrs import define, field
@@ -17,18 +17,10 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRem
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from ..library.progress import Progress
+
 # C0 and C1 without tab and line feed, and what turns the direction of text around.
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-class Tell(Protocol):
-    """Takes news of something long: its stage, and of which part how many bytes of how many are done.
-
-    A total of 0 is not known.
-    """
-
-    def __call__(self, status: str, digest: str = "", total: int = 0, completed: int = 0) -> None:
-        """Take news."""
 
 
 def printable(text: str) -> str:
@@ -106,14 +98,14 @@ class Reporter:
     def __exit__(self, *exception: object) -> None:
         self._bars.stop()
 
-    def tell(self, status: str, digest: str = "", total: int = 0, completed: int = 0) -> None:
+    def tell(self, progress: Progress) -> None:
         """Take news."""
-        text = printable(status)
-        if self._console.is_terminal and total:
-            part = digest or status
+        text = printable(progress.status)
+        if self._console.is_terminal and progress.total:
+            part = progress.digest or progress.status
             if part not in self._parts:
-                self._parts[part] = self._bars.add_task(text, total=total)
-            self._bars.update(self._parts[part], description=text, completed=completed, total=total)
+                self._parts[part] = self._bars.add_task(text)
+            self._bars.update(self._parts[part], description=text, completed=progress.completed, total=progress.total)
         elif text != self._said:
             self._bars.console.print(text, soft_wrap=True)
             self._said = text
