@@ -119,10 +119,10 @@ class Terminal:
     environ: dict[str, str]
     chats: list[Any] = field(factory=list)
 
-    def chat(self, *options: str) -> Any:
+    def chat(self, *options: str, model: str = "tiny") -> Any:
         process = pexpect.spawn(
             PROGRAM[0],
-            [*PROGRAM[1:], "run", "tiny", *options],
+            [*PROGRAM[1:], "run", model, *options],
             cwd=str(ROOT),
             env=self.environ,
             encoding="utf-8",
@@ -439,3 +439,8 @@ def test_a_chat_that_is_ended_from_outside_leaves_the_terminal_as_it_was(termina
     chat.kill(signal.SIGTERM)
     chat.expect(pexpect.EOF)
     assert chat.getecho()
+
+
+def test_a_name_is_not_taken_for_markup(terminal: Terminal) -> None:
+    chat = terminal.chat(model="[/red]")
+    leave(chat)

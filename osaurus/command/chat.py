@@ -22,6 +22,7 @@ from prompt_toolkit.completion import NestedCompleter
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from rich.text import Text
 from twisted.internet.defer import CancelledError, Deferred
 
 from ..library.names import SHORT_NAMES
@@ -150,7 +151,7 @@ class Chat:
 
     async def run(self, verbose: bool) -> None:
         """Chat until the user leaves. Raises click.ClickException."""
-        with self._surroundings.err.status(f"Loading {printable(self._conversation.model)}"):
+        with self._surroundings.err.status(Text(f"Loading {printable(self._conversation.model)}")):
             await self._client.post("/api/chat", self._conversation.load_request())
         history = History(self._surroundings.history)
         session: PromptSession[str] = PromptSession(

@@ -22,6 +22,9 @@ from ..library.progress import Progress
 # C0 and C1 without tab and line feed, and what turns the direction of text around.
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
+# In seconds.
+UNITS = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
 
 def printable(text: str) -> str:
     """Return a text without what would steer a terminal."""
@@ -58,13 +61,9 @@ def ago(moment: str, now: datetime | None = None) -> str:
         seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(moment)).total_seconds()
     except (TypeError, ValueError):
         return ""
-    for unit, name in ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "minute")):
-        count = int(abs(seconds) // unit)
-        if count:
-            text = f"{count} {name}{'s' if count > 1 else ''}"
-            break
-    else:
-        text = f"{int(abs(seconds))} seconds"
+    size, name = next(((size, name) for size, name in UNITS if abs(seconds) >= size), UNITS[-1])
+    count = int(abs(seconds) // size)
+    text = f"{count} {name}{'' if count == 1 else 's'}"
     return f"{text} ago" if seconds >= 0 else f"in {text}"
 
 
@@ -82,7 +81,7 @@ class Reporter:
 
     def __attrs_post_init__(self) -> None:
         self._bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
