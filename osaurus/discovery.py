@@ -76,9 +76,14 @@ class Announcement:
             content |= {"address": host, "port": port, "url": f"http://{literal}:{port}"}
         unnamed = place / ".unnamed"
         self._held = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(self._held, json.dumps(content, indent=2, sort_keys=True).encode())
-        unnamed.rename(place / FILE)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(self._held, json.dumps(content, indent=2, sort_keys=True).encode())
+            unnamed.rename(place / FILE)
+        except OSError:
+            # Some network disks have no locks; without one it would be taken for a dead server's.
+            _remove(unnamed)
+            raise
 
     def withdraw(self) -> None:
         """Remove the file, if there is one."""

@@ -131,6 +131,7 @@ def test_the_folder_is_the_named_one_else_the_running_servers_else_the_usual(
     announce(tmp_path / "runtime", 8001, Path("/served"))
     assert folder(tmp_path) == Path("/served")
     assert folder(tmp_path, OSU_MODELS_DIR="/set") == Path("/set")
+    assert folder(tmp_path, OSU_MODELS_DIR="~/MLXModels") == tmp_path / "MLXModels"
     assert folder(tmp_path, Path("/given"), OSU_MODELS_DIR="/set") == Path("/given")
 
 

@@ -1,5 +1,7 @@
 """The file that tells of a running server: what it says, how long it is there, who believes it."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -91,6 +93,16 @@ def test_withdrawn_it_is_gone_with_its_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert not instance.is_alive()
     announcement.withdraw()
+
+
+def test_where_nothing_can_be_locked_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="No locks"):
+        published(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_dead_server_left_is_removed_even_if_its_number_lives_on(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class Surroundings:
         if given is not None:
             return self.settings(models_dir=str(given)).models_dir
         chosen = self.settings().models_dir
-        if chosen != settings.Settings().models_dir:
+        if self.environ.get("OSU_MODELS_DIR") or chosen != settings.Settings().models_dir:
             return chosen
         return next((found.models_dir for found in self.instances() if found.models_dir is not None), chosen)
 
