@@ -130,7 +130,7 @@ def test_the_key_is_sent_and_without_it_one_is_told_where_it_goes(command_line: 
 # Pulling.
 
 
-def scripted_pull(name: str, folder: Path, tell: Tell, quantize: int | None) -> None:
+def scripted_pull(name: str, folder: Path, tell: Tell, quantize: int | None, cache: object) -> None:
     if name == "huge":
         raise PullError("'huge' names no model")
     tell(Progress("pulling manifest" if quantize is None else f"pulling for {quantize} bits"))

@@ -58,14 +58,13 @@ def library(surroundings: Surroundings, host: str | None, models_dir: Path | Non
         return Served(surroundings, surroundings.server(host))
     folder = surroundings.models_folder(models_dir)
     serving = surroundings.server_of(folder) if changes and models_dir is None else None
-    return Served(surroundings, serving) if serving else Disk(folder, surroundings.store(folder))
+    return Served(surroundings, serving) if serving else Disk(surroundings.store(folder))
 
 
 @define
 class Disk:
     """The models of a folder."""
 
-    _folder: Path
     _store: ModelStore
 
     def models(self) -> list[dict[str, Any]]:
@@ -94,7 +93,7 @@ class Disk:
     def pull(self, name: str, quantize: int | None, tell: Tell) -> None:
         """Install into the folder, in this process."""
         try:
-            pull(name, self._folder, tell, quantize=quantize)
+            pull(name, self._store.folder, tell, quantize=quantize, cache=self._store.cache)
         except PullError as error:
             raise click.ClickException(str(error)) from error
 
