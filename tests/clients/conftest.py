@@ -20,6 +20,23 @@ ANSWER = "The capital of France is Paris."
 ITALY: Any = [*QUESTION, {"role": "assistant", "content": ANSWER}, {"role": "user", "content": "And of Italy?"}]
 STORY: Any = [{"role": "user", "content": "Write a very long story."}]
 
+# The example of OpenAI's guide to function calling, word for word.
+WEATHER: Any = [{"role": "user", "content": "What is the weather like in Paris today?"}]
+GET_WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get current temperature for a given location.",
+        "parameters": {
+            "type": "object",
+            "properties": {"location": {"type": "string", "description": "City and country e.g. Bogotá, Colombia"}},
+            "required": ["location"],
+            "additionalProperties": False,
+        },
+        "strict": True,
+    },
+}
+
 BROWSERS = (
     "chromium",
     "chromium-browser",
