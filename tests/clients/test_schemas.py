@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from ..server import Server
-from .conftest import MODEL, QUESTION
+from .conftest import GET_WEATHER, MODEL, QUESTION, WEATHER
 
 pytestmark = pytest.mark.starter
 
@@ -24,6 +24,8 @@ ASK = {"model": MODEL, "messages": QUESTION, "temperature": 0}
 COMPLETE = "/v1/completions"
 TEXT = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0, "max_tokens": 3}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
+TOOLS = {**ASK, "messages": WEATHER, "tools": [GET_WEATHER], "tool_choice": "required", "max_tokens": 60}
+FORMAT = {**ASK, "response_format": {"type": "json_object"}, "max_tokens": 30}
 SCORES = {"logprobs": True, "top_logprobs": 2}
 
 # What is asked, with None for a GET; which schema the answer, or each event of a stream, keeps to; its status.
@@ -38,6 +40,14 @@ CASES = [
         CHAT, {**ASK, **USAGE, **SCORES}, "CreateChatCompletionStreamResponse", 200, id="a stream with scores"
     ),
     pytest.param(CHAT, {**ASK, "n": 2, "max_tokens": 2}, "CreateChatCompletionResponse", 200, id="two answers"),
+    pytest.param(CHAT, TOOLS, "CreateChatCompletionResponse", 200, id="a call"),
+    pytest.param(CHAT, {**TOOLS, **SCORES}, "CreateChatCompletionResponse", 200, id="a call with log probabilities"),
+    pytest.param(CHAT, {**TOOLS, **USAGE}, "CreateChatCompletionStreamResponse", 200, id="a call, streamed"),
+    pytest.param(
+        CHAT, {**TOOLS, **USAGE, "max_tokens": 3}, "CreateChatCompletionStreamResponse", 200, id="a call cut short"
+    ),
+    pytest.param(CHAT, FORMAT, "CreateChatCompletionResponse", 200, id="an object"),
+    pytest.param(CHAT, {**TOOLS, "tool_choice": "never"}, "ErrorResponse", 400, id="a choice that does not exist"),
     pytest.param(COMPLETE, TEXT, "CreateCompletionResponse", 200, id="a completion"),
     pytest.param(COMPLETE, {**TEXT, "logprobs": 2}, "CreateCompletionResponse", 200, id="a completion with scores"),
     pytest.param("/v1/models", None, "ListModelsResponse", 200, id="the models"),

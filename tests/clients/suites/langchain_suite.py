@@ -7,9 +7,11 @@ import ollama
 import openai
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.tools import tool
 from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
+from pydantic import BaseModel, Field
 
 URL = os.environ["OSU_TEST_URL"]
 MODEL = "smollm2:135m"
@@ -84,3 +86,60 @@ def test_a_stream_that_is_left_in_the_middle_does_not_disturb_the_next_request(m
         pass
     stream.close()
     assert make().invoke(QUESTION).content == ANSWER
+
+
+@tool
+def get_weather(location: str) -> str:
+    """Get current temperature for a given location."""
+    return f"It is 31 degrees in {location}."
+
+
+class Capital(BaseModel):
+    """The capital of a country."""
+
+    country: str = Field(max_length=20)
+    capital: str = Field(max_length=20)
+
+
+# A model of this size calls unasked where it sees that it did so before.
+BEFORE = [
+    HumanMessage("What is the weather like in Rome today?"),
+    AIMessage("", tool_calls=[{"name": "get_weather", "args": {"location": "Rome"}, "id": "call_1"}]),
+    ToolMessage("23 degrees, sunny", tool_call_id="call_1", name="get_weather"),
+    AIMessage("It is 23 degrees and sunny in Rome."),
+    HumanMessage("What is the weather like in Paris today?"),
+]
+
+
+def test_an_agent_calls_a_tool_and_tells_what_it_answered(make: Any) -> None:
+    model = make(tokens=60)
+    call = model.bind_tools([get_weather]).invoke(BEFORE)
+    assert [entry["name"] for entry in call.tool_calls] == ["get_weather"]
+    result = get_weather.invoke(call.tool_calls[0])
+    assert "31 degrees in Paris" in result.content
+    assert "31" in model.invoke([*BEFORE, call, result]).content
+
+
+def test_a_call_that_streams_is_gathered(make: Any) -> None:
+    chunks = list(make(tokens=60).bind_tools([get_weather]).stream(BEFORE))
+    whole = sum(chunks[1:], start=chunks[0])
+    assert isinstance(whole, AIMessageChunk)
+    [call] = whole.tool_calls
+    assert call["name"] == "get_weather"
+    assert "Paris" in call["args"]["location"]
+
+
+def test_a_call_that_must_be_made_is_made() -> None:
+    model = chat_openai(tokens=60).bind_tools([get_weather], tool_choice="get_weather")  # type: ignore[call-arg]
+    [call] = model.invoke("What is the weather like in Paris today?").tool_calls
+    assert "Paris" in call["args"]["location"]
+
+
+@pytest.mark.parametrize(
+    ("make", "method"),
+    # Ollama's API has no way to insist on a call.
+    [(chat_openai, "json_schema"), (chat_openai, "function_calling"), (chat_ollama, "json_schema")],
+)
+def test_an_answer_is_parsed_into_a_class(make: Any, method: str) -> None:
+    model = make(tokens=60, temperature=1, seed=4).with_structured_output(Capital, method=method)
+    assert isinstance(model.invoke(QUESTION), Capital)

@@ -1,10 +1,12 @@
 """LiteLLM's `openai/` and `ollama_chat/` in front of the server at OSU_TEST_URL."""
 
+import json
 import os
 from typing import Any
 
 import litellm
 import pytest
+from pydantic import BaseModel, Field
 
 URL = os.environ["OSU_TEST_URL"]
 MODEL = "smollm2:135m"
@@ -93,3 +95,60 @@ def test_a_stream_that_is_left_in_the_middle_does_not_disturb_the_next_request(a
             break
     del stream
     assert text(ask()) == ANSWER
+
+
+GET_WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get current temperature for a given location.",
+        "parameters": {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]},
+    },
+}
+WEATHER: Any = [{"role": "user", "content": "What is the weather like in Paris today?"}]
+
+
+class Capital(BaseModel):
+    """The capital of a country."""
+
+    country: str = Field(max_length=20)
+    capital: str = Field(max_length=20)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_call_that_must_be_made_is_made(stream: bool) -> None:
+    answer: Any = litellm.completion(
+        model=f"openai/{MODEL}",
+        api_base=f"{URL}/v1",
+        api_key="none",
+        messages=WEATHER,
+        tools=[GET_WEATHER],
+        tool_choice={"type": "function", "function": {"name": "get_weather"}},
+        temperature=0,
+        max_tokens=60,
+        stream=stream,
+    )
+    if stream:
+        answer = litellm.stream_chunk_builder(list(answer))
+    assert answer.choices[0].finish_reason == "tool_calls"
+    [call] = answer.choices[0].message.tool_calls
+    assert call.function.name == "get_weather"
+    assert "Paris" in json.loads(call.function.arguments)["location"]
+
+
+def test_a_result_is_read(ask: Any) -> None:
+    call = {"name": "get_weather", "arguments": '{"location": "Paris"}'}
+    more = [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_1", "type": "function", "function": call}],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "31 degrees, sunny"},
+    ]
+    assert "31" in text(ask([*WEATHER, *more], max_tokens=30))
+
+
+def test_an_answer_keeps_to_a_schema(ask: Any) -> None:
+    answer = ask(response_format=Capital, max_tokens=60)
+    assert set(json.loads(text(answer))) == {"country", "capital"}

@@ -83,3 +83,49 @@ test("a stream that is aborted in the middle does not disturb the next request",
   const response = await client.chat({ model, messages, options: { temperature: 0 } });
   assert.equal(response.message.content, answer);
 });
+
+for (const stream of [false, true]) {
+  const how = stream ? "streamed" : "whole";
+  test(`a tool is called, ${how}`, async () => {
+    const tool = {
+      type: "function",
+      function: {
+        name: "get_weather",
+        description: "Get current temperature for a given location.",
+        parameters: { type: "object", properties: { location: { type: "string" } }, required: ["location"] },
+      },
+    };
+    // A model of this size calls where it sees that it did so before.
+    const conversation = [
+      { role: "user", content: "What is the weather like in Rome today?" },
+      {
+        role: "assistant",
+        content: "",
+        tool_calls: [{ function: { name: "get_weather", arguments: { location: "Rome" } } }],
+      },
+      { role: "tool", tool_name: "get_weather", content: "23 degrees, sunny" },
+      { role: "assistant", content: "It is 23 degrees and sunny in Rome." },
+      { role: "user", content: "What is the weather like in Paris today?" },
+    ];
+    const options = { temperature: 0, num_predict: 60 };
+    const response = await client.chat({ model, messages: conversation, tools: [tool], options, stream });
+    const parts = [];
+    if (stream) for await (const part of response) parts.push(part);
+    else parts.push(response);
+    const calls = parts.flatMap((part) => part.message.tool_calls ?? []);
+    assert.deepEqual(calls.map((call) => call.function.name), ["get_weather"]);
+    assert.match(calls[0].function.arguments.location, /Paris/);
+    assert.equal(parts.map((part) => part.message.content).join(""), "");
+  });
+}
+
+test("an answer keeps to a schema", async () => {
+  const format = {
+    type: "object",
+    properties: { capital: { type: "string", maxLength: 20 } },
+    required: ["capital"],
+  };
+  const response = await client.chat({ model, messages, format, options: { temperature: 2, num_predict: 40 } });
+  assert.deepEqual(Object.keys(JSON.parse(response.message.content)), ["capital"]);
+  assert.equal(response.done_reason, "stop");
+});

@@ -9,6 +9,21 @@ const client = new OpenAI({ baseURL: `${process.env.OSU_TEST_URL}/v1`, apiKey: "
 const model = "smollm2:135m";
 const messages = [{ role: "user", content: "What is the capital of France?" }];
 const answer = "The capital of France is Paris.";
+const weather = [{ role: "user", content: "What is the weather like in Paris today?" }];
+const getWeather = {
+  type: "function",
+  function: {
+    name: "get_weather",
+    description: "Get current temperature for a given location.",
+    parameters: {
+      type: "object",
+      properties: { location: { type: "string", description: "City and country e.g. Bogotá, Colombia" } },
+      required: ["location"],
+      additionalProperties: false,
+    },
+    strict: true,
+  },
+};
 const story = [{ role: "user", content: "Write a very long story." }];
 
 test("an answer has its text, its reason to end and its usage", async () => {
@@ -100,4 +115,54 @@ test("a stream that is aborted in the middle does not disturb the next request",
   assert.ok(stream.controller.signal.aborted);
   const completion = await client.chat.completions.create({ model, messages, temperature: 0 });
   assert.equal(completion.choices[0].message.content, answer);
+});
+
+test("a call that must be made is made, and its result read", async () => {
+  const said = [...weather];
+  const ask = { model, tools: [getWeather], temperature: 0, max_tokens: 60 };
+  const { choices } = await client.chat.completions.create({ ...ask, messages: said, tool_choice: "required" });
+  const [call] = choices[0].message.tool_calls;
+  assert.equal(choices[0].finish_reason, "tool_calls");
+  assert.equal(choices[0].message.content, null);
+  assert.equal(call.function.name, "get_weather");
+  assert.match(JSON.parse(call.function.arguments).location, /Paris/);
+  said.push(choices[0].message, { role: "tool", tool_call_id: call.id, content: "It is 31 degrees in Paris." });
+  const completion = await client.chat.completions.create({ ...ask, messages: said, tool_choice: "none" });
+  assert.match(completion.choices[0].message.content, /31/);
+});
+
+test("the streaming helper gathers calls", async () => {
+  const runner = client.chat.completions.stream({
+    model,
+    messages: weather,
+    tools: [getWeather],
+    tool_choice: { type: "function", function: { name: "get_weather" } },
+    temperature: 0,
+    max_tokens: 60,
+  });
+  const told = [];
+  runner.on("tool_calls.function.arguments.done", (call) => told.push(call));
+  const completion = await runner.finalChatCompletion();
+  const [call] = completion.choices[0].message.tool_calls;
+  assert.equal(completion.choices[0].finish_reason, "tool_calls");
+  assert.match(JSON.parse(call.function.arguments).location, /Paris/);
+  assert.deepEqual(told.map(({ name, arguments: text }) => [name, text]), [["get_weather", call.function.arguments]]);
+});
+
+test("an answer keeps to a schema", async () => {
+  const schema = {
+    type: "object",
+    properties: { capital: { type: "string", maxLength: 20 } },
+    required: ["capital"],
+    additionalProperties: false,
+  };
+  const completion = await client.chat.completions.parse({
+    model,
+    messages,
+    response_format: { type: "json_schema", json_schema: { name: "capital", schema, strict: true } },
+    temperature: 2,
+    max_tokens: 40,
+  });
+  assert.equal(completion.choices[0].finish_reason, "stop");
+  assert.deepEqual(Object.keys(JSON.parse(completion.choices[0].message.content)), ["capital"]);
 });
