@@ -1,4 +1,4 @@
-"""What the pages in docs/clients tell people to paste works, and prints what they say."""
+"""What the pages in docs/clients, and others with programs, tell people to paste works, and prints what they say."""
 
 import json
 import re
@@ -16,6 +16,8 @@ from .conftest import HERE, absent
 
 ROOT = HERE.parent.parent
 PAGES = sorted((ROOT / "docs" / "clients").glob("*.md"))
+# Beside those, pages with programs.
+OTHERS = [ROOT / "README.md", ROOT / "docs" / "function-calling.md"]
 BASE = "http://127.0.0.1:1337"
 
 # What these pages' Python needs is not in this environment.
@@ -56,8 +58,8 @@ def programs(page: Path) -> list[Program]:
 
 
 def those(language: str) -> list[object]:
-    """The programs in a language on the pages and in the README, as a test's parameters."""
-    found = [program for page in [ROOT / "README.md", *PAGES] for program in programs(page)]
+    """The programs in a language on all pages, as a test's parameters."""
+    found = [program for page in [*OTHERS, *PAGES] for program in programs(page)]
     return [
         pytest.param(program, id=program.page.name)
         for program in found
@@ -179,5 +181,5 @@ def test_json_is_json(program: Program) -> None:
 
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "clients" / "README.md").read_text("utf-8")
-    named = re.findall(r"\]\((\S+\.md)\)", index)
+    named = re.findall(r"\]\(([^/)]+\.md)\)", index)
     assert sorted(named) == [page.name for page in PAGES if page.name != "README.md"]

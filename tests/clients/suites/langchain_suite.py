@@ -130,7 +130,7 @@ def test_a_call_that_streams_is_gathered(make: Any) -> None:
 
 
 def test_a_call_that_must_be_made_is_made() -> None:
-    model = chat_openai(tokens=60).bind_tools([get_weather], tool_choice="get_weather")  # type: ignore[call-arg]
+    model = chat_openai(tokens=60).bind_tools([get_weather], tool_choice="get_weather")
     [call] = model.invoke("What is the weather like in Paris today?").tool_calls
     assert "Paris" in call["args"]["location"]
 
