@@ -154,7 +154,7 @@ def test_a_call_is_closed_where_room_becomes_scarce(client: openai.OpenAI) -> No
     assert choice.finish_reason == "tool_calls"
     assert list(json.loads(choice.message.tool_calls[0].function.arguments)) == ["story"]
     # Where even the shortest has no room it is cut.
-    [choice] = ask(client, story, tools=[teller({"minLength": 500})], tool_choice="required").choices
+    [choice] = ask(client, story, tools=[teller({"minLength": 500})], tool_choice="required", max_tokens=30).choices
     assert choice.finish_reason == "length"
 
 
