@@ -64,22 +64,28 @@ class Closers:
         The matcher is left as it is.
         """
         matcher = matcher.deep_copy()
+        tokens = self.walk(matcher, most)
+        return tokens if matcher.is_accepting() else None
+
+    def walk(self, matcher: LLMatcher, most: int) -> list[int]:
+        """Have a matcher take at most so many tokens on the way to its text's end, and return them."""
         tokens: list[int] = []
         used: Counter[int] = Counter()
-        while not matcher.is_accepting():
+        while len(tokens) < most and not matcher.is_error() and not matcher.is_accepting():
             forced = matcher.compute_ff_tokens()
             if forced:
                 used.clear()
             else:
                 chosen = self._choose(allowed(matcher), used)
                 if chosen is None:
-                    return None
+                    break
                 used[chosen] += 1
                 forced = [chosen]
+            forced = forced[: most - len(tokens)]
+            if not matcher.consume_tokens(forced):
+                break
             tokens += forced
-            if len(tokens) > most or not matcher.consume_tokens(forced):
-                return None
-        return None if matcher.is_error() else tokens
+        return tokens
 
     def _choose(self, allowed: npt.NDArray[np.bool_], used: Counter[int]) -> int | None:
         tokens = self._within if allowed[self._letters].all() else self._elsewhere

@@ -30,9 +30,13 @@ STACK = 256 * 2**20
 LONGEST_COMPILATION = 10.0
 MOST_COMPILING = 2
 
-# Compiled grammars that are kept, and how many characters of their source in all.
+# Compiled grammars that are kept, and how many characters of their source in all, which is also the most of one: a
+# long literal takes 400 bytes a character.
 MOST_KEPT = 64
-MOST_KEPT_CHARACTERS = 2 * 2**20
+MOST_CHARACTERS = 512 * 1024
+
+# How many tokens a grammar is tried with.
+TRIAL = 64
 
 LIMITS: dict[str, Any] = {
     "max_items_in_row": 1000,
@@ -45,8 +49,10 @@ LIMITS: dict[str, Any] = {
     "verbose_errors": False,
 }
 
-# How the compiler's complaints begin.
+# How the compiler's complaints begin; what it says of a pattern is in a later line, and of references in circles odd.
 WHERE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+PATTERN = re.compile(r"regex parse error:.*?^error: ([^\n]+)", re.DOTALL | re.MULTILINE)
+CIRCLE = "NoExtensionBias"
 
 _stack_size = threading.Lock()
 
@@ -99,6 +105,10 @@ class Grammars:
         are being compiled.
         """
         source = "\n".join([*rules, *(f"schema_{number}: {schema}" for number, schema in enumerate(schemas))])
+        if len(source) > MOST_CHARACTERS:
+            asked_by = max(schemas, key=lambda schema: len(str(schema))).asked_by
+            reason = f"the schemas have {len(source)} characters in all; there may be {MOST_CHARACTERS}"
+            raise InvalidRequest(f"{asked_by}: {reason}", param=asked_by)
         with self._lock:
             if source in self._kept:
                 self._kept.move_to_end(source)
@@ -111,7 +121,7 @@ class Grammars:
             raise self._explained(schemas, error) from error
         with self._lock:
             self._kept[source] = grammar
-            while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_KEPT_CHARACTERS:
+            while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_CHARACTERS:
                 self._kept.popitem(last=False)
         return grammar
 
@@ -119,12 +129,12 @@ class Grammars:
         matcher = LLMatcher(
             self._tokenizer, LLMatcher.grammar_from_lark(source), log_level=0, limits=LLParserLimits(**LIMITS)
         )
-        # A copy shows whether there is a first token at all.
-        tried = matcher.deep_copy()
-        if not tried.is_error():
-            tried.compute_bitmask()
-        if tried.is_error():
-            raise ValueError(tried.get_error())
+        # Copies share a lexer, whose limit may be used up by the first: another must still be able to begin.
+        for most in (TRIAL, 1):
+            tried = matcher.deep_copy()
+            self._closers.walk(tried, most)
+            if tried.is_error():
+                raise ValueError(tried.get_error())
         return Grammar(matcher, self._closers)
 
     def _explained(self, schemas: Sequence[SchemaRule], error: Exception) -> InvalidRequest:
@@ -137,10 +147,19 @@ class Grammars:
                 on_large_stack(lambda schema=schema: self._compiled(f"start: {schema}"))  # type: ignore[misc]
             except (TimeoutError, ValueError) as own:
                 return self._explained([schema], own)
-        # Behind the first line comes the grammar.
-        reason = WHERE.sub("", str(error).partition("\n")[0]).strip()[:300]
+        reason = _reason(str(error))
         asked_by = schemas[0].asked_by
         return InvalidRequest(f"{asked_by}: the schema cannot be enforced: {reason}", param=asked_by)
+
+
+def _reason(complaint: str) -> str:
+    """Return what the compiler complains of, in a line. Behind its first line comes the grammar."""
+    if CIRCLE in complaint:
+        return "a $ref leads to itself"
+    pattern = PATTERN.search(complaint)
+    if pattern:
+        return f"a pattern, or a bound made one: {pattern[1]}"[:300]
+    return WHERE.sub("", complaint.partition("\n")[0]).strip()[:300]
 
 
 def on_large_stack(function: Callable[[], T], done: Callable[[], object] = lambda: None) -> T:
