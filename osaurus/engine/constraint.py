@@ -79,30 +79,32 @@ class Constraint:
         none at all. Raises ConstraintFailed.
         """
         if room > CLOSING_WINDOW:
-            return self._consume(self._matcher, token)[:room]
+            return self._consume(self._matcher, token, room)
         self._closing = self._end_after([], self._matcher, room)
         after = self._matcher.deep_copy()
-        taken = self._consume(after, token)
+        taken = self._consume(after, token, room)
         closing = self._end_after(taken, after, room - len(taken))
         if closing is None and self._closing is not None:
             self._ended = True
             self._matcher.consume_tokens(self._closing)
             return self._closing
         self._matcher, self._closing = after, closing
-        return taken[:room]
+        return taken
 
-    def _consume(self, matcher: LLMatcher, token: int) -> list[int]:
-        """Have a matcher take what comes next; return it."""
-        taken = self._forced(matcher)
+    def _consume(self, matcher: LLMatcher, token: int, room: int) -> list[int]:
+        """Have a matcher take what comes next, at most so many tokens; return it."""
+        taken = self._forced(matcher, room)
         if not taken:
             matcher.consume_token(token)
-            taken = [token, *self._forced(matcher)]
+            taken = [token, *self._forced(matcher, room - 1)]
         _check(matcher)
         return taken
 
-    def _forced(self, matcher: LLMatcher) -> list[int]:
+    def _forced(self, matcher: LLMatcher, room: int) -> list[int]:
         forced: list[int] = []
-        while self._forces and (more := matcher.compute_ff_tokens()):
+        # What is cut off must not count: the text would seem complete.
+        while self._forces and len(forced) < room and (more := matcher.compute_ff_tokens()):
+            more = more[: room - len(forced)]
             forced += more
             matcher.consume_tokens(more)
         return forced

@@ -63,6 +63,10 @@ NUMBERS = {
     "maximum": (-math.inf, MOST_INTEGER),
     "exclusiveMaximum": (-math.inf, MOST_INTEGER),
 }
+EXCLUSIVE = (
+    ("exclusiveMinimum", "minimum", ("maximum", "exclusiveMaximum")),
+    ("exclusiveMaximum", "maximum", ("minimum", "exclusiveMinimum")),
+)
 FINITE = {"enum", "const", "multipleOf"}
 
 # Beside these a reference or alternatives still say all that there is to say.
@@ -243,14 +247,39 @@ def _bound(schema: Schema) -> None:
     """Bound numbers to those that every client reads exactly."""
     for keyword, (least, most) in NUMBERS.items():
         bound = schema.get(keyword)
-        if isinstance(bound, (int, float)) and not isinstance(bound, bool):
+        if _is_number(bound):
             schema[keyword] = min(max(bound, least), most)
+    for exclusive, inclusive, others in EXCLUSIVE:
+        _keep_apart(schema, exclusive, inclusive, others)
     kind = schema.get("type")
     if (kind == "integer" or (isinstance(kind, list) and "integer" in kind)) and not FINITE & set(schema):
         if "exclusiveMinimum" not in schema:
             schema.setdefault("minimum", LEAST_INTEGER)
         if "exclusiveMaximum" not in schema:
             schema.setdefault("maximum", MOST_INTEGER)
+
+
+def _keep_apart(schema: Schema, exclusive: str, inclusive: str, others: Sequence[str]) -> None:
+    """Move an exclusive bound by a millionth of what is allowed, where the compiler would include it.
+
+    It does with a whole number, if the other bound is the same but for its fraction: 1 would be more than 1 and at
+    most 1.5.
+    """
+    bound = schema.get(exclusive)
+    if schema.get("type") == "integer" or not _is_number(bound) or bound != int(bound):
+        return
+    for other in others:
+        beyond = schema.get(other)
+        if _is_number(beyond) and beyond != bound and int(beyond) == bound:
+            nearest = bound + (beyond - bound) / 10**6
+            known = schema.get(inclusive, nearest)
+            del schema[exclusive]
+            schema[inclusive] = max(nearest, known) if inclusive == "minimum" else min(nearest, known)
+            return
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_shared(schema: Schema) -> bool:
