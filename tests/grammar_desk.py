@@ -1,7 +1,7 @@
 """Schemas compiled for the tiny tokenizer, texts held against them, and texts that draw from random logits write."""
 
 import json
-
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -97,7 +97,7 @@ FORMATS = ("date", "date-time", "time", "duration", "email", "ipv4", "ipv6", "uu
 
 def random_schema(rng: Random, depth: int = 3) -> Schema:
     """A schema of enforced keywords that something is valid by."""
-    kinds = [_string, _number, _integer, _choice, _constant, _nullable]
+    kinds: list[Callable[[Random, int], Schema]] = [_string, _number, _integer, _choice, _constant, _nullable]
     if depth:
         kinds += [_object, _object, _object, _array, _array, _alternatives, _joined, _referring]
     return rng.choice(kinds)(rng, depth)

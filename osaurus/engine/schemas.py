@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 from attrs import define, field, frozen
 
@@ -87,6 +87,12 @@ class SchemaRule:
     strict: bool
     asked_by: str
 
+    def __attrs_post_init__(self) -> None:
+        """Raise InvalidRequest for what the compiler would take and not keep."""
+        if self.strict:
+            for value in _objects(self.schema) or ():
+                _check_names(value, self.asked_by)
+
     def __str__(self) -> str:
         """Return the rule as llguidance writes it."""
         lenient = {} if self.strict else {"lenient": True, "coerce_one_of": True}
@@ -126,14 +132,8 @@ def _refused(asked_by: str, reason: str) -> InvalidRequest:
 
 def _check(schema: Schema, asked_by: str) -> None:
     """Raise InvalidRequest for a schema that is too deep, refers to elsewhere, or takes too much to compile."""
-    level: list[Any] = [schema]
-    objects: list[Schema] = []
-    for _ in range(MOST_DEPTH):
-        objects += [value for value in level if isinstance(value, dict)]
-        level = [inner for value in level for inner in _inside(value)]
-        if not level:
-            break
-    else:
+    objects = _objects(schema)
+    if objects is None:
         raise _refused(asked_by, f"the schema is nested more than {MOST_DEPTH} levels deep")
     for value in objects:
         reference = value.get("$ref")
@@ -185,6 +185,34 @@ def _without_zeros(number: int) -> int:
     while number and number % 10 == 0:
         number //= 10
     return number
+
+
+def _check_names(schema: Schema, asked_by: str) -> None:
+    """Raise InvalidRequest where names that come twice would count as two."""
+    least, required = schema.get("minProperties"), schema.get("required")
+    is_open = schema.get("additionalProperties") is not False or "patternProperties" in schema
+    if (
+        is_open
+        and _is_number(least)
+        and least > 1 + (len(set(map(str, required))) if isinstance(required, list) else 0)
+    ):
+        raise _refused(
+            asked_by,
+            f"minProperties {least} cannot be enforced where properties may have any name; name them in properties, "
+            "or in required",
+        )
+
+
+def _objects(schema: Schema) -> list[Schema] | None:
+    """Return all objects in a schema, it included; None if they are too deep."""
+    level: list[Any] = [schema]
+    objects: list[Schema] = []
+    for _ in range(MOST_DEPTH):
+        objects += [value for value in level if isinstance(value, dict)]
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return objects
+    return None
 
 
 def _inside(value: object) -> list[Any]:
@@ -278,7 +306,7 @@ def _keep_apart(schema: Schema, exclusive: str, inclusive: str, others: Sequence
             return
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
