@@ -35,6 +35,7 @@ WITHOUT_MLX = {
     "backend",
     "output",
     "shape",
+    "schema_limits",
     "schemas",
     "conversation",
     "tool_calls",

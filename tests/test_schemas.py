@@ -9,18 +9,14 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from osaurus.chat import InvalidRequest
-from osaurus.engine.schemas import (
-    LEAST_INTEGER,
+from osaurus.engine.schema_limits import (
     MOST_CHARACTERS,
     MOST_DEPTH,
-    MOST_INTEGER,
     MOST_JOINED_PATTERNS,
     MOST_MULTIPLE,
     Schema,
-    SchemaRule,
-    prepared,
-    prepared_for_arguments,
 )
+from osaurus.engine.schemas import LEAST_INTEGER, MOST_INTEGER, SchemaRule, prepared, prepared_for_arguments
 
 from .grammar_desk import random_schema
 

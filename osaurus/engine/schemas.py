@@ -6,29 +6,18 @@ does so until it is cut off, and leaves JSON that ends in the middle. So such ob
 valid by the schema as it was, too. Left open are parts of an `allOf` and alternatives beside other properties, whose
 neighbours may ask for the properties that they do not name.
 
-What can harm is refused before any native code sees it: by size, by depth, and references to elsewhere. So are the two
-things that the compiler was seen to compute for minutes, and with gigabytes, whatever its limits: many patterns for one
-string, and numbers that are multiples of much. What cannot be enforced is the compiler's to know.
+What can harm is refused before any native code sees it (`schema_limits`). What cannot be enforced is the compiler's to
+know.
 """
 
 import json
 import math
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
-from typing import Any, TypeGuard
+from typing import Any
 
 from attrs import define, field, frozen
 
-from ..chat import InvalidRequest
-
-MOST_CHARACTERS = 128 * 1024
-MOST_DEPTH = 64
-
-# A grammar for multiples of this counts as far, in several MiB. Of decimals the digits count: of 0.25 there are 25.
-MOST_MULTIPLE = 10_000
-# Twelve patterns that one string must match took seconds, sixteen minutes.
-MOST_JOINED_PATTERNS = 8
-PATTERNS = ("pattern", "format")
+from .schema_limits import MOST_CHARACTERS, Schema, check, check_names, is_number, objects_in, refused
 
 # Where schemas stand in a schema: alone, in a list, and by name.
 SINGLE = ("items", "additionalItems", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
@@ -69,15 +58,6 @@ EXCLUSIVE = (
 )
 FINITE = {"enum", "const", "multipleOf"}
 
-# Beside these a reference or alternatives still say all that there is to say.
-ANNOTATIONS = {
-    *("$anchor", "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description"),
-    *("discriminator", "example", "examples", "id", "nullable", "readOnly", "title", "type", "writeOnly"),
-}
-JOINED_WITH = ("$ref", "anyOf", "oneOf")
-
-Schema = dict[str, Any]
-
 
 @frozen(kw_only=True)
 class SchemaRule:
@@ -90,8 +70,8 @@ class SchemaRule:
     def __attrs_post_init__(self) -> None:
         """Raise InvalidRequest for what the compiler would take and not keep."""
         if self.strict:
-            for value in _objects(self.schema) or ():
-                _check_names(value, self.asked_by)
+            for value in objects_in(self.schema) or ():
+                check_names(value, self.asked_by)
 
     def __str__(self) -> str:
         """Return the rule as llguidance writes it."""
@@ -102,16 +82,16 @@ class SchemaRule:
 def prepared(text: str, asked_by: str) -> Schema:
     """Return a schema, given as JSON text, closed. Raises InvalidRequest, for the field `asked_by`."""
     if len(text) > MOST_CHARACTERS:
-        raise _refused(asked_by, f"the schema has {len(text)} characters; there may be {MOST_CHARACTERS}")
+        raise refused(asked_by, f"the schema has {len(text)} characters; there may be {MOST_CHARACTERS}")
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _refused(asked_by, f"is no JSON that can be read: {error}"[:200]) from error
+        raise refused(asked_by, f"is no JSON that can be read: {error}"[:200]) from error
     if schema is True:
         schema = {}
     if not isinstance(schema, dict):
-        raise _refused(asked_by, "must be a JSON Schema: an object")
-    _check(schema, asked_by)
+        raise refused(asked_by, "must be a JSON Schema: an object")
+    check(schema, asked_by)
     # Options of the compiler are not for clients.
     schema.pop("x-guidance", None)
     _Closing().close(schema)
@@ -122,102 +102,8 @@ def prepared_for_arguments(text: str, asked_by: str) -> Schema:
     """Return the schema of a tool's arguments, which are an object. Raises InvalidRequest."""
     schema = prepared(text, asked_by)
     if schema.setdefault("type", "object") != "object":
-        raise _refused(asked_by, f"must describe an object, not {json.dumps(schema['type'])[:64]}")
+        raise refused(asked_by, f"must describe an object, not {json.dumps(schema['type'])[:64]}")
     return schema
-
-
-def _refused(asked_by: str, reason: str) -> InvalidRequest:
-    return InvalidRequest(f"{asked_by}: {reason}", param=asked_by)
-
-
-def _check(schema: Schema, asked_by: str) -> None:
-    """Raise InvalidRequest for a schema that is too deep, refers to elsewhere, or takes too much to compile."""
-    objects = _objects(schema)
-    if objects is None:
-        raise _refused(asked_by, f"the schema is nested more than {MOST_DEPTH} levels deep")
-    for value in objects:
-        reference = value.get("$ref")
-        if isinstance(reference, str) and not reference.startswith("#"):
-            raise _refused(asked_by, f"a $ref must point into the schema itself (#/…), not to {reference[:64]!r}")
-    _check_products(objects, asked_by)
-
-
-def _check_products(objects: Sequence[Schema], asked_by: str) -> None:
-    """Raise InvalidRequest for what multiplies when it is compiled.
-
-    What meets at one place of an answer is not followed through references: where anything is joined, all counts.
-    """
-    multiples = [_multiple(value["multipleOf"]) for value in objects if "multipleOf" in value]
-    joined = any(map(_joins, objects))
-    least = min((exponent for _, exponent in multiples), default=0)
-    common = math.lcm(*(digits * 10 ** (exponent - least) for digits, exponent in multiples)) if joined else 0
-    if max([_without_zeros(common), *(digits for digits, _ in multiples)]) > MOST_MULTIPLE:
-        together = " of all multipleOf together" if joined else ""
-        raise _refused(asked_by, f"multipleOf is at most {MOST_MULTIPLE} here, or as many digits{together}")
-    patterns = {(name, value[name]) for value in objects for name in PATTERNS if isinstance(value.get(name), str)}
-    if joined and len(patterns) > MOST_JOINED_PATTERNS:
-        raise _refused(
-            asked_by,
-            f"there may be {MOST_JOINED_PATTERNS} different patterns and formats where schemas are joined by allOf, or "
-            f"by a $ref, anyOf or oneOf with something beside it; this has {len(patterns)}",
-        )
-
-
-def _joins(schema: Schema) -> bool:
-    """Return whether more than one thing is said about the same value."""
-    joins = [name for name in JOINED_WITH if name in schema]
-    return "allOf" in schema or len(joins) > 1 or (bool(joins) and bool(set(schema) - ANNOTATIONS - set(joins)))
-
-
-def _multiple(value: object) -> tuple[int, int]:
-    """Return a number's digits without the zeros at their end, and the power of ten that they are multiplied with.
-
-    Of what is no such number, or so large or small that the compiler refuses it, 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1e-20 < value < 1e20:
-        return 1, 0
-    _, digits, exponent = Decimal(str(value)).normalize().as_tuple()
-    assert isinstance(exponent, int), "it is finite"
-    return int("".join(map(str, digits))), exponent
-
-
-def _without_zeros(number: int) -> int:
-    while number and number % 10 == 0:
-        number //= 10
-    return number
-
-
-def _check_names(schema: Schema, asked_by: str) -> None:
-    """Raise InvalidRequest where names that come twice would count as two."""
-    least, required = schema.get("minProperties"), schema.get("required")
-    is_open = schema.get("additionalProperties") is not False or "patternProperties" in schema
-    if (
-        is_open
-        and _is_number(least)
-        and least > 1 + (len(set(map(str, required))) if isinstance(required, list) else 0)
-    ):
-        raise _refused(
-            asked_by,
-            f"minProperties {least} cannot be enforced where properties may have any name; name them in properties, "
-            "or in required",
-        )
-
-
-def _objects(schema: Schema) -> list[Schema] | None:
-    """Return all objects in a schema, it included; None if they are too deep."""
-    level: list[Any] = [schema]
-    objects: list[Schema] = []
-    for _ in range(MOST_DEPTH):
-        objects += [value for value in level if isinstance(value, dict)]
-        level = [inner for value in level for inner in _inside(value)]
-        if not level:
-            return objects
-    return None
-
-
-def _inside(value: object) -> list[Any]:
-    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [member for member in members if isinstance(member, (dict, list))]
 
 
 @define
@@ -275,7 +161,7 @@ def _bound(schema: Schema) -> None:
     """Bound numbers to those that every client reads exactly."""
     for keyword, (least, most) in NUMBERS.items():
         bound = schema.get(keyword)
-        if _is_number(bound):
+        if is_number(bound):
             schema[keyword] = min(max(bound, least), most)
     for exclusive, inclusive, others in EXCLUSIVE:
         _keep_apart(schema, exclusive, inclusive, others)
@@ -294,20 +180,16 @@ def _keep_apart(schema: Schema, exclusive: str, inclusive: str, others: Sequence
     most 1.5.
     """
     bound = schema.get(exclusive)
-    if schema.get("type") == "integer" or not _is_number(bound) or bound != int(bound):
+    if schema.get("type") == "integer" or not is_number(bound) or bound != int(bound):
         return
     for other in others:
         beyond = schema.get(other)
-        if _is_number(beyond) and beyond != bound and int(beyond) == bound:
+        if is_number(beyond) and beyond != bound and int(beyond) == bound:
             nearest = bound + (beyond - bound) / 10**6
             known = schema.get(inclusive, nearest)
             del schema[exclusive]
             schema[inclusive] = max(nearest, known) if inclusive == "minimum" else min(nearest, known)
             return
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_shared(schema: Schema) -> bool:
