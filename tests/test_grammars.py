@@ -245,8 +245,8 @@ DANGERS: dict[str, dict[str, Any]] = {
     "many": {
         "values": {"enum": [f"value {number}" for number in range(6000)]},
         "numbers": {"enum": list(range(15_000))},
-        "properties": {"type": "object", "properties": {f"p{number}": {} for number in range(5000)}},
-        "alternatives": {"anyOf": [held({"const": number}) for number in range(1200)]},
+        "properties": {"type": "object", "properties": {f"p{number}": {} for number in range(2000)}},
+        "alternatives": {"anyOf": [held({"const": number}) for number in range(400)]},
         "products": {"allOf": [{"anyOf": [held({"const": [i, j]}) for j in range(4)]} for i in range(12)]},
         "characters": {"const": "x" * 120_000},
         "patterns of names": {

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from osaurus.chat import Finished, InvalidRequest, JsonFormat, Sampling
 from osaurus.engine.backend import Backend
 from osaurus.engine.constraint import CLOSING_WINDOW
-from osaurus.library.pull import STARTER
+from osaurus.library.packages import STARTER
 
 from .desk import Desk, another
 from .grammar_desk import GrammarDesk, Schema, Writer, random_schema, write
