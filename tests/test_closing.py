@@ -24,6 +24,7 @@ SCHEMAS: list[dict[str, Any]] = [
     {"enum": ["a long value", ["another", 1], {"x": None}]},
     {"const": {"deep": [[[{"er": "in"}]]]}},
     {"type": "array", "items": {"type": "string", "minLength": 2}, "minItems": 5},
+    {"type": "array", "items": {"type": "array", "items": {"type": "string", "format": "uuid"}, "minItems": 2}},
     {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "boolean"}], "minItems": 2, "items": False},
     {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"const": 1}}, "required": ["b"]}}},
     {"type": "object", "required": ["unknown", "names"]},

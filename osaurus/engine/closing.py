@@ -36,9 +36,9 @@ LONGEST = 8
 # Two fillers will do: what is between them and what was not tried yet should be short.
 MOST_OF_A_KIND = {WITHIN[1]: 2}
 
-# This comes several times before it counts as used more than others: what a number is a multiple of often ends so.
-ZERO = b"0"
-ZEROS = 3
+# These come so many times before they count as used more than others: what is nested closes often, a string is begun
+# and ended with the same, and multiples often end in zeros.
+OFTEN = [(re.compile(rb" ?[\]}]+"), 32), (re.compile(rb'"'), 4), (re.compile(rb"0"), 3)]
 
 # Where both of these may come a string is being written.
 LETTERS = (b"q", b"z")
@@ -51,7 +51,7 @@ class Closers:
     _within: npt.NDArray[np.int64]
     _elsewhere: npt.NDArray[np.int64]
     _letters: npt.NDArray[np.int64]
-    _zeros: frozenset[int]
+    _often: dict[int, int]
     _end_tokens: frozenset[int]
 
     @classmethod
@@ -62,7 +62,7 @@ class Closers:
             _ranked(spellings, [*WITHIN, *EVERYWHERE]),
             _ranked(spellings, [*ELSEWHERE, *EVERYWHERE]),
             np.array(letters, np.int64),
-            frozenset(token for token, spelling in enumerate(spellings) if spelling == ZERO),
+            {token: times for token, each in enumerate(spellings) for kind, times in OFTEN if kind.fullmatch(each)},
             frozenset(end_tokens),
         )
 
@@ -105,7 +105,7 @@ class Closers:
         good = [int(token) for token in tokens[allowed[tokens]]]
         if not good:
             good = [int(token) for token in np.flatnonzero(allowed)[:64] if token not in self._end_tokens]
-        return min(good, key=lambda token: used[token] // (ZEROS if token in self._zeros else 1), default=None)
+        return min(good, key=lambda token: used[token] // self._often.get(token, 1), default=None)
 
 
 def _ranked(spellings: Sequence[bytes], kinds: Sequence[re.Pattern[bytes]]) -> npt.NDArray[np.int64]:
