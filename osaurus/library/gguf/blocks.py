@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 
 FLOATS = frozenset({Kind.F32, Kind.F16, Kind.BF16})
 
+GREATEST_HALF, LEAST_NORMAL_HALF = 65504.0, 2.0**-14
+
 # How much of the largest scale of a tensor its float16 may be wrong by: the smallest step at full precision.
 TOLERANCE = 2.0**-10
 
@@ -220,7 +222,7 @@ def _as_half(values: Array) -> Array:
     with np.errstate(over="ignore"):
         halves = values.astype(np.float16).astype(np.float32)
     sizes = np.abs(values)
-    return np.where((sizes <= np.finfo(np.float16).max) & (sizes >= np.finfo(np.float16).tiny), halves, values)
+    return np.where((sizes <= GREATEST_HALF) & (sizes >= LEAST_NORMAL_HALF), halves, values)
 
 
 def pack(numbers: Array, bits: int) -> Array:
@@ -238,7 +240,7 @@ def pack(numbers: Array, bits: int) -> Array:
 def fits_half(pieces: list[Array]) -> bool:
     """Return whether float16 stands for the scales or offsets of a tensor, as near as makes no difference to it."""
     largest = max(float(np.abs(piece).max(initial=0)) for piece in pieces)
-    if largest > np.finfo(np.float16).max:
+    if largest > GREATEST_HALF:
         return False
     return all(
         np.abs(piece.astype(np.float16).astype(np.float32) - piece).max(initial=0) <= TOLERANCE * largest

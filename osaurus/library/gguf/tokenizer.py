@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 from gguf import TokenType
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
 from .header import UnusableGGUF
 from .metadata import Metadata, lengths
@@ -195,11 +195,16 @@ def _sentencepiece(metadata: Metadata, vocabulary: Vocabulary) -> tuple[Tokenize
             byte_fallback=bool(vocabulary.of_kind(TokenType.BYTE)),
         )
     )
+    return _with_spaces(tokenizer, metadata, []), True
+
+
+def _with_spaces(tokenizer: Tokenizer, metadata: Metadata, steps: list[normalizers.Normalizer]) -> Tokenizer:
+    """Have the tokenizer write spaces as SentencePiece does, after other steps."""
     prefix = metadata.flag("tokenizer.ggml.add_space_prefix", True)
-    replace = normalizers.Replace(" ", SPACE)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), replace]) if prefix else replace
+    steps = [*steps, *([normalizers.Prepend(SPACE)] if prefix else []), normalizers.Replace(" ", SPACE)]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.decoder = _decoder(prefix)
-    return tokenizer, True
+    return tokenizer
 
 
 def _decoder(prefix: bool) -> decoders.Decoder:
@@ -241,10 +246,4 @@ def _unigram(metadata: Metadata, vocabulary: Vocabulary) -> tuple[Tokenizer, boo
         steps.append(normalizers.Precompiled(table))
     if metadata.flag("tokenizer.ggml.remove_extra_whitespaces", False):
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    prefix = metadata.flag("tokenizer.ggml.add_space_prefix", True)
-    if steps:
-        tokenizer.normalizer = normalizers.Sequence(steps)
-    scheme = "always" if prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme, split=False)
-    tokenizer.decoder = _decoder(prefix)
-    return tokenizer, False
+    return _with_spaces(tokenizer, metadata, steps), False
