@@ -4,6 +4,7 @@ The reference is gguf, the library of llama.cpp: it writes the files and says wh
 """
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +103,9 @@ def write_gguf(
     if without is not None:
         writer.kv_data[0].pop(without, None)
     for key, value in (also or {}).items():
-        add = {int: writer.add_uint32, str: writer.add_string, list: writer.add_array}[type(value)]
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}[
+            type(value)
+        ]
         add(key, value)
     random = np.random.default_rng(seed)
     meant: dict[str, Array] = {}
@@ -417,6 +420,9 @@ def test_a_key_with_a_value_of_another_type_is_named(key: str, tmp_path: Path, t
         ("llama.attention.key_length", 15, "15"),
         ("llama.attention.value_length", 32, "values are of another length"),
         ("llama.rope.dimension_count", 8, "8 of 16 dimensions"),
+        ("llama.rope.freq_base", 0.0, "'llama.rope.freq_base' is 0.0"),
+        ("llama.rope.freq_base", math.nan, "'llama.rope.freq_base' is not finite"),
+        ("llama.attention.layer_norm_rms_epsilon", -1.0, "'llama.attention.layer_norm_rms_epsilon' is -1.0"),
         ("llama.rope.scaling.type", "dynamic", "'dynamic'"),
         ("tokenizer.ggml.eos_token_id", 10**6, "'tokenizer.ggml.eos_token_id' is 1000000"),
         ("tokenizer.ggml.token_type", [1, 2, 3], "has 3 values"),

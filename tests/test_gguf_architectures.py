@@ -13,12 +13,16 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
+from attrs import evolve
 from gguf import GGMLQuantizationType as Kind
+from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from osaurus.engine.backend import Backend
-from osaurus.library.gguf import convert
+from osaurus.library.gguf import UnusableGGUF, convert
+from osaurus.library.gguf.blocks import FLOATS, QUANTISED_ANEW, TAKEN_APART
 from osaurus.library.gguf.families import FAMILIES
+from osaurus.library.gguf.splitting import SPLITTINGS
 
 from .gguf_models import Config, Written, float_kind, logits, mixed_kind, write_model
 
@@ -254,3 +258,100 @@ def test_an_imported_model_answers_as_the_original(
     expected = logits(reference, tiny_tokenizer.get_vocab_size())
     found = logits(network, tiny_tokenizer.get_vocab_size())
     assert np.abs(found - expected).max() < 1e-3 * expected.std()
+
+
+def test_the_page_about_importing_names_every_architecture_kind_and_splitting() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "import.md").read_text("utf-8")
+    for name in [*FAMILIES, *SPLITTINGS, *(family.model_type for family in FAMILIES.values())]:
+        assert f"`{name}`" in page, name
+    kinds = {word.strip(",") for line in page.splitlines() if line.startswith("| ") for word in line.split()}
+    for kind in [*FLOATS, *TAKEN_APART, *QUANTISED_ANEW]:
+        assert kind.name in kinds, kind.name
+
+
+def refusal(path: Path, folder: Path) -> str:
+    folder.mkdir()
+    with pytest.raises(UnusableGGUF) as caught:
+        convert(path, folder)
+    return str(caught.value)
+
+
+def flagged(writer: gguf.GGUFWriter, key: str, value: float | str) -> None:
+    (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value", "said"),
+    [
+        ("gemma3", "gemma3.final_logit_softcapping", 30.0, "no cap on its logits"),
+        ("qwen3moe", "qwen3moe.rope.scaling.type", "linear", "'qwen3moe.rope.scaling.factor'"),
+        ("qwen2 with yarn", "qwen2.rope.scaling.yarn_attn_factor", 3.0, "'qwen2.rope.scaling.yarn_attn_factor'"),
+        ("llama 3", "llama.rope.scaling.type", "yarn", "'llama.rope.scaling.factor'"),
+        ("ernie4_5", "ernie4_5.rope.scaling.type", "longrope", "'longrope'"),
+    ],
+)
+def test_a_setting_that_mlx_lm_cannot_follow_is_refused(
+    case: str, key: str, value: float | str, said: str, tmp_path: Path, tiny_tokenizer: Tokenizer, backend: Backend
+) -> None:
+    def add(writer: gguf.GGUFWriter, config: Config) -> None:
+        CASES[case].add(writer, config)
+        flagged(writer, key, value)
+
+    write_model(tmp_path / "model.gguf", evolve(CASES[case], add=add), tiny_tokenizer)
+    assert said in refusal(tmp_path / "model.gguf", tmp_path / "model")
+
+
+def test_factors_of_frequencies_that_are_not_llama_3s_are_refused(
+    tmp_path: Path, tiny_tokenizer: Tokenizer, backend: Backend
+) -> None:
+    strange = {"rope_freqs.weight": np.array([1.0, 7.0, 1.0, 2.0, 3.0, 1.0, 5.0, 8.0])}
+    written = evolve(CASES["llama 3"], further=lambda config: strange)
+    write_model(tmp_path / "model.gguf", written, tiny_tokenizer)
+    assert "not those of Llama 3" in refusal(tmp_path / "model.gguf", tmp_path / "model")
+
+
+@pytest.mark.parametrize("case", ["gemma2", "gemma3"])
+def test_the_models_of_27_billion_scale_attention_by_width_and_heads(
+    case: str, tmp_path: Path, tiny_tokenizer: Tokenizer, backend: Backend
+) -> None:
+    layers = {"gemma2": 46, "gemma3": 62}[case]
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": layers, "head_dim": 32}
+    written = evolve(CASES[case], config={**CASES[case].config, **small, "query_pre_attn_scalar": 8})
+    reference = write_model(tmp_path / "model.gguf", written, tiny_tokenizer, float_kind)
+    network, config = imported(tmp_path / "model.gguf", tmp_path / "model")
+    assert config["query_pre_attn_scalar"] == 8
+    expected = logits(reference, 400, 8)
+    assert np.abs(logits(network, 400, 8) - expected).max() < 1e-2 * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "dtypes"),
+    [
+        ("llama", Kind.F16, {"F16"}),
+        ("llama", Kind.BF16, {"BF16"}),
+        ("llama", Kind.F32, {"F32"}),
+        ("llama", Kind.Q8_0, {"F16", "U32"}),
+        ("gemma2", Kind.F16, {"F16", "F32"}),
+        ("gemma2", Kind.BF16, {"BF16"}),
+        ("gemma2", Kind.Q8_0, {"F16", "F32", "U32"}),
+    ],
+)
+def test_floats_have_the_dtype_that_is_computed_with(
+    case: str, kind: Kind, dtypes: set[str], tmp_path: Path, tiny_tokenizer: Tokenizer, backend: Backend
+) -> None:
+    def of(name: str) -> Kind:
+        return Kind.F32 if "norm" in name else kind
+
+    reference = write_model(tmp_path / "model.gguf", CASES[case], tiny_tokenizer, of)
+    network, _ = imported(tmp_path / "model.gguf", tmp_path / "model")
+    with safe_open(tmp_path / "model" / "model.safetensors", "numpy") as file:
+        found = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
+    assert set(found.values()) == dtypes
+    if "F32" in dtypes and len(dtypes) > 1:
+        assert {name.rpartition(".")[0].rpartition("_")[2] for name, dtype in found.items() if dtype == "F32"} <= {
+            "layernorm",
+            "model.norm",
+        }
+    expected = logits(reference, 400)
+    # bfloat16 has eight bits: norms lose the others.
+    assert np.abs(logits(network, 400) - expected).max() < (0.05 if kind is Kind.BF16 else 1e-3) * expected.std()

@@ -60,7 +60,7 @@ def _granite(draft: Draft) -> None:
         "attention_multiplier": draft.metadata.real(".attention.scale"),
         "embedding_multiplier": draft.metadata.real(".embedding_scale"),
         "residual_multiplier": draft.metadata.real(".residual_scale"),
-        "logits_scaling": draft.metadata.real(".logit_scale"),
+        "logits_scaling": draft.metadata.positive(".logit_scale"),
     }
 
 
@@ -114,8 +114,8 @@ def _gemma2(draft: Draft) -> None:
     _gemma(draft)
     draft.config |= {
         "query_pre_attn_scalar": _attention_scale(draft, GEMMA2_27B_LAYERS),
-        "attn_logit_softcapping": draft.metadata.real(".attn_logit_softcapping", 50.0),
-        "final_logit_softcapping": draft.metadata.real(".final_logit_softcapping", 30.0),
+        "attn_logit_softcapping": draft.metadata.positive(".attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": draft.metadata.positive(".final_logit_softcapping", 30.0),
         "sliding_window": draft.metadata.size(".attention.sliding_window", 4096),
     }
 
@@ -126,8 +126,8 @@ def _gemma3(draft: Draft) -> None:
     if draft.metadata.real(".final_logit_softcapping", 0.0):
         raise UnusableGGUF("mlx-lm's gemma3 has no cap on its logits: what asks for one is not converted")
     draft.config |= {
-        "rope_theta": draft.metadata.real(".rope.freq_base", 1_000_000.0),
-        "rope_local_base_freq": draft.metadata.real(".rope.freq_base_swa", 10_000.0),
+        "rope_theta": draft.metadata.positive(".rope.freq_base", 1_000_000.0),
+        "rope_local_base_freq": draft.metadata.positive(".rope.freq_base_swa", 10_000.0),
         "query_pre_attn_scalar": _attention_scale(draft, GEMMA3_27B_LAYERS),
         "sliding_window": draft.metadata.size(".attention.sliding_window"),
         # llama.cpp knows that every sixth layer sees everything.

@@ -40,17 +40,17 @@ class Metadata:
         if _is_array(value):
             numbers = set(self.integers(key))
             if len(numbers) != 1:
-                raise UnusableGGUF(f"the metadata's {self._key(key)!r} differs between layers, which is not converted")
+                raise UnusableGGUF(f"its metadata's {self._key(key)!r} differs between layers, which is not converted")
             [value] = numbers
         if value is not default and not 0 <= value < 2**53:
-            raise UnusableGGUF(f"the metadata's {self._key(key)!r} is {value}, which cannot be")
+            raise UnusableGGUF(f"its metadata's {self._key(key)!r} is {value}, which cannot be")
         return value
 
     def size(self, key: str, default: Any = REQUIRED) -> Any:
         """Return a positive whole number."""
         value = self.integer(key, default)
         if value == 0 and default != 0:
-            raise UnusableGGUF(f"the metadata's {self._key(key)!r} is 0, which cannot be")
+            raise UnusableGGUF(f"its metadata's {self._key(key)!r} is 0, which cannot be")
         return value
 
     def real(self, key: str, default: Any = REQUIRED) -> Any:
@@ -60,7 +60,14 @@ class Metadata:
             return value
         value = float(str(np.float32(value)))
         if not np.isfinite(value):
-            raise UnusableGGUF(f"the metadata's {self._key(key)!r} is not finite")
+            raise UnusableGGUF(f"its metadata's {self._key(key)!r} is not finite")
+        return value
+
+    def positive(self, key: str, default: Any = REQUIRED) -> Any:
+        """Return a positive number."""
+        value = self.real(key, default)
+        if value <= 0:
+            raise UnusableGGUF(f"its metadata's {self._key(key)!r} is {value}, which cannot be")
         return value
 
     def texts(self, key: str) -> list[str]:

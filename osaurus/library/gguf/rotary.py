@@ -32,7 +32,7 @@ def scaled(draft: Draft) -> None:
     """Note how the rotary embedding is scaled: linear, YaRN, or as that of Llama 3. Raises UnusableGGUF."""
     kind = draft.metadata.text(".rope.scaling.type", "none")
     if kind == "linear":
-        factor = draft.metadata.real(".rope.scaling.factor")
+        factor = draft.metadata.positive(".rope.scaling.factor")
         draft.config["rope_scaling"] = {"type": "linear", "rope_type": "linear", "factor": factor}
     elif kind == "yarn":
         draft.config["rope_scaling"] = _yarn(draft)
@@ -81,7 +81,7 @@ def longrope(draft: Draft, rotary: int) -> None:
 
 def _yarn(draft: Draft) -> dict[str, Any]:
     metadata = draft.metadata
-    factor = metadata.real(".rope.scaling.factor")
+    factor = metadata.positive(".rope.scaling.factor")
     if factor < 1:
         raise UnusableGGUF(f"its rotary embedding is scaled by {factor}")
     # What YaRN comes to by itself, which converters of some models wrote down.
@@ -94,8 +94,8 @@ def _yarn(draft: Draft) -> dict[str, Any]:
         "rope_type": "yarn",
         "factor": factor,
         "original_max_position_embeddings": metadata.size(".rope.scaling.original_context_length"),
-        "beta_fast": metadata.real(".rope.scaling.yarn_beta_fast", 32.0),
-        "beta_slow": metadata.real(".rope.scaling.yarn_beta_slow", 1.0),
+        "beta_fast": metadata.positive(".rope.scaling.yarn_beta_fast", 32.0),
+        "beta_slow": metadata.positive(".rope.scaling.yarn_beta_slow", 1.0),
     }
 
 

@@ -65,9 +65,9 @@ class Draft:
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "num_key_value_heads": self._key_value_heads(heads),
-            "rms_norm_eps": metadata.real(EPSILON),
+            "rms_norm_eps": metadata.positive(EPSILON),
             # llama.cpp's own where the file has none.
-            "rope_theta": metadata.real(".rope.freq_base", 10000.0),
+            "rope_theta": metadata.positive(".rope.freq_base", 10000.0),
             "max_position_embeddings": metadata.size(".context_length"),
             "vocab_size": self._tensor(EMBEDDING).shape[0],
             "tie_word_embeddings": "output.weight" not in self.model.tensors,

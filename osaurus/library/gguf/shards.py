@@ -34,6 +34,8 @@ class Shards:
     folder: Path
     names: list[str]
     most: int = MOST_SHARD_BYTES
+    # The bytes left for the list of tensors in each file; a multiple of eight, so that the first tensor is aligned.
+    _room: int = field(init=False)
     _file: BinaryIO | None = field(default=None, init=False)
     _entries: dict[str, dict[str, Any]] = field(factory=dict, init=False)
     _finished: list[dict[str, dict[str, Any]]] = field(factory=list, init=False)
@@ -46,12 +48,16 @@ class Shards:
         if self._file is None:
             self._file = (self.folder / _unfinished(len(self._finished))).open("w+b")
         begin = self._end()
-        self._file.seek(8 + self._room() + begin)
+        self._file.seek(8 + self._room + begin)
         written = 0
         for piece in pieces:
             written += self._file.write(np.ascontiguousarray(piece).data)
         assert written == nbytes, f"{name}: {written} bytes of {nbytes}"
         self._entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
+
+    @_room.default
+    def _room_for_all(self) -> int:
+        return -(-sum(len(json.dumps(name)) + MOST_ENTRY_BYTES for name in ["__metadata__", *self.names]) // 8) * 8
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +85,7 @@ class Shards:
     def _finish(self) -> None:
         assert self._file is not None
         header = json.dumps({"__metadata__": {"format": "mlx"}, **self._entries}, ensure_ascii=False).encode()
-        room = self._room()
+        room = self._room
         assert len(header) <= room
         with self._file as file:
             file.truncate(8 + room + self._end())
@@ -88,10 +94,6 @@ class Shards:
         self._file = None
         self._finished.append(self._entries)
         self._entries = {}
-
-    def _room(self) -> int:
-        """Return the bytes left for the list of tensors; a multiple of eight, so that the first is aligned."""
-        return -(-sum(len(json.dumps(name)) + MOST_ENTRY_BYTES for name in ["__metadata__", *self.names]) // 8) * 8
 
     def _end(self) -> int:
         return _end(self._entries)
