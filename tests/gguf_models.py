@@ -117,22 +117,19 @@ def write_model(
     tokenizer: Tokenizer,
     kind: Callable[[str], Kind] = mixed_kind,
     seed: int = 0,
-    add: Callable[[gguf.GGUFWriter], None] | None = None,
+    quantise: Callable[[Array, Kind], Array] = gguf.quants.quantize,
 ) -> Any:
-    """Write a GGUF; return the reference, a network. `add` writes the tokenizer, else it is `tokenizer`."""
+    """Write a GGUF; return the reference, a network. `quantise` makes blocks of weights, [rows, bytes]."""
     config = written.whole(tokenizer.get_vocab_size())
     writer = gguf.GGUFWriter(path, written.architecture)
     add_settings(writer, config)
     written.add(writer, config)
-    if add is None:
-        add_byte_level(writer, tokenizer)
-    else:
-        add(writer)
+    add_byte_level(writer, tokenizer)
     reference = {}
     names = gguf.get_tensor_name_map(_architecture(written.architecture), config["num_hidden_layers"])
     for ours, values in random_weights(config, seed).items():
         there, back = _changes(ours, written, config)
-        blocks = gguf.quants.quantize(np.ascontiguousarray(there(values)), kind(ours))
+        blocks = quantise(np.ascontiguousarray(there(values)), kind(ours))
         reference[ours] = back(np.array(gguf.quants.dequantize(blocks, kind(ours)), np.float32))
         theirs = names.get_name(_original(ours), try_suffixes=(".weight", ".bias"))
         assert theirs is not None, ours

@@ -25,6 +25,7 @@ from osaurus.library.gguf.families import FAMILIES
 from osaurus.library.gguf.splitting import SPLITTINGS
 
 from .gguf_models import Config, Written, float_kind, logits, mixed_kind, write_model
+from .test_gguf_blocks import ADDED, random_blocks
 
 Array = npt.NDArray[Any]
 
@@ -196,7 +197,7 @@ CASES = {
     "qwen2 with yarn": Written(
         architecture="qwen2",
         model_type="qwen2",
-        config={"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}},
+        config={"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}},
         add=yarn,
     ),
     "qwen3": Written(architecture="qwen3", model_type="qwen3", config={"head_dim": 32}),
@@ -235,13 +236,15 @@ def imported(path: Path, folder: Path) -> tuple[Any, Config]:
     folder.mkdir()
     convert(path, folder)
     network, config = load_model(folder)
-    network.update(
-        tree_map(
-            lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array,
-            network.parameters(),
-        )
-    )
-    return dequantize_model(network), config
+
+    def widen(array: mx.array) -> mx.array:
+        return array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
+
+    # Scales first, so that the expanded weights are what the groups stand for.
+    network.update(tree_map(widen, network.parameters()))
+    dequantize_model(network)
+    network.update(tree_map(widen, network.parameters()))
+    return network, config
 
 
 def test_every_architecture_is_proved_here() -> None:
@@ -258,6 +261,36 @@ def test_an_imported_model_answers_as_the_original(
     expected = logits(reference, tiny_tokenizer.get_vocab_size())
     found = logits(network, tiny_tokenizer.get_vocab_size())
     assert np.abs(found - expected).max() < 1e-3 * expected.std()
+
+
+@pytest.mark.parametrize("kind", [*TAKEN_APART, *QUANTISED_ANEW], ids=lambda kind: str(kind.name))
+def test_a_model_of_each_kind_of_blocks_answers_as_the_original(
+    kind: Kind, tmp_path: Path, tiny_tokenizer: Tokenizer, backend: Backend
+) -> None:
+    from mlx.utils import tree_flatten
+
+    def of(name: str) -> Kind:
+        return kind if float_kind(name) is Kind.F16 and "embed" not in name else float_kind(name)
+
+    def quantise(values: Array, kind: Kind) -> Array:
+        try:
+            return np.asarray(gguf.quants.quantize(values, kind))
+        except NotImplementedError:
+            # Blocks that the package cannot make are random ones: they stand for weights as well as any.
+            return random_blocks(kind, *values.shape)
+
+    wide = evolve(CASES["llama"], config={"hidden_size": 256, "intermediate_size": 256})
+    reference = write_model(tmp_path / "model.gguf", wide, tiny_tokenizer, of, quantise=quantise)
+    network, _ = imported(tmp_path / "model.gguf", tmp_path / "model")
+    found, meant = (dict(tree_flatten(model.parameters())) for model in (network, reference))
+    assert set(found) == set(meant)
+    for name, array in meant.items():
+        expected = np.array(array)
+        error = np.sqrt(((np.array(found[name]) - expected) ** 2).mean() / (expected**2).mean())
+        assert error < (1e-3 if kind in TAKEN_APART else ADDED[QUANTISED_ANEW[kind].bits]), name
+    if kind in TAKEN_APART:
+        answer = logits(reference, 400)
+        assert (logits(network, 400) - answer).std() < 5e-3 * answer.std()
 
 
 def test_the_page_about_importing_names_every_architecture_kind_and_splitting() -> None:

@@ -213,21 +213,18 @@ def _decoder(prefix: bool) -> decoders.Decoder:
 
 
 def _merges(metadata: Metadata, vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Return the pairs that make a token, those with the best score first.
-
-    Of pairs that make the same token the one with the longer first part comes first: SentencePiece goes from the left.
-    """
+    """Return the pairs that make a token, those of the token with the best score first."""
     scores = metadata.reals(SCORES)
     lengths({TOKENS: vocabulary.tokens, SCORES: scores})
     normal = set(vocabulary.of_kind(TokenType.NORMAL))
-    found: list[tuple[float, int, int, str, str]] = []
-    for number, token in enumerate(vocabulary.tokens):
-        if token in normal:
-            for place in range(1, len(token)):
-                first, second = token[:place], token[place:]
-                if first in normal and second in normal:
-                    found.append((-scores[number], number, -place, first, second))
-    return [(first, second) for *_, first, second in sorted(found)]
+    best_first = sorted(zip(vocabulary.tokens, scores, strict=True), key=lambda scored: -scored[1])
+    return [
+        (token[:place], token[place:])
+        for token, _ in best_first
+        if token in normal
+        for place in range(1, len(token))
+        if token[:place] in normal and token[place:] in normal
+    ]
 
 
 def _unigram(metadata: Metadata, vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
