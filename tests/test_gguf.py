@@ -18,7 +18,7 @@ from gguf import GGMLQuantizationType as Kind
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from osaurus.library.gguf import UnusableGGUF, convert
+from osaurus.library.gguf import UnsupportedGGUF, convert
 from osaurus.library.store import ModelStore
 
 Array = npt.NDArray[Any]
@@ -153,7 +153,7 @@ def refusal(tmp_path: Path) -> str:
     """Return what `model.gguf` is refused with."""
     folder = tmp_path / "model"
     folder.mkdir()
-    with pytest.raises(UnusableGGUF) as caught:
+    with pytest.raises(UnsupportedGGUF) as caught:
         convert(tmp_path / "model.gguf", folder)
     assert list(folder.iterdir()) == []
     return str(caught.value)
@@ -375,7 +375,7 @@ def test_values_that_are_no_numbers_are_refused(
     write_gguf(tmp_path / "model.gguf", tiny_tokenizer, further={name: (values, kind)})
     folder = tmp_path / "model"
     folder.mkdir()
-    with pytest.raises(UnusableGGUF, match=f"{name!r} has values that are no numbers"):
+    with pytest.raises(UnsupportedGGUF, match=f"{name!r} has values that are no numbers"):
         convert(tmp_path / "model.gguf", folder)
 
 

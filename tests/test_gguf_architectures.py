@@ -19,7 +19,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from osaurus.engine.backend import Backend
-from osaurus.library.gguf import UnusableGGUF, convert
+from osaurus.library.gguf import UnsupportedGGUF, convert
 from osaurus.library.gguf.blocks import FLOATS, QUANTISED_ANEW, TAKEN_APART
 from osaurus.library.gguf.families import FAMILIES
 from osaurus.library.gguf.splitting import SPLITTINGS
@@ -304,7 +304,7 @@ def test_the_page_about_importing_names_every_architecture_kind_and_splitting() 
 
 def refusal(path: Path, folder: Path) -> str:
     folder.mkdir()
-    with pytest.raises(UnusableGGUF) as caught:
+    with pytest.raises(UnsupportedGGUF) as caught:
         convert(path, folder)
     return str(caught.value)
 

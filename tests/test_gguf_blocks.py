@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osaurus.engine.backend import Backend
-from osaurus.library.gguf import UnusableGGUF
+from osaurus.library.gguf import UnsupportedGGUF
 from osaurus.library.gguf.blocks import FLOATS, QUANTISED_ANEW, TAKEN_APART, fits_half, pack, regroup, setting_of
 
 Array = npt.NDArray[Any]
@@ -101,7 +101,7 @@ def test_every_kind_that_the_package_can_dequantise_is_converted() -> None:
         try:
             gguf.quants.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
         except NotImplementedError:
-            with pytest.raises(UnusableGGUF, match=kind.name):
+            with pytest.raises(UnsupportedGGUF, match=kind.name):
                 setting_of(kind)
         else:
             known.append(kind)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from osaurus.library.gguf import UnusableGGUF
+from osaurus.library.gguf import UnsupportedGGUF
 from osaurus.library.gguf.header import read_header
 
 from .test_gguf import write_gguf
@@ -58,7 +58,7 @@ def gguf(
 def refusal(content: bytes, tmp_path: Path) -> str:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    with pytest.raises(UnusableGGUF) as caught:
+    with pytest.raises(UnsupportedGGUF) as caught:
         read_header(path)
     message = str(caught.value)
     assert "model.gguf" in message
@@ -230,6 +230,6 @@ def test_a_file_with_other_bytes_is_read_or_refused_and_nothing_else(
     path.write_bytes(content)
     try:
         header = read_header(path)
-    except UnusableGGUF:
+    except UnsupportedGGUF:
         return
     assert all(stored.start + stored.nbytes <= len(content) for stored in header.tensors.values())

@@ -18,7 +18,7 @@ from gguf import TokenType
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer
 
-from osaurus.library.gguf.header import UnusableGGUF, read_header
+from osaurus.library.gguf.header import UnsupportedGGUF, read_header
 from osaurus.library.gguf.metadata import Metadata
 from osaurus.library.gguf.splitting import SPLITTINGS
 from osaurus.library.gguf.tokenizer import Vocabulary, config_of, end_tokens, tokenizer_of
@@ -179,7 +179,7 @@ def test_several_chat_templates_keep_their_names(tmp_path: Path, tiny_tokenizer:
 
 def test_more_tokens_than_the_embedding_has_rows_are_refused(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
     metadata = metadata_of(tmp_path / "model.gguf", lambda writer: add_byte_level(writer, tiny_tokenizer))
-    with pytest.raises(UnusableGGUF, match="has 400 tokens, the model's embedding 399"):
+    with pytest.raises(UnsupportedGGUF, match="has 400 tokens, the model's embedding 399"):
         Vocabulary.of(metadata, 399)
 
 

@@ -1,6 +1,6 @@
 """A GGUF file → an MLX model folder."""
 
 from .conversion import convert
-from .header import UnusableGGUF
+from .header import UnsupportedGGUF
 
-__all__ = ["UnusableGGUF", "convert"]
+__all__ = ["UnsupportedGGUF", "convert"]

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import UnusableGGUF, convert
+from . import UnsupportedGGUF, convert
 
 # The vocabularies of 256,000 tokens take most of it.
 MOST_MEMORY = 3 * 2**30
@@ -31,7 +31,7 @@ def main(file: Path, folder: Path) -> int:
 
     try:
         convert(file, folder, progress)
-    except UnusableGGUF as error:
+    except UnsupportedGGUF as error:
         say({"failed": " ".join(str(error).split())})
     except MemoryError:
         say({"failed": f"it takes more than the {MOST_MEMORY / 2**30:.0f} GiB of memory that a conversion may take"})

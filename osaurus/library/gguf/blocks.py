@@ -21,7 +21,7 @@ import numpy.typing as npt
 from attrs import frozen
 from gguf import GGMLQuantizationType as Kind
 
-from .header import UnusableGGUF
+from .header import UnsupportedGGUF
 
 Array = npt.NDArray[Any]
 
@@ -170,14 +170,14 @@ QUANTISED_ANEW: dict[Kind, Setting] = {
 
 
 def setting_of(kind: Kind) -> Setting | None:
-    """Return how MLX is to hold a kind of blocks; None where they are floats. Raises UnusableGGUF."""
+    """Return how MLX is to hold a kind of blocks; None where they are floats. Raises UnsupportedGGUF."""
     if kind in FLOATS:
         return None
     if kind in TAKEN_APART:
         return TAKEN_APART[kind][0]
     if kind in QUANTISED_ANEW:
         return QUANTISED_ANEW[kind]
-    raise UnusableGGUF(f"weights stored as {kind.name} are not converted")
+    raise UnsupportedGGUF(f"weights stored as {kind.name} are not converted")
 
 
 def regroup(rows: Array, kind: Kind) -> Groups:

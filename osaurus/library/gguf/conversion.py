@@ -20,7 +20,7 @@ def convert(
 ) -> None:
     """Write the model in `file`, or in the parts that it is one of, to `folder`, which exists and is empty.
 
-    `progress` is told the bytes of weights that were read, and all. Raises UnusableGGUF, OSError.
+    `progress` is told the bytes of weights that were read, and all. Raises UnsupportedGGUF, OSError.
     """
     model = open_model(file)
     metadata = model.metadata

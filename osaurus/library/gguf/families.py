@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from . import rotary
-from .header import UnusableGGUF
+from .header import UnsupportedGGUF
 from .parts import Model
 from .settings import FEED_FORWARD, Draft, Settings
 from .tensors import ATTENTION, ATTENTION_BIAS
@@ -19,12 +19,12 @@ GEMMA2_27B_LAYERS, GEMMA3_27B_LAYERS = 46, 62
 
 
 def settings_of(model: Model) -> Settings:
-    """Return the settings of a model. Raises UnusableGGUF."""
+    """Return the settings of a model. Raises UnsupportedGGUF."""
     name = model.metadata.architecture
     family = FAMILIES.get(name)
     if family is None:
         known = ", ".join(sorted(FAMILIES))
-        raise UnusableGGUF(f"the architecture {name!r} is not converted; those converted are {known}")
+        raise UnsupportedGGUF(f"the architecture {name!r} is not converted; those converted are {known}")
     draft = Draft(model)
     draft.common(family.model_type, family.class_name)
     if not family.experts:
@@ -124,7 +124,7 @@ def _gemma3(draft: Draft) -> None:
     _own_head(draft)
     rotary.scaled(draft)
     if draft.metadata.real(".final_logit_softcapping", 0.0):
-        raise UnusableGGUF("mlx-lm's gemma3 has no cap on its logits: what asks for one is not converted")
+        raise UnsupportedGGUF("mlx-lm's gemma3 has no cap on its logits: what asks for one is not converted")
     draft.config |= {
         "rope_theta": draft.metadata.positive(".rope.freq_base", 1_000_000.0),
         "rope_local_base_freq": draft.metadata.positive(".rope.freq_base_swa", 10_000.0),
@@ -149,7 +149,7 @@ def _phi3(draft: Draft) -> None:
 def _lfm2(draft: Draft) -> None:
     rotary.whole(draft, draft.quotient_head())
     if len(draft.layer_kinds) != draft.config["num_hidden_layers"]:
-        raise UnusableGGUF("its metadata's 'lfm2.attention.head_count_kv' must have a number for each layer")
+        raise UnsupportedGGUF("its metadata's 'lfm2.attention.head_count_kv' must have a number for each layer")
     draft.config |= {
         "tie_word_embeddings": True,
         "norm_eps": draft.config["rms_norm_eps"],
@@ -168,7 +168,7 @@ def _lfm2(draft: Draft) -> None:
 def _olmo2(draft: Draft) -> None:
     _qwen3(draft)
     if draft.metadata.has(".attention.sliding_window"):
-        raise UnusableGGUF("it has sliding windows, as OLMo 3, which is not converted")
+        raise UnsupportedGGUF("it has sliding windows, as OLMo 3, which is not converted")
 
 
 def _seed_oss(draft: Draft) -> None:

@@ -55,7 +55,7 @@ NUMBERS: dict[int, np.dtype[Any]] = {
 STRING, ARRAY = 8, 9
 
 
-class UnusableGGUF(Exception):
+class UnsupportedGGUF(Exception):
     """The file is damaged, or of a kind that is not converted; the message is one line and says which."""
 
 
@@ -93,17 +93,17 @@ class Header:
 def read_header(file: Path) -> Header:
     """Return the header of a GGUF file, when all of it and of what it describes is there.
 
-    Raises UnusableGGUF, OSError.
+    Raises UnsupportedGGUF, OSError.
     """
     with file.open("rb") as opened:
         size = file.stat().st_size
         if opened.read(len(MAGIC)) != MAGIC:
-            raise UnusableGGUF(f"{file.name} is no GGUF file: it does not begin with GGUF")
+            raise UnsupportedGGUF(f"{file.name} is no GGUF file: it does not begin with GGUF")
         try:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 return _Reader(file=file, content=content, size=size).header()
-        except UnusableGGUF as error:
-            raise UnusableGGUF(f"{file.name} is damaged or cut: {error}") from error
+        except UnsupportedGGUF as error:
+            raise UnsupportedGGUF(f"{file.name} is damaged or cut: {error}") from error
 
 
 @define
@@ -118,14 +118,14 @@ class _Reader:
     def header(self) -> Header:
         version = self._integer("<u4")
         if version not in VERSIONS:
-            raise UnusableGGUF(f"its version is {version}, not one of {', '.join(map(str, VERSIONS))}")
+            raise UnsupportedGGUF(f"its version is {version}, not one of {', '.join(map(str, VERSIONS))}")
         tensors = self._count("tensors", LEAST_TENSOR_BYTES, MOST_TENSORS)
         entries = self._count("entries of metadata", LEAST_ENTRY_BYTES, MOST_ENTRIES)
         metadata: dict[str, Any] = {}
         for _ in range(entries):
             key = self._string(MOST_NAME_BYTES)
             if key in metadata:
-                raise UnusableGGUF(f"the key {key!r} is there twice")
+                raise UnsupportedGGUF(f"the key {key!r} is there twice")
             metadata[key] = self._value(key, self._integer("<u4"))
         described = [self._tensor() for _ in range(tensors)]
         return Header(file=self.file, metadata=metadata, tensors=self._placed(described, _alignment(metadata)))
@@ -139,15 +139,15 @@ class _Reader:
         end = 0
         for name, kind, shape, offset, nbytes in sorted(described, key=lambda tensor: tensor[3]):
             if name in tensors:
-                raise UnusableGGUF(f"the tensor {name!r} is there twice")
+                raise UnsupportedGGUF(f"the tensor {name!r} is there twice")
             if offset % alignment:
-                raise UnusableGGUF(f"the tensor {name!r} begins at {offset}, which is no multiple of {alignment}")
+                raise UnsupportedGGUF(f"the tensor {name!r} begins at {offset}, which is no multiple of {alignment}")
             # Else a small file could stand for any number of bytes.
             if offset < end:
-                raise UnusableGGUF(f"the tensor {name!r} begins within another")
+                raise UnsupportedGGUF(f"the tensor {name!r} begins within another")
             end = offset + nbytes
             if beginning + end > self.size:
-                raise UnusableGGUF(f"the tensor {name!r} ends at byte {beginning + end} of {self.size}")
+                raise UnsupportedGGUF(f"the tensor {name!r} ends at byte {beginning + end} of {self.size}")
             tensors[name] = StoredTensor(
                 name=name, kind=kind, shape=shape, file=self.file, start=beginning + offset, nbytes=nbytes
             )
@@ -158,17 +158,17 @@ class _Reader:
         name = self._string(MOST_NAME_BYTES)
         dimensions = self._integer("<u4")
         if not 1 <= dimensions <= MOST_DIMENSIONS:
-            raise UnusableGGUF(f"the tensor {name!r} has {dimensions} dimensions, not 1 to {MOST_DIMENSIONS}")
+            raise UnsupportedGGUF(f"the tensor {name!r} has {dimensions} dimensions, not 1 to {MOST_DIMENSIONS}")
         sizes = [self._integer("<u8") for _ in range(dimensions)]
         number = self._integer("<u4")
         offset = self._integer("<u8")
         try:
             kind = GGMLQuantizationType(number)
         except ValueError:
-            raise UnusableGGUF(f"the tensor {name!r} is of the unknown kind {number}") from None
+            raise UnsupportedGGUF(f"the tensor {name!r} is of the unknown kind {number}") from None
         block, nbytes = GGML_QUANT_SIZES[kind]
         if 0 in sizes or sizes[0] % block:
-            raise UnusableGGUF(f"the tensor {name!r} cannot have the shape {sizes} in blocks of {block}")
+            raise UnsupportedGGUF(f"the tensor {name!r} cannot have the shape {sizes} in blocks of {block}")
         # Python's numbers do not overflow.
         return name, kind, tuple(reversed(sizes)), offset, math.prod(sizes) // block * nbytes
 
@@ -178,7 +178,7 @@ class _Reader:
         if kind == ARRAY:
             return self._array(key)
         if kind not in NUMBERS:
-            raise UnusableGGUF(f"the value of {key!r} is of the unknown type {kind}")
+            raise UnsupportedGGUF(f"the value of {key!r} is of the unknown type {kind}")
         return np.frombuffer(self._take(NUMBERS[kind].itemsize), NUMBERS[kind])[0].item()
 
     def _array(self, key: str) -> list[str] | Array:
@@ -186,33 +186,33 @@ class _Reader:
         if kind == STRING:
             # Each has its length before it.
             if count > min(MOST_STRINGS, (self.size - self.place) // 8):
-                raise UnusableGGUF(f"{key!r} cannot hold {count} texts")
+                raise UnsupportedGGUF(f"{key!r} cannot hold {count} texts")
             return [self._string(MOST_STRING_BYTES) for _ in range(count)]
         if kind not in NUMBERS:
-            raise UnusableGGUF(f"{key!r} is a list of the type {kind}, not of texts or numbers")
+            raise UnsupportedGGUF(f"{key!r} is a list of the type {kind}, not of texts or numbers")
         return np.frombuffer(self._take(count * NUMBERS[kind].itemsize), NUMBERS[kind])
 
     def _count(self, what: str, least_bytes: int, most: int) -> int:
         count = self._integer("<u8")
         if count > min(most, (self.size - self.place) // least_bytes):
-            raise UnusableGGUF(f"it cannot hold {count} {what}")
+            raise UnsupportedGGUF(f"it cannot hold {count} {what}")
         return count
 
     def _string(self, most: int) -> str:
         length = self._integer("<u8")
         if length > most:
-            raise UnusableGGUF(f"a text of {length} bytes is longer than any in a model")
+            raise UnsupportedGGUF(f"a text of {length} bytes is longer than any in a model")
         try:
             return str(self._take(length), "utf-8")
         except UnicodeDecodeError:
-            raise UnusableGGUF("a text in it is not in UTF-8") from None
+            raise UnsupportedGGUF("a text in it is not in UTF-8") from None
 
     def _integer(self, dtype: str) -> int:
         return int(np.frombuffer(self._take(np.dtype(dtype).itemsize), dtype)[0])
 
     def _take(self, count: int) -> bytes:
         if count > min(self.size, MOST_HEADER_BYTES) - self.place:
-            raise UnusableGGUF(f"{count} bytes are missing at byte {self.place} of {self.size}")
+            raise UnsupportedGGUF(f"{count} bytes are missing at byte {self.place} of {self.size}")
         self.place += count
         return self.content[self.place - count : self.place]
 
@@ -220,5 +220,5 @@ class _Reader:
 def _alignment(metadata: dict[str, Any]) -> int:
     alignment = metadata.get(ALIGNMENT_KEY, ALIGNMENT)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-        raise UnusableGGUF(f"{ALIGNMENT_KEY!r} is {alignment!r}, not a power of two")
+        raise UnsupportedGGUF(f"{ALIGNMENT_KEY!r} is {alignment!r}, not a power of two")
     return alignment

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from .header import UnusableGGUF
+from .header import UnsupportedGGUF
 
 REQUIRED: Any = object()
 
@@ -15,7 +15,7 @@ REQUIRED: Any = object()
 class Metadata:
     """Values by key. A key that begins with a dot is the architecture's: `.block_count` is `llama.block_count`.
 
-    Every question raises UnusableGGUF, naming the key, where the value is of another type, or missing and no default
+    Every question raises UnsupportedGGUF, naming the key, where the value is of another type, or missing and no default
     was given.
     """
 
@@ -40,17 +40,19 @@ class Metadata:
         if _is_array(value):
             numbers = set(self.integers(key))
             if len(numbers) != 1:
-                raise UnusableGGUF(f"its metadata's {self._key(key)!r} differs between layers, which is not converted")
+                raise UnsupportedGGUF(
+                    f"its metadata's {self._key(key)!r} differs between layers, which is not converted"
+                )
             [value] = numbers
         if value is not default and not 0 <= value < 2**53:
-            raise UnusableGGUF(f"its metadata's {self._key(key)!r} is {value}, which cannot be")
+            raise UnsupportedGGUF(f"its metadata's {self._key(key)!r} is {value}, which cannot be")
         return value
 
     def size(self, key: str, default: Any = REQUIRED) -> Any:
         """Return a positive whole number."""
         value = self.integer(key, default)
         if value == 0 and default != 0:
-            raise UnusableGGUF(f"its metadata's {self._key(key)!r} is 0, which cannot be")
+            raise UnsupportedGGUF(f"its metadata's {self._key(key)!r} is 0, which cannot be")
         return value
 
     def real(self, key: str, default: Any = REQUIRED) -> Any:
@@ -60,14 +62,14 @@ class Metadata:
             return value
         value = float(str(np.float32(value)))
         if not np.isfinite(value):
-            raise UnusableGGUF(f"its metadata's {self._key(key)!r} is not finite")
+            raise UnsupportedGGUF(f"its metadata's {self._key(key)!r} is not finite")
         return value
 
     def positive(self, key: str, default: Any = REQUIRED) -> Any:
         """Return a positive number."""
         value = self.real(key, default)
         if value <= 0:
-            raise UnusableGGUF(f"its metadata's {self._key(key)!r} is {value}, which cannot be")
+            raise UnsupportedGGUF(f"its metadata's {self._key(key)!r} is {value}, which cannot be")
         return value
 
     def texts(self, key: str) -> list[str]:
@@ -94,11 +96,11 @@ class Metadata:
         key = self._key(key)
         if key not in self.values:
             if default is REQUIRED:
-                raise UnusableGGUF(f"its metadata lacks {key!r}")
+                raise UnsupportedGGUF(f"its metadata lacks {key!r}")
             return default
         value = self.values[key]
         if not fits(value):
-            raise UnusableGGUF(f"its metadata's {key!r} must be {wanted}, not {type(value).__name__}")
+            raise UnsupportedGGUF(f"its metadata's {key!r} must be {wanted}, not {type(value).__name__}")
         return value
 
 
@@ -107,8 +109,8 @@ def _is_array(value: Any) -> bool:
 
 
 def lengths(values: dict[str, Sequence[Any]]) -> None:
-    """Raise UnusableGGUF unless lists that belong together are of the same length."""
+    """Raise UnsupportedGGUF unless lists that belong together are of the same length."""
     first, *others = values
     for other in others:
         if len(values[other]) != len(values[first]):
-            raise UnusableGGUF(f"{other!r} has {len(values[other])} values, {first!r} {len(values[first])}")
+            raise UnsupportedGGUF(f"{other!r} has {len(values[other])} values, {first!r} {len(values[first])}")

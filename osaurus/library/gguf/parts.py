@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from .header import Header, StoredTensor, UnusableGGUF, read_header
+from .header import Header, StoredTensor, UnsupportedGGUF, read_header
 from .metadata import Metadata
 
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -25,38 +25,38 @@ class Model:
 
 
 def open_model(file: Path) -> Model:
-    """Return the model in a file, or in all the parts that one of them belongs to. Raises UnusableGGUF, OSError."""
+    """Return the model in a file, or in all the parts that one of them belongs to. Raises UnsupportedGGUF, OSError."""
     header = read_header(file)
     count = Metadata(header.metadata).integer(COUNT_KEY, 0)
     if count <= 1:
         return Model(metadata=Metadata(header.metadata), tensors=header.tensors)
     if count > MOST_PARTS:
-        raise UnusableGGUF(f"{file.name} cannot be one of {count} parts")
+        raise UnsupportedGGUF(f"{file.name} cannot be one of {count} parts")
     match = PART.fullmatch(file.name)
     if match is None or int(match["count"]) != count:
-        raise UnusableGGUF(f"{file.name} is one of {count} parts, but not named so: model-00001-of-{count:05}.gguf")
+        raise UnsupportedGGUF(f"{file.name} is one of {count} parts, but not named so: model-00001-of-{count:05}.gguf")
     parts = [file.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
-        raise UnusableGGUF(f"{file.name} is one of {count} parts, and {missing[0]} is missing")
+        raise UnsupportedGGUF(f"{file.name} is one of {count} parts, and {missing[0]} is missing")
     headers = [read_header(part) for part in parts]
     tensors: dict[str, StoredTensor] = {}
     for number, header in enumerate(headers):
         _check(header, number, count)
         for name, tensor in header.tensors.items():
             if name in tensors:
-                raise UnusableGGUF(f"the tensor {name!r} is in {tensors[name].file.name} and in {header.file.name}")
+                raise UnsupportedGGUF(f"the tensor {name!r} is in {tensors[name].file.name} and in {header.file.name}")
             tensors[name] = tensor
     metadata = Metadata(headers[0].metadata)
     if metadata.integer(TENSORS_KEY, len(tensors)) != len(tensors):
-        raise UnusableGGUF(f"the parts hold {len(tensors)} tensors, not {metadata.integer(TENSORS_KEY)}")
+        raise UnsupportedGGUF(f"the parts hold {len(tensors)} tensors, not {metadata.integer(TENSORS_KEY)}")
     return Model(metadata=metadata, tensors=tensors)
 
 
 def _check(header: Header, number: int, count: int) -> None:
     metadata = Metadata(header.metadata)
     if (metadata.integer(NUMBER_KEY), metadata.integer(COUNT_KEY)) != (number, count):
-        raise UnusableGGUF(f"{header.file.name} is not part {number + 1} of {count} by its metadata")
+        raise UnsupportedGGUF(f"{header.file.name} is not part {number + 1} of {count} by its metadata")
 
 
 def stem_of(file: Path) -> str:

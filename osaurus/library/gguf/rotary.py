@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .header import UnusableGGUF
+from .header import UnsupportedGGUF
 from .settings import Draft
 
 FREQUENCIES = "rope_freqs.weight"
@@ -22,14 +22,14 @@ LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0
 
 
 def whole(draft: Draft, head: int) -> None:
-    """Refuse a rotary embedding of a part of each head. Raises UnusableGGUF."""
+    """Refuse a rotary embedding of a part of each head. Raises UnsupportedGGUF."""
     rotary = draft.metadata.size(".rope.dimension_count", head)
     if rotary != head:
-        raise UnusableGGUF(f"its rotary embedding is of {rotary} of {head} dimensions, which is not converted")
+        raise UnsupportedGGUF(f"its rotary embedding is of {rotary} of {head} dimensions, which is not converted")
 
 
 def scaled(draft: Draft) -> None:
-    """Note how the rotary embedding is scaled: linear, YaRN, or as that of Llama 3. Raises UnusableGGUF."""
+    """Note how the rotary embedding is scaled: linear, YaRN, or as that of Llama 3. Raises UnsupportedGGUF."""
     kind = draft.metadata.text(".rope.scaling.type", "none")
     if kind == "linear":
         factor = draft.metadata.positive(".rope.scaling.factor")
@@ -37,39 +37,39 @@ def scaled(draft: Draft) -> None:
     elif kind == "yarn":
         draft.config["rope_scaling"] = _yarn(draft)
     elif kind != "none":
-        raise UnusableGGUF(f"its rotary embedding is scaled by {kind!r}, which is not converted here")
+        raise UnsupportedGGUF(f"its rotary embedding is scaled by {kind!r}, which is not converted here")
     if FREQUENCIES in draft.model.tensors:
         if kind != "none":
-            raise UnusableGGUF(f"its rotary embedding is scaled twice: {kind!r} and {FREQUENCIES}")
+            raise UnsupportedGGUF(f"its rotary embedding is scaled twice: {kind!r} and {FREQUENCIES}")
         draft.config["rope_scaling"] = _llama3(draft.vector(FREQUENCIES), draft.config["rope_theta"])
 
 
 def unscaled(draft: Draft, model: str) -> None:
-    """Refuse a scaled rotary embedding where mlx-lm's model has none. Raises UnusableGGUF."""
+    """Refuse a scaled rotary embedding where mlx-lm's model has none. Raises UnsupportedGGUF."""
     scaled(draft)
     if "rope_scaling" in draft.config:
-        raise UnusableGGUF(f"mlx-lm's {model} cannot scale its rotary embedding: what asks for it is not converted")
+        raise UnsupportedGGUF(f"mlx-lm's {model} cannot scale its rotary embedding: what asks for it is not converted")
 
 
 def partial(draft: Draft, head: int) -> int:
-    """Note which part of each head turns; return how many dimensions. Raises UnusableGGUF."""
+    """Note which part of each head turns; return how many dimensions. Raises UnsupportedGGUF."""
     rotary: int = draft.metadata.size(".rope.dimension_count", head)
     if rotary > head or rotary % 2:
-        raise UnusableGGUF(f"its rotary embedding is of {rotary} of {head} dimensions")
+        raise UnsupportedGGUF(f"its rotary embedding is of {rotary} of {head} dimensions")
     if rotary != head:
         draft.config["partial_rotary_factor"] = rotary / head
     return rotary
 
 
 def longrope(draft: Draft, rotary: int) -> None:
-    """Note the factors of frequencies that Phi 3 has for long and for short texts, if any. Raises UnusableGGUF."""
+    """Note the factors of frequencies that Phi 3 has for long and for short texts, if any. Raises UnsupportedGGUF."""
     original = draft.metadata.size(".rope.scaling.original_context_length", draft.config["max_position_embeddings"])
     draft.config["original_max_position_embeddings"] = original
     if LONG_FACTORS not in draft.model.tensors and SHORT_FACTORS not in draft.model.tensors:
         return
     long, short = draft.vector(LONG_FACTORS), draft.vector(SHORT_FACTORS)
     if not len(long) == len(short) == rotary // 2:
-        raise UnusableGGUF(f"{LONG_FACTORS} and {SHORT_FACTORS} must have {rotary // 2} numbers each")
+        raise UnsupportedGGUF(f"{LONG_FACTORS} and {SHORT_FACTORS} must have {rotary // 2} numbers each")
     draft.config["rope_scaling"] = {
         "type": "longrope",
         "rope_type": "longrope",
@@ -83,12 +83,12 @@ def _yarn(draft: Draft) -> dict[str, Any]:
     metadata = draft.metadata
     factor = metadata.positive(".rope.scaling.factor")
     if factor < 1:
-        raise UnusableGGUF(f"its rotary embedding is scaled by {factor}")
+        raise UnsupportedGGUF(f"its rotary embedding is scaled by {factor}")
     # What YaRN comes to by itself, which converters of some models wrote down.
     usual = float(str(np.float32(0.1 * math.log(factor) + 1)))
     for key in (".rope.scaling.attn_factor", ".rope.scaling.yarn_attn_factor"):
         if metadata.real(key, 1.0) not in (1.0, usual):
-            raise UnusableGGUF(f"its metadata's {metadata.architecture + key!r} is not converted")
+            raise UnsupportedGGUF(f"its metadata's {metadata.architecture + key!r} is not converted")
     return {
         "type": "yarn",
         "rope_type": "yarn",
@@ -100,7 +100,7 @@ def _yarn(draft: Draft) -> dict[str, Any]:
 
 
 def _llama3(factors: list[float], base: float) -> dict[str, Any]:
-    """Return the settings that have led to these factors of the frequencies. Raises UnusableGGUF."""
+    """Return the settings that have led to these factors of the frequencies. Raises UnsupportedGGUF."""
     factor = max(factors)
     for context in LLAMA3_CONTEXTS:
         if factor >= 1 and np.allclose(factors, _llama3_factors(len(factors), base, factor, context), 1e-4):
@@ -112,7 +112,7 @@ def _llama3(factors: list[float], base: float) -> dict[str, Any]:
                 "high_freq_factor": LLAMA3_HIGH,
                 "original_max_position_embeddings": context,
             }
-    raise UnusableGGUF(f"the factors in {FREQUENCIES} are not those of Llama 3, and are not converted")
+    raise UnsupportedGGUF(f"the factors in {FREQUENCIES} are not those of Llama 3, and are not converted")
 
 
 def _llama3_factors(count: int, base: float, factor: float, context: int) -> list[float]:

@@ -10,7 +10,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 from .blocks import floats
-from .header import StoredTensor, UnusableGGUF
+from .header import StoredTensor, UnsupportedGGUF
 from .metadata import Metadata
 from .parts import Model
 from .tensors import ATTENTION, ATTENTION_BIAS, CONVOLUTION, MLP_BIAS, NAMES, OUTPUT, Places
@@ -37,7 +37,7 @@ class Settings:
 
 @define
 class Draft:
-    """The settings of a model while they are found out. Every method raises UnusableGGUF."""
+    """The settings of a model while they are found out. Every method raises UnsupportedGGUF."""
 
     model: Model
     config: dict[str, Any] = field(factory=dict, init=False)
@@ -56,7 +56,7 @@ class Draft:
         metadata = self.metadata
         layers, width = metadata.size(".block_count"), metadata.size(".embedding_length")
         if layers > MOST_LAYERS:
-            raise UnusableGGUF(f"its metadata says {layers} layers")
+            raise UnsupportedGGUF(f"its metadata says {layers} layers")
         heads = metadata.size(HEADS)
         self.config |= {
             "model_type": model_type,
@@ -81,30 +81,30 @@ class Draft:
         """Return the length of a head."""
         heads, width = self.config["num_attention_heads"], self.config["hidden_size"]
         if not self.metadata.has(".attention.key_length") and width % heads:
-            raise UnusableGGUF(f"its metadata says {heads} heads for a width of {width}")
+            raise UnsupportedGGUF(f"its metadata says {heads} heads for a width of {width}")
         length: int = self.metadata.size(".attention.key_length", width // heads)
         if length % 2:
-            raise UnusableGGUF(f"its heads are of the length {length}, which cannot be")
+            raise UnsupportedGGUF(f"its heads are of the length {length}, which cannot be")
         if self.metadata.size(".attention.value_length", length) != length:
-            raise UnusableGGUF("its values are of another length than its keys, which is not converted")
+            raise UnsupportedGGUF("its values are of another length than its keys, which is not converted")
         return length
 
     def quotient_head(self) -> int:
         """Return the length of a head where mlx-lm's model knows no other than width / heads."""
         length = self.head()
         if length * self.config["num_attention_heads"] != self.config["hidden_size"]:
-            raise UnusableGGUF(f"its heads are of the length {length}, not width / heads, which is not converted")
+            raise UnsupportedGGUF(f"its heads are of the length {length}, not width / heads, which is not converted")
         return length
 
     def vector(self, name: str) -> list[float]:
         """Return the numbers of a tensor that holds settings."""
         tensor = self._tensor(name)
         if len(tensor.shape) != 1 or tensor.shape[0] > self.config["hidden_size"]:
-            raise UnusableGGUF(f"the tensor {name!r} cannot have the shape {list(tensor.shape)}")
+            raise UnsupportedGGUF(f"the tensor {name!r} cannot have the shape {list(tensor.shape)}")
         self._used.add(name)
         values = floats(tensor.rows(), tensor.kind).ravel()
         if not np.isfinite(values).all():
-            raise UnusableGGUF(f"the tensor {name!r} has values that are no numbers")
+            raise UnsupportedGGUF(f"the tensor {name!r} has values that are no numbers")
         return [float(number) for number in values]
 
     def note_biases(self) -> None:
@@ -148,7 +148,7 @@ class Draft:
 
     def _tensor(self, name: str) -> StoredTensor:
         if name not in self.model.tensors:
-            raise UnusableGGUF(f"the tensor {name!r} is missing")
+            raise UnsupportedGGUF(f"the tensor {name!r} is missing")
         return self.model.tensors[name]
 
     def _key_value_heads(self, heads: int) -> int:
@@ -159,10 +159,12 @@ class Draft:
             counts = self.metadata.integers(KEY_VALUE_HEADS)
             others = set(counts) - {0}
             if len(others) != 1 or min(others) < 0:
-                raise UnusableGGUF(f"its metadata's {self.metadata.architecture + KEY_VALUE_HEADS!r} is not converted")
+                raise UnsupportedGGUF(
+                    f"its metadata's {self.metadata.architecture + KEY_VALUE_HEADS!r} is not converted"
+                )
             [found] = others
             if 0 in counts:
                 self.layer_kinds = [ATTENTION if count else CONVOLUTION for count in counts]
         if heads % found:
-            raise UnusableGGUF(f"its metadata says {heads} heads, and {found} of keys and values")
+            raise UnsupportedGGUF(f"its metadata says {heads} heads, and {found} of keys and values")
         return found

@@ -15,7 +15,7 @@ from attrs import frozen
 from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
-from .header import UnusableGGUF
+from .header import UnsupportedGGUF
 from .metadata import Metadata, lengths
 from .splitting import SPLITTINGS, Splitting
 
@@ -47,15 +47,15 @@ class Vocabulary:
 
     @classmethod
     def of(cls, metadata: Metadata, most: int) -> "Vocabulary":
-        """Return that of a model whose embedding has `most` rows. Raises UnusableGGUF."""
+        """Return that of a model whose embedding has `most` rows. Raises UnsupportedGGUF."""
         tokens, kinds = metadata.texts(TOKENS), metadata.integers(KINDS)
         lengths({TOKENS: tokens, KINDS: kinds})
         if len(tokens) > most:
-            raise UnusableGGUF(f"{TOKENS!r} has {len(tokens)} tokens, the model's embedding {most}")
+            raise UnsupportedGGUF(f"{TOKENS!r} has {len(tokens)} tokens, the model's embedding {most}")
         numbers: dict[str, int] = {}
         for number, token in enumerate(tokens):
             if numbers.setdefault(token, number) != number:
-                raise UnusableGGUF(f"{TOKENS!r} has the token {token!r} twice")
+                raise UnsupportedGGUF(f"{TOKENS!r} has the token {token!r} twice")
         return cls(tokens, kinds)
 
     def numbers(self) -> dict[str, int]:
@@ -68,7 +68,7 @@ class Vocabulary:
         if number is None:
             return None
         if number >= len(self.tokens):
-            raise UnusableGGUF(f"the metadata's {key!r} is {number}, there are {len(self.tokens)} tokens")
+            raise UnsupportedGGUF(f"the metadata's {key!r} is {number}, there are {len(self.tokens)} tokens")
         return self.tokens[number]
 
     def of_kind(self, *kinds: TokenType) -> list[str]:
@@ -77,26 +77,26 @@ class Vocabulary:
 
 
 def tokenizer_of(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
-    """Return the tokenizer. Raises UnusableGGUF."""
+    """Return the tokenizer. Raises UnsupportedGGUF."""
     model = metadata.text("tokenizer.ggml.model")
     makers = {"gpt2": _byte_level, "llama": _sentencepiece, "t5": _unigram}
     if model not in makers:
-        raise UnusableGGUF(f"the tokenizer {model!r} is not converted; those converted are {', '.join(makers)}")
+        raise UnsupportedGGUF(f"the tokenizer {model!r} is not converted; those converted are {', '.join(makers)}")
     try:
         tokenizer, begins = makers[model](metadata, vocabulary)
         tokenizer.add_tokens(_added(metadata, vocabulary))
-    except UnusableGGUF:
+    except UnsupportedGGUF:
         raise
     except Exception as error:
-        raise UnusableGGUF(f"no tokenizer can be made of its metadata: {error}") from error
+        raise UnsupportedGGUF(f"no tokenizer can be made of its metadata: {error}") from error
     if tokenizer.get_vocab_size() != len(vocabulary.tokens):
-        raise UnusableGGUF(f"{TOKENS!r} cannot all be had: {tokenizer.get_vocab_size()} of {len(vocabulary.tokens)}")
+        raise UnsupportedGGUF(f"{TOKENS!r} cannot all be had: {tokenizer.get_vocab_size()} of {len(vocabulary.tokens)}")
     _add_ends(tokenizer, metadata, vocabulary, begins)
     return tokenizer
 
 
 def config_of(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return tokenizer_config.json. Raises UnusableGGUF."""
+    """Return tokenizer_config.json. Raises UnsupportedGGUF."""
     named = {f"{role}_token": vocabulary.named(metadata, key) for role, key in NAMED.items()}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -108,10 +108,10 @@ def config_of(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def end_tokens(metadata: Metadata, vocabulary: Vocabulary) -> list[int]:
-    """Return the numbers of the tokens that end an answer, the end token first. Raises UnusableGGUF."""
+    """Return the numbers of the tokens that end an answer, the end token first. Raises UnsupportedGGUF."""
     found = [vocabulary.named(metadata, key) for key in END_KEYS]
     if found[0] is None:
-        raise UnusableGGUF(f"its metadata lacks {END_KEYS[0]!r}")
+        raise UnsupportedGGUF(f"its metadata lacks {END_KEYS[0]!r}")
     special = set(vocabulary.of_kind(TokenType.CONTROL))
     found += sorted(END_TEXTS & special)
     numbers = vocabulary.numbers()
@@ -120,7 +120,7 @@ def end_tokens(metadata: Metadata, vocabulary: Vocabulary) -> list[int]:
 
 def _template(metadata: Metadata) -> str | list[dict[str, str]]:
     if not metadata.has(TEMPLATE):
-        raise UnusableGGUF(f"its metadata lacks {TEMPLATE!r}: it is a base model, which cannot hold a conversation")
+        raise UnsupportedGGUF(f"its metadata lacks {TEMPLATE!r}: it is a base model, which cannot hold a conversation")
     default: str = metadata.text(TEMPLATE)
     names = metadata.texts("tokenizer.chat_templates") if metadata.has("tokenizer.chat_templates") else []
     others = [{"name": name, "template": metadata.text(f"{TEMPLATE}.{name}")} for name in names if name != "default"]
@@ -162,7 +162,7 @@ def _byte_level(metadata: Metadata, vocabulary: Vocabulary) -> tuple[Tokenizer, 
     splitting: Splitting | None = SPLITTINGS.get(name)
     if splitting is None:
         known = ", ".join(sorted(SPLITTINGS))
-        raise UnusableGGUF(f"text split as {name!r} ('tokenizer.ggml.pre') is not converted; known are {known}")
+        raise UnsupportedGGUF(f"text split as {name!r} ('tokenizer.ggml.pre') is not converted; known are {known}")
     merges = [_pair(merge) for merge in metadata.texts(MERGES)]
     tokenizer = Tokenizer(models.BPE(vocabulary.numbers(), merges, ignore_merges=splitting.whole))
     normalizer = splitting.normalizer()
@@ -177,7 +177,7 @@ def _pair(merge: str) -> tuple[str, str]:
     # A token may be a space itself.
     place = merge.find(" ", 1)
     if place < 0:
-        raise UnusableGGUF(f"{MERGES!r} has {merge!r}, which is no pair")
+        raise UnsupportedGGUF(f"{MERGES!r} has {merge!r}, which is no pair")
     return merge[:place], merge[place + 1 :]
 
 

@@ -24,7 +24,7 @@ from attrs import define, field
 from gguf import GGMLQuantizationType as Kind
 
 from .blocks import Setting, fits_half, floats, regroup, setting_of
-from .header import StoredTensor, UnusableGGUF
+from .header import StoredTensor, UnsupportedGGUF
 from .parts import Model
 from .settings import Settings
 from .shards import Shards
@@ -49,24 +49,26 @@ class Weights:
     _read: int = field(default=0, init=False)
 
     def check(self) -> None:
-        """See that the tensors are those of the architecture, and that there is room. Raises UnusableGGUF, OSError."""
+        """See that the tensors are those of the architecture, and that there is room. Raises UnsupportedGGUF, OSError."""
         places, tensors = self.settings.places, self.model.tensors
         strange = sorted(set(tensors) - set(places) - self.settings.used)
         if strange:
             architecture = self.model.metadata.architecture
-            raise UnusableGGUF(f"the tensor {strange[0]!r} is not one that is converted of a {architecture} model")
+            raise UnsupportedGGUF(f"the tensor {strange[0]!r} is not one that is converted of a {architecture} model")
         for name, place in places.items():
             if name not in tensors:
-                raise UnusableGGUF(f"the tensor {name!r} is missing")
+                raise UnsupportedGGUF(f"the tensor {name!r} is missing")
             shape = tuple(self.settings.sizes[size] for size in place.shape)
             stored = tensors[name].shape
             # A filter is stored with or without a dimension of one.
             if stored != shape and not (place.filter and stored == (shape[0], 1, shape[1])):
-                raise UnusableGGUF(f"the tensor {name!r} has the shape {list(stored)}, not {list(shape)}")
+                raise UnsupportedGGUF(f"the tensor {name!r} has the shape {list(stored)}, not {list(shape)}")
             _setting(tensors[name], place)
         free, needed = shutil.disk_usage(self.folder).free, self._needed()
         if needed > free:
-            raise UnusableGGUF(f"it needs {needed / 2**30:.1f} GiB in the models folder, {free / 2**30:.1f} are free")
+            raise UnsupportedGGUF(
+                f"it needs {needed / 2**30:.1f} GiB in the models folder, {free / 2**30:.1f} are free"
+            )
 
     def _needed(self) -> int:
         total = 0
@@ -79,7 +81,7 @@ class Weights:
         return total
 
     def write(self) -> dict[str, Any]:
-        """Write all tensors; return how they are quantised, as configurations have it. Raises UnusableGGUF, OSError."""
+        """Write all tensors; return how they are quantised, as configurations have it. Raises UnsupportedGGUF, OSError."""
         places = sorted(self.settings.places.items(), key=lambda item: self._stored(item[0]).start)
         places.sort(key=lambda item: self._stored(item[0]).file)
         stems = [place.name.rpartition(".")[0] for _, place in places]
@@ -131,7 +133,7 @@ class Weights:
         for rows in self._pieces(tensor, place):
             values = floats(rows, tensor.kind) + np.float32(place.shift)
             if not np.isfinite(values).all():
-                raise UnusableGGUF(f"the tensor {tensor.name!r} has values that are no numbers")
+                raise UnsupportedGGUF(f"the tensor {tensor.name!r} has values that are no numbers")
             yield _as(values, dtype)
 
     def _write_groups(self, shards: Shards, tensor: StoredTensor, place: Place, setting: Setting) -> None:
@@ -145,7 +147,7 @@ class Weights:
             for rows in self._pieces(tensor, place):
                 groups = regroup(rows, tensor.kind)
                 if not (_finite(groups.scales) and _finite(groups.biases)):
-                    raise UnusableGGUF(f"the tensor {tensor.name!r} has values that are no numbers")
+                    raise UnsupportedGGUF(f"the tensor {tensor.name!r} has values that are no numbers")
                 scales.append(groups.scales)
                 biases.append(groups.biases)
                 yield groups.weight
@@ -176,11 +178,11 @@ class _TooLarge(Exception):
 
 
 def _setting(tensor: StoredTensor, place: Place) -> Setting | None:
-    """Return how a tensor is quantised in MLX; None where it is floats there. Raises UnusableGGUF."""
+    """Return how a tensor is quantised in MLX; None where it is floats there. Raises UnsupportedGGUF."""
     try:
         setting = setting_of(tensor.kind)
-    except UnusableGGUF as error:
-        raise UnusableGGUF(f"the tensor {tensor.name!r}: {error}") from error
+    except UnsupportedGGUF as error:
+        raise UnsupportedGGUF(f"the tensor {tensor.name!r}: {error}") from error
     # Vectors and filters are never quantised in MLX, and hardly ever in GGUF.
     return setting if len(place.shape) > 1 and not place.filter else None
 
