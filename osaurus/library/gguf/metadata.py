@@ -9,6 +9,14 @@ from attrs import frozen
 from .header import UnsupportedGGUF
 
 REQUIRED: Any = object()
+KINDS = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list of texts",
+    np.ndarray: "a list of numbers",
+}
 
 
 @frozen
@@ -40,9 +48,7 @@ class Metadata:
         if _is_array(value):
             numbers = set(self.integers(key))
             if len(numbers) != 1:
-                raise UnsupportedGGUF(
-                    f"its metadata's {self._key(key)!r} differs between layers, which is not converted"
-                )
+                raise UnsupportedGGUF(f"its metadata's {self._key(key)!r} differs between layers: not converted")
             [value] = numbers
         if value is not default and not 0 <= value < 2**53:
             raise UnsupportedGGUF(f"its metadata's {self._key(key)!r} is {value}, which cannot be")
@@ -78,12 +84,14 @@ class Metadata:
 
     def integers(self, key: str, default: Any = REQUIRED) -> Any:
         """Return a list of whole numbers."""
-        value = self._value(key, default, lambda value: _is_array(value) and value.dtype.kind in "iu", "whole numbers")
+        value = self._value(
+            key, default, lambda value: _is_array(value) and value.dtype.kind in "iu", "a list of whole numbers"
+        )
         return value if value is default else [int(number) for number in value]
 
     def reals(self, key: str) -> list[float]:
         """Return a list of numbers."""
-        return [float(number) for number in self._value(key, REQUIRED, _is_array, "numbers")]
+        return [float(number) for number in self._value(key, REQUIRED, _is_array, "a list of numbers")]
 
     def has(self, key: str) -> bool:
         """Return whether there is a value."""
@@ -100,7 +108,7 @@ class Metadata:
             return default
         value = self.values[key]
         if not fits(value):
-            raise UnsupportedGGUF(f"its metadata's {key!r} must be {wanted}, not {type(value).__name__}")
+            raise UnsupportedGGUF(f"its metadata's {key!r} must be {wanted}, not {KINDS[type(value)]}")
         return value
 
 

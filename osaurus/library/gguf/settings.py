@@ -159,9 +159,8 @@ class Draft:
             counts = self.metadata.integers(KEY_VALUE_HEADS)
             others = set(counts) - {0}
             if len(others) != 1 or min(others) < 0:
-                raise UnsupportedGGUF(
-                    f"its metadata's {self.metadata.architecture + KEY_VALUE_HEADS!r} is not converted"
-                )
+                key = self.metadata.architecture + KEY_VALUE_HEADS
+                raise UnsupportedGGUF(f"its metadata's {key!r} differs between layers: not converted")
             [found] = others
             if 0 in counts:
                 self.layer_kinds = [ATTENTION if count else CONVOLUTION for count in counts]

@@ -27,7 +27,7 @@ from .blocks import Setting, fits_half, floats, regroup, setting_of
 from .header import StoredTensor, UnsupportedGGUF
 from .parts import Model
 from .settings import Settings
-from .shards import Shards
+from .shards import ITEM_BYTES, Shards
 from .tensors import Place
 
 Array = npt.NDArray[Any]
@@ -47,9 +47,15 @@ class Weights:
     progress: Progress
     most_shard_bytes: int
     _read: int = field(default=0, init=False)
+    _matrix_kinds: set[Kind] = field(init=False)
+
+    @_matrix_kinds.default
+    def _kinds_of_matrices(self) -> set[Kind]:
+        tensors, places = self.model.tensors, self.settings.places
+        return {tensors[name].kind for name, place in places.items() if len(place.shape) > 1 and name in tensors}
 
     def check(self) -> None:
-        """See that the tensors are those of the architecture, and that there is room. Raises UnsupportedGGUF, OSError."""
+        """See that the tensors are the architecture's, and that there is room. Raises UnsupportedGGUF, OSError."""
         places, tensors = self.settings.places, self.model.tensors
         strange = sorted(set(tensors) - set(places) - self.settings.used)
         if strange:
@@ -76,18 +82,20 @@ class Weights:
             tensor = self.model.tensors[name]
             setting = _setting(tensor, place)
             numbers = math.prod(tensor.shape)
-            bits = 16.0 if setting is None else setting.bits + 32 / setting.group
+            bits = 8 * ITEM_BYTES[self._dtype(tensor)] if setting is None else setting.bits + 32 / setting.group
             total += int(numbers * bits / 8)
         return total
 
     def write(self) -> dict[str, Any]:
-        """Write all tensors; return how they are quantised, as configurations have it. Raises UnsupportedGGUF, OSError."""
+        """Write all tensors; return how they are quantised, as configurations have it.
+
+        Raises UnsupportedGGUF, OSError.
+        """
         places = sorted(self.settings.places.items(), key=lambda item: self._stored(item[0]).start)
         places.sort(key=lambda item: self._stored(item[0]).file)
         stems = [place.name.rpartition(".")[0] for _, place in places]
-        names = [place.name for _, place in places] + [
-            f"{stem}.{part}" for stem in stems for part in ("scales", "biases")
-        ]
+        names = [place.name for _, place in places]
+        names += [f"{stem}.{part}" for stem in stems for part in ("scales", "biases")]
         found: dict[str, Setting] = {}
         sizes: Counter[Setting] = Counter()
         with Shards(folder=self.folder, names=names, most=self.most_shard_bytes) as shards:
@@ -121,11 +129,10 @@ class Weights:
             return
 
     def _dtype(self, tensor: StoredTensor) -> str:
-        """Return the dtype of tensors that are not quantised."""
-        matrices = {self._stored(name).kind for name, place in self.settings.places.items() if len(place.shape) > 1}
-        if matrices == {Kind.F32}:
+        """Return the dtype of a tensor that is not quantised."""
+        if self._matrix_kinds == {Kind.F32}:
             return "F32"
-        if matrices <= {Kind.BF16, Kind.F32} and Kind.BF16 in matrices:
+        if self._matrix_kinds in ({Kind.BF16}, {Kind.BF16, Kind.F32}):
             return "BF16"
         return "F32" if self.settings.wide and len(tensor.shape) == 1 else "F16"
 
