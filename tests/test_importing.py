@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,7 @@ def test_a_models_folder_that_cannot_be_written_is_named(tmp_path: Path, tiny_to
         ("kill -SEGV $$", "ended by SIGSEGV"),
         ("kill -KILL $$", "ended by SIGKILL"),
         ("echo one >&2; echo two >&2; exit 3", "two"),
+        ("kill -XCPU $$", "took too long"),
         ("exit 3", "failed"),
     ],
 )
@@ -217,6 +219,16 @@ def test_who_gives_up_leaves_nothing_and_no_process(
         import_gguf(tmp_path / "x.gguf", tmp_path / "models", give_up)
     assert list((tmp_path / "models").iterdir()) == []
     assert [process.poll() is not None for process in started] == [True]
+
+
+def test_the_process_that_converts_may_not_take_all_time() -> None:
+    code = (
+        "from osaurus.library.gguf import __main__ as conversion\n"
+        "conversion.LEAST_SECONDS = 1\n"
+        "conversion.limit(0)\n"
+        "while True:\n    pass\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == -signal.SIGXCPU
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds what a process allocates")

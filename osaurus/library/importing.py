@@ -103,10 +103,10 @@ def _convert(path: Path, folder: Path, tell: Callable[[ImportProgress], None]) -
         process.wait()
         complaints.seek(0)
         trouble = complaints.read().strip().splitlines()
+    if failed is None and process.returncode:
+        failed = trouble[-1] if trouble else "its conversion failed"
+        if process.returncode < 0:
+            name = signal.Signals(-process.returncode).name
+            failed = "its conversion took too long" if name == "SIGXCPU" else f"its conversion was ended by {name}"
     if failed is not None:
-        raise ImportFailed(f"{path.name} was not imported: {failed}")
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        raise ImportFailed(f"{path.name} was not imported: its conversion was ended by {name}")
-    if process.returncode:
-        raise ImportFailed(f"{path.name} was not imported: {trouble[-1] if trouble else 'its conversion failed'}")
+        raise ImportFailed(" ".join(f"{path.name} was not imported: {failed}".split()))

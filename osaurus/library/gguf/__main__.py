@@ -48,11 +48,12 @@ def limit(nbytes: int) -> None:
         import resource
     except ImportError:
         return
-    # On Linux this is what is written to: files that are only read, in memory, do not count. macOS bounds nothing.
-    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
     seconds = LEAST_SECONDS + nbytes // BYTES_PER_SECOND
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # On Linux this is memory that is written to: files that are only read do not count. macOS does not enforce it.
+    for what, most in ((resource.RLIMIT_DATA, MOST_MEMORY), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(what)
+        if hard == resource.RLIM_INFINITY or hard > most:
+            resource.setrlimit(what, (most, hard))
 
 
 def say(what: dict[str, object]) -> None:

@@ -11,6 +11,7 @@ Lists of numbers become arrays, and those of text become Python's.
 
 import math
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def read_header(file: Path) -> Header:
     Raises UnsupportedGGUF, OSError.
     """
     with file.open("rb") as opened:
-        size = file.stat().st_size
+        size = os.fstat(opened.fileno()).st_size
         if opened.read(len(MAGIC)) != MAGIC:
             raise UnsupportedGGUF(f"{file.name} is no GGUF file: it does not begin with GGUF")
         try:

@@ -84,9 +84,7 @@ class Metadata:
 
     def integers(self, key: str, default: Any = REQUIRED) -> Any:
         """Return a list of whole numbers."""
-        value = self._value(
-            key, default, lambda value: _is_array(value) and value.dtype.kind in "iu", "a list of whole numbers"
-        )
+        value = self._value(key, default, _are_integers, "a list of whole numbers")
         return value if value is default else [int(number) for number in value]
 
     def reals(self, key: str) -> list[float]:
@@ -114,6 +112,10 @@ class Metadata:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray)
+
+
+def _are_integers(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "iu"
 
 
 def lengths(values: dict[str, Sequence[Any]]) -> None:
