@@ -82,6 +82,9 @@ def phi3(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(int(head * config["partial_rotary_factor"]))
     writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
     writer.add_sliding_window(0)
+    original = config["original_max_position_embeddings"]
+    scale = config["max_position_embeddings"] / original
+    writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
 
 
 def phi3_factors(config: Config) -> dict[str, Array]:
@@ -319,6 +322,7 @@ def flagged(writer: gguf.GGUFWriter, key: str, value: float | str) -> None:
         ("gemma3", "gemma3.final_logit_softcapping", 30.0, "no cap on its logits"),
         ("qwen3moe", "qwen3moe.rope.scaling.type", "linear", "'qwen3moe.rope.scaling.factor'"),
         ("qwen2 with yarn", "qwen2.rope.scaling.yarn_attn_factor", 3.0, "'qwen2.rope.scaling.yarn_attn_factor'"),
+        ("phi3", "phi3.rope.scaling.attn_factor", 1.5, "'phi3.rope.scaling.attn_factor'"),
         ("llama 3", "llama.rope.scaling.type", "yarn", "'llama.rope.scaling.factor'"),
         ("ernie4_5", "ernie4_5.rope.scaling.type", "longrope", "'longrope'"),
     ],
@@ -328,6 +332,7 @@ def test_a_setting_that_mlx_lm_cannot_follow_is_refused(
 ) -> None:
     def add(writer: gguf.GGUFWriter, config: Config) -> None:
         CASES[case].add(writer, config)
+        writer.kv_data[0].pop(key, None)
         flagged(writer, key, value)
 
     write_model(tmp_path / "model.gguf", evolve(CASES[case], add=add), tiny_tokenizer)

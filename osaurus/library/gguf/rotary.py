@@ -68,8 +68,14 @@ def longrope(draft: Draft, rotary: int) -> None:
     if LONG_FACTORS not in draft.model.tensors and SHORT_FACTORS not in draft.model.tensors:
         return
     long, short = draft.vector(LONG_FACTORS), draft.vector(SHORT_FACTORS)
-    if not len(long) == len(short) == rotary // 2:
+    if not len(long) == len(short) == rotary // 2 or original < 2:
         raise UnsupportedGGUF(f"{LONG_FACTORS} and {SHORT_FACTORS} must have {rotary // 2} numbers each")
+    # What mlx-lm scales queries and keys by.
+    scale = draft.config["max_position_embeddings"] / original
+    usual = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
+    if not math.isclose(draft.metadata.real(".rope.scaling.attn_factor", usual), usual, rel_tol=1e-3):
+        key = f"{draft.metadata.architecture}.rope.scaling.attn_factor"
+        raise UnsupportedGGUF(f"its metadata's {key!r} is not {usual:.4f}, and mlx-lm's phi3 knows no other")
     draft.config["rope_scaling"] = {
         "type": "longrope",
         "rope_type": "longrope",
