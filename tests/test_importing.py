@@ -129,6 +129,7 @@ def test_a_part_under_another_name_is_told_how_it_should_be_named(tmp_path: Path
         ("Qwen3-4B-Q4_K_M.gguf", None, "local/Qwen3-4B-Q4_K_M"),
         ("big-00002-of-00007.gguf", None, "local/big"),
         ("a b(c).gguf", None, "local/a-b-c"),
+        (f"{'x' * 95}-{'y' * 95}.gguf", None, f"local/{'x' * 95}"),
         (".hidden.gguf", None, "local/hidden"),
         ("x.gguf", "mine", "local/mine"),
         ("x.gguf", "me/mine", "me/mine"),
@@ -138,7 +139,7 @@ def test_a_model_is_called_as_asked_or_as_its_file(file: str, name: str | None, 
     assert repository_of(Path(file), name) == repository
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a/b/c", "/x", ".x", "a/.x", "x y", "x" * 97])
+@pytest.mark.parametrize("name", ["", "../x", "a/b/c", "/x", ".x", "a/.x", "x y", "x-", "x" * 97])
 def test_a_name_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ImportFailed, match=re.escape(repr(name))):
         import_gguf(tmp_path / "x.gguf", tmp_path / "models", nobody, name=name)

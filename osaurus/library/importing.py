@@ -16,8 +16,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-# As the hub has them: an organisation, which may be left out, and a name; neither may begin with a dot.
-NAME = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,95})/)?([A-Za-z0-9][A-Za-z0-9._-]{0,95})")
+from .names import REPOSITORY
+
 PART = re.compile(r"-\d{5}-of-\d{5}$")
 ORGANISATION = "local"
 
@@ -61,14 +61,16 @@ def import_gguf(path: Path, models: Path, tell: Callable[[ImportProgress], None]
 
 def repository_of(path: Path, name: str | None) -> str:
     """Return what a file's model is to be called. Raises ImportFailed."""
-    wanted = name if name is not None else re.sub(r"[^A-Za-z0-9._-]+", "-", PART.sub("", path.stem)).strip("-._")[:96]
-    match = NAME.fullmatch(wanted)
-    if match is None:
+    wanted = name
+    if wanted is None:
+        wanted = re.sub(r"[^A-Za-z0-9._-]+", "-", PART.sub("", path.stem)).strip("-._")[:96].rstrip("-.")
+    repository = wanted if "/" in wanted else f"{ORGANISATION}/{wanted}"
+    if REPOSITORY.fullmatch(repository) is None:
         raise ImportFailed(
             f"{wanted!r} cannot be the name of a model; one such as my-model or organisation/my-model, "
             "of letters, digits, - _ and ., can be given"
         )
-    return f"{match[1] or ORGANISATION}/{match[2]}"
+    return repository
 
 
 def _convert(path: Path, folder: Path, tell: Callable[[ImportProgress], None]) -> None:
