@@ -19,7 +19,7 @@ from .commandline import PROGRAM, CommandLine
 from .server import environment, free_port, serving
 from .test_discovery import wait_for_word
 
-COMMANDS = ("serve", "pull", "list", "show", "rm", "cp", "run", "ps", "stop", "status", "doctor", "version")
+COMMANDS = ("serve", "pull", "import", "list", "show", "rm", "cp", "run", "ps", "stop", "status", "doctor", "version")
 PAGE = Path(__file__).parent.parent / "docs" / "command.md"
 
 

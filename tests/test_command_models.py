@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from osaurus.command import library
+from osaurus.command import library, models
 from osaurus.command.library import Tell
+from osaurus.library.importing import ImportFailed, ImportProgress
 from osaurus.library.progress import Progress, PullError
 
 from .commandline import CommandLine
@@ -125,6 +127,54 @@ def test_the_key_is_sent_and_without_it_one_is_told_where_it_goes(command_line: 
     assert "OSU_API_KEY" in result.stderr
     command_line.environ["OSU_API_KEY"] = "secret"
     assert command_line.run("list", "--host", "127.0.0.1").exit_code == 0
+
+
+# Importing.
+
+
+def scripted_import(path: Path, folder: Path, tell: Callable[[ImportProgress], None], name: str | None) -> str:
+    if not path.exists():
+        raise ImportFailed(f"There is no file {path}")
+    for done in (0, 50, 100):
+        tell(ImportProgress(done, 100))
+    return f"local/{name or path.stem}"
+
+
+@pytest.fixture
+def gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file, and an import that does not look into it."""
+    monkeypatch.setattr(models, "import_gguf", scripted_import)
+    path = tmp_path / "small.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def test_a_file_is_imported_under_its_own_name_or_another(command_line: CommandLine, gguf: Path) -> None:
+    result = command_line.run("import", str(gguf))
+    assert (result.exit_code, result.stdout) == (0, "Imported local/small\n")
+    assert result.stderr.splitlines() == ["importing small.gguf", "success"]
+    assert command_line.run("import", str(gguf), "--name", "mine").stdout == "Imported local/mine\n"
+
+
+def test_an_import_tells_each_step_as_a_line_of_json(command_line: CommandLine, gguf: Path) -> None:
+    lines = [json.loads(line) for line in command_line.run("import", str(gguf), "--json").stdout.splitlines()]
+    assert lines[1:] == [
+        {"status": "importing small.gguf", "total": 100, "completed": 50},
+        {"status": "importing small.gguf", "total": 100, "completed": 100},
+        {"status": "success"},
+    ]
+
+
+def test_an_import_that_fails_is_one_line(command_line: CommandLine, gguf: Path) -> None:
+    result = command_line.run("import", "none.gguf")
+    assert (result.exit_code, result.stderr) == (1, "Error: There is no file none.gguf\n")
+
+
+def test_what_is_no_gguf_is_refused_by_the_real_import(command_line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "notes.gguf").write_text("not a model")
+    result = command_line.run("import", str(tmp_path / "notes.gguf"), "--models-dir", str(tmp_path / "models"))
+    assert result.exit_code == 1
+    assert "notes.gguf was not imported" in result.stderr
 
 
 # Pulling.

@@ -5,7 +5,7 @@ import click
 from .. import __version__
 from .chat import run_model
 from .doctor import doctor
-from .models import copy_model, list_models, pull_model, remove_models, show_model
+from .models import copy_model, import_model, list_models, pull_model, remove_models, show_model
 from .server import resident, serve, status, stop
 from .surroundings import json_option
 from .terminal import examples, print_json
@@ -37,6 +37,7 @@ def version(as_json: bool) -> None:
 for command in (
     serve,
     pull_model,
+    import_model,
     list_models,
     show_model,
     remove_models,

@@ -8,6 +8,7 @@ import attrs
 import click
 from rich.filesize import decimal
 
+from ..library.importing import ImportFailed, import_gguf
 from ..library.names import SHORT_NAMES
 from ..library.progress import Progress
 from .client import understanding
@@ -120,6 +121,37 @@ def pull_model(
         return
     with Reporter(surroundings.err) as reporter:
         models.pull(model, quantize, reporter.tell)
+
+
+@click.command(
+    "import",
+    epilog=examples("osaurus import Qwen3-4B-Q4_K_M.gguf", "osaurus import model-00001-of-00003.gguf --name my-model"),
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="What the model is to be called: a name, or organisation/name. If not set: as the file.")
+@models_dir_option
+@json_option
+@pass_surroundings
+def import_model(
+    surroundings: Surroundings, file: Path, name: str | None, models_dir: Path | None, as_json: bool
+) -> None:
+    """Convert the GGUF FILE to a model that can be served; of a split file, any part.
+
+    With --json each step is a line of JSON.
+    """
+    folder = surroundings.models_folder(models_dir)
+    status = f"importing {file.name}"
+    with Reporter(surroundings.err) as reporter:
+        tell = _print_step if as_json else reporter.tell
+        try:
+            repository = import_gguf(
+                file, folder, lambda news: tell(Progress(status, total=news.total, completed=news.done)), name=name
+            )
+        except ImportFailed as error:
+            raise click.ClickException(str(error)) from error
+        tell(Progress("success"))
+    if not as_json:
+        click.echo(f"Imported {printable(repository)}")
 
 
 def _print_step(progress: Progress) -> None:
