@@ -203,11 +203,15 @@ class TokenScore:
 
 @frozen
 class CallPiece:
-    """More of the call with this number: its `name` in the first piece, then the text of its arguments, bit by bit."""
+    """More of the call with this number: its `name` in the first piece, then the text of its arguments, bit by bit.
+
+    The `last` piece of a call makes it complete.
+    """
 
     index: int
     name: str = ""
     arguments: str = ""
+    last: bool = False
 
 
 @frozen

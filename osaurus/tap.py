@@ -42,8 +42,9 @@ log = Logger()
 
 T = TypeVar("T")
 
-# Tokenising, templates, hashing and the disk; two, so that a long one does not hold up the others.
-BLOCKING_THREADS = 2
+# Tokenising, templates, schemas, hashing and the disk; several, so that long ones do not hold up the others: two may be
+# waiting for schemas to be compiled.
+BLOCKING_THREADS = 4
 
 # Of the machine's memory, unless it is set. The rest is for what cannot be foreseen: copies while caches are put
 # together, buffers that MLX keeps for use again, and everybody else.

@@ -170,6 +170,19 @@ def test_scores_come_of_every_token(desk: Desk) -> None:
     jsonschema.validate(json.loads(b"".join(score.token for score in scores)), SCHEMA)
 
 
+def test_what_is_written_to_end_in_time_has_no_scores(desk: Desk) -> None:
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    wanted = JsonFormat(schema=json.dumps(schema), strict=True, asked_by="format")
+    desk.add(1, "Hello", format=wanted, sampling=WARM, max_tokens=40, top_logprobs=0)
+    events = []
+    while desk.engine.busy:
+        events += desk.engine.step()
+    text = "".join(getattr(event, "text", "") for _, event in events)
+    scores = [score.token for _, event in events for score in getattr(event, "scores", ())]
+    jsonschema.validate(json.loads(text), schema)
+    assert text.encode().startswith(b"".join(scores))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_tool_that_must_be_called_is_called_once(desk: Desk, seed: int) -> None:
     use = ToolUse(tools=TOOLS, only="clock")

@@ -115,6 +115,22 @@ def test_the_end_begins_as_late_as_it_can(
     assert (tiny_tokenizer.decode(written), ended) == ('qqqqqqqqq"', True)
 
 
+@pytest.mark.parametrize("room", [1150, 1400, 2500])
+def test_an_end_that_takes_long_is_begun_in_time(
+    room: int, compiled: Callable[[dict[str, Any]], Grammar], tiny_tokenizer: Tokenizer
+) -> None:
+    names = [f"field_of_the_long_report_{number}" for number in range(40)]
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": names}
+    grammar = compiled(schema)
+    assert CLOSING_WINDOW < grammar.shortest < room
+    [letter] = tokens(tiny_tokenizer, "q")
+    written, ended = write(
+        Constraint.of(grammar, forces=True), room, lambda allowed: letter if letter in allowed else allowed[0]
+    )
+    assert ended
+    jsonschema.validate(json.loads(tiny_tokenizer.decode(written)), schema)
+
+
 def test_an_answer_that_cannot_end_in_time_is_cut_where_it_is(
     compiled: Callable[[dict[str, Any]], Grammar], tiny_tokenizer: Tokenizer
 ) -> None:

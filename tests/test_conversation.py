@@ -1,9 +1,10 @@
 """What chat templates are given, by what they can do."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from attrs import evolve
 
 from osaurus.chat import GenerationRequest, JsonFormat, Message, Tool, ToolCall, ToolUse
 from osaurus.engine.conversation import TemplateAbilities, as_given, definitions, told
@@ -24,7 +25,22 @@ REFUSES_SYSTEM = (
     "{% for message in messages %}{% if message.role not in ('user', 'assistant') %}{{ raise_exception('what?') }}"
     "{% endif %}{{ message.content }}{% endfor %}"
 )
-ALL = TemplateAbilities(definitions=True, calls="objects", results=True)
+# As Mistral's, Llama's and Gemma's do it.
+WANTS_SHORT_IDS = KNOWS_TOOLS.replace(
+    "<|im_start|>{{ message.role }}",
+    "<|im_start|>{{ message.role }}{% if message.role == 'tool' and message.tool_call_id | length != 9 %}"
+    "{{ raise_exception('ids of length 9!') }}{% endif %}",
+)
+WANTS_ONE_CALL = KNOWS_TOOLS.replace(
+    "{% for call in",
+    "{% if message.tool_calls and message.tool_calls | length > 1 %}{{ raise_exception('one call!') }}{% endif %}"
+    "{% for call in",
+)
+WANTS_TURNS = (
+    "{% for message in messages %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{{ message.content }}{% endfor %}"
+)
+ALL = TemplateAbilities(definitions=True, calls="objects")
 NONE = TemplateAbilities()
 
 DEFINITION = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -45,11 +61,14 @@ def ask(*messages: Message, **fields: Any) -> GenerationRequest:
 @pytest.mark.parametrize(
     ("source", "abilities"),
     [
-        (CHATML, TemplateAbilities(results=True)),
+        (CHATML, NONE),
         (KNOWS_TOOLS, ALL),
-        (TAKES_TEXTS, TemplateAbilities(definitions=True, calls="texts", results=True)),
+        (TAKES_TEXTS, TemplateAbilities(definitions=True, calls="texts")),
         (REFUSES_SYSTEM, TemplateAbilities(system=False)),
         (SYSTEM_FIRST, NONE),
+        (WANTS_SHORT_IDS, ALL),
+        (WANTS_ONE_CALL, evolve(ALL, several=False)),
+        (WANTS_TURNS, TemplateAbilities(system=False)),
     ],
 )
 def test_what_a_template_can_is_found_out_by_trying(source: str, abilities: TemplateAbilities) -> None:
@@ -59,20 +78,22 @@ def test_what_a_template_can_is_found_out_by_trying(source: str, abilities: Temp
 def test_a_template_that_knows_tools_is_given_them_as_they_are() -> None:
     assert definitions(USE, ALL) == {"tools": [DEFINITION]}
     assert told(ask(*TURNS, tools=USE), ALL) == TURNS
-    assert as_given(TURNS, ALL) == [
+    user, called, result = as_given(TURNS, ALL)
+    name = called["tool_calls"][0].pop("id")
+    assert result.pop("tool_call_id") == name
+    assert [user, called, result] == [
         {"role": "user", "content": "Paris?"},
         {
             "role": "assistant",
             "content": "",
             "tool_calls": [
                 {
-                    "id": "call_1",
                     "type": "function",
                     "function": {"name": "weather", "arguments": {"city": "Paris"}},
                 }
             ],
         },
-        {"role": "tool", "content": "11 degrees", "tool_call_id": "call_1", "name": "weather"},
+        {"role": "tool", "content": "11 degrees", "name": "weather"},
     ]
 
 
@@ -81,9 +102,58 @@ def test_arguments_are_text_where_a_template_wants_that() -> None:
     assert given[1]["tool_calls"][0]["function"]["arguments"] == '{"city": "Paris"}'
 
 
-def test_arguments_that_are_no_json_are_given_as_they_came() -> None:
-    cut = Message("assistant", "", calls=(ToolCall("weather", '{"ci'),))
-    assert as_given([cut], ALL)[0]["tool_calls"][0]["function"]["arguments"] == '{"ci'
+@pytest.mark.parametrize("arguments", ['{"ci', "[1]", "", '"x"'])
+@pytest.mark.parametrize("form", ["objects", "texts"])
+def test_arguments_that_are_no_object_are_none(arguments: str, form: Literal["objects", "texts"]) -> None:
+    cut = Message("assistant", "", calls=(ToolCall("weather", arguments),))
+    [given] = as_given([cut], TemplateAbilities(calls=form))
+    assert given["tool_calls"][0]["function"]["arguments"] == ({} if form == "objects" else "{}")
+
+
+TWO = (ToolCall("weather", '{"city": "Paris"}', "call_1"), ToolCall("weather", '{"city": "Rome"}', "call_2"))
+LOOP = (
+    Message("user", "Where is it warmer?"),
+    Message("assistant", "", calls=TWO),
+    Message("tool", "21 degrees", call_id="call_2"),
+    Message("tool", "11 degrees", call_id="call_1"),
+    Message("assistant", "In Rome."),
+    Message("user", "Sure?"),
+)
+UNNAMED = tuple(
+    evolve(message, call_id="", calls=tuple(evolve(call, id="") for call in message.calls)) for message in LOOP
+)
+
+
+@pytest.mark.parametrize("messages", [LOOP, UNNAMED])
+@pytest.mark.parametrize(
+    "source", [CHATML, KNOWS_TOOLS, TAKES_TEXTS, WANTS_SHORT_IDS, WANTS_ONE_CALL, WANTS_TURNS, REFUSES_SYSTEM]
+)
+def test_what_was_called_and_answered_can_be_told_to_any_template(source: str, messages: tuple[Message, ...]) -> None:
+    template = JinjaTemplate(source)
+    abilities = TemplateAbilities.found_in(template)
+    request = ask(*messages, tools=USE)
+    given = as_given(told(request, abilities), abilities)
+    text = template.apply_chat_template(
+        given, tokenize=False, add_generation_prompt=True, **definitions(request.tools, abilities)
+    )
+    for word in ("Paris", "Rome", "11 degrees", "21 degrees", "In Rome.", "Sure?", "weather"):
+        assert word in text
+    for message in given:
+        for call in message.get("tool_calls", []):
+            [result] = [other for other in given if other.get("tool_call_id") == call["id"]]
+            if messages is LOOP:
+                city = "Paris" if result["content"] == "11 degrees" else "Rome"
+                assert city in json.dumps(call["function"]["arguments"])
+
+
+def test_where_a_message_has_one_call_its_result_is_behind_it() -> None:
+    roles = [message["role"] for message in as_given(LOOP, evolve(ALL, several=False))]
+    assert roles == ["user", "assistant", "tool", "assistant", "tool", "assistant", "user"]
+
+
+def test_a_result_without_a_call_is_given_as_it_is() -> None:
+    lost = Message("tool", "42", tool_name="clock")
+    assert as_given([lost], ALL)[0]["content"] == "42"
 
 
 def test_a_template_that_knows_no_tools_is_told_in_words() -> None:
@@ -100,12 +170,11 @@ def test_a_template_that_knows_no_tools_is_told_in_words() -> None:
     assert result == {"role": "user", "content": "<tool_response>\n11 degrees\n</tool_response>"}
 
 
-def test_results_that_follow_each_other_are_one_turn() -> None:
+def test_results_that_follow_each_other_are_one_turn_with_what_the_user_says() -> None:
     results = [Message("tool", "1", call_id="a"), Message("tool", "2", call_id="b"), Message("user", "So?")]
-    assert as_given(results, NONE) == [
-        {"role": "user", "content": "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>"},
-        {"role": "user", "content": "So?"},
-    ]
+    responses = "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>"
+    assert as_given(results, NONE) == [{"role": "user", "content": f"{responses}\nSo?"}]
+    assert as_given(results[:2], NONE) == [{"role": "user", "content": responses}]
 
 
 def test_what_is_told_joins_the_system_message_there_is() -> None:

@@ -1,6 +1,7 @@
 """Schemas compiled: errors for what is wrong, and an error or a grammar, never death, for what is dangerous."""
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 
 from osaurus.chat import InvalidRequest, ServiceUnavailable
 from osaurus.engine import grammars as module
+from osaurus.engine.constraint import Constraint, ConstraintFailed
 from osaurus.engine.grammars import Grammars, on_large_stack
 from osaurus.engine.schemas import SchemaRule, prepared
 
@@ -98,25 +100,64 @@ def test_literals_stand_for_themselves_and_marks_for_their_tokens(tiny_tokenizer
 # What is kept.
 
 
-def test_a_grammar_is_compiled_once(desk: GrammarDesk) -> None:
-    assert desk.compile({"type": "null"}) is desk.compile({"type": "null"})
-    assert desk.compile({"type": "null"}) is not desk.compile({"type": "null"}, strict=False)
+def counted(desk: GrammarDesk, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return what grows with each grammar that is tried."""
+    tried: list[object] = []
+    complaint = Grammars._complaint
+
+    def count(self: Grammars, matcher: Any) -> str:
+        tried.append(matcher)
+        return complaint(self, matcher)
+
+    monkeypatch.setattr(Grammars, "_complaint", count)
+    return tried
 
 
-def test_those_that_were_not_used_for_longest_go(desk: GrammarDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_KEPT", 2)
-    first, second = desk.compile({"const": 1}), desk.compile({"const": 2})
-    assert desk.compile({"const": 1}) is first
-    desk.compile({"const": 3})
-    assert desk.compile({"const": 1}) is first
-    assert desk.compile({"const": 2}) is not second
+def test_a_grammar_is_tried_once_and_compiled_for_each_request(
+    desk: GrammarDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = counted(desk, monkeypatch)
+    schema = {"const": "tried once"}
+    assert desk.compile(schema) is not desk.compile(schema)
+    assert len(tried) == 1
+    desk.compile(schema, strict=False)
+    assert len(tried) == 2
 
 
-def test_as_many_are_kept_as_have_so_many_characters(desk: GrammarDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_CHARACTERS", 1000)
-    first = desk.compile({"const": "x" * 400})
-    desk.compile({"const": "y" * 400})
-    assert desk.compile({"const": "x" * 400}) is not first
+@pytest.mark.parametrize(("name", "most"), [("MOST_KEPT", 2), ("MOST_SOURCE", 1000)])
+def test_what_is_known_is_bounded(desk: GrammarDesk, monkeypatch: pytest.MonkeyPatch, name: str, most: int) -> None:
+    monkeypatch.setattr(module, name, most)
+    tried = counted(desk, monkeypatch)
+    for letter in "abca":
+        desk.compile({"const": letter * 400})
+    assert len(tried) == 4
+
+
+def test_what_one_client_uses_up_is_there_for_the_next(desk: GrammarDesk) -> None:
+    long = {"type": "string", "maxLength": 30_000}
+    schema = {"type": "object", "properties": {"a": long, "b": long}, "required": ["a", "b"]}
+    draw = random.Random(1)
+    ends = []
+    for _ in range(4):
+        held = Constraint.of(desk.compile(schema), forces=True)
+        try:
+            for room in range(600, 0, -1):
+                held.take(draw.choice([int(token) for token in held.allowed().nonzero()[0]]), room + 10_000)
+            ends.append("written")
+        except ConstraintFailed:
+            ends.append("used up")
+    assert ends == ["written"] * 4
+
+
+def test_an_object_may_have_hundreds_of_properties(desk: GrammarDesk) -> None:
+    properties = {f"property_{number}": {"type": "string"} for number in range(500)}
+    grammar = desk.compile({"type": "object", "properties": properties})
+    assert desk.accepts(grammar, {"property_7": "x", "property_499": "y"})
+
+
+def test_an_object_with_more_properties_than_can_be_followed_is_refused(desk: GrammarDesk) -> None:
+    properties = {f"property_{number}": {"type": "string"} for number in range(2000)}
+    assert "cannot be enforced" in refusal(desk, {"type": "object", "properties": properties})
 
 
 def test_texts_of_one_grammar_do_not_disturb_each_other(desk: GrammarDesk) -> None:
@@ -132,6 +173,7 @@ def test_texts_of_one_grammar_do_not_disturb_each_other(desk: GrammarDesk) -> No
 def test_what_takes_too_long_is_refused(desk: GrammarDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
     monkeypatch.setattr(module, "LONGEST_COMPILATION", 0.01)
+    monkeypatch.setattr(module, "LONGEST_WAIT", 0.01)
     monkeypatch.setattr(Grammars, "_compiled", lambda *_: held.wait())
     try:
         assert "takes too long to compile" in refusal(desk, {"const": 1})

@@ -351,6 +351,22 @@ def test_a_function_call_of_the_old_kind_is_refused_by_its_name() -> None:
     assert refusal(messages=[TURN, turn]).param == "messages[1].function_call"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "taken"), [("", "{}"), (" ", "{}"), ('{"a', '{"a'), ("[1]", "[1]"), ('{"a":1}', '{"a":1}')]
+)
+def test_arguments_of_a_call_are_taken_as_they_went_out(arguments: str, taken: str) -> None:
+    called = {"id": "call_1", "function": {"name": "f", "arguments": arguments}}
+    [call] = request(messages=[TURN, {"role": "assistant", "tool_calls": [called]}]).messages[1].calls
+    assert call.arguments == taken
+
+
+@pytest.mark.parametrize("levels", [101, 900, 100_000])
+def test_arguments_of_a_call_are_not_nested_without_end(levels: int) -> None:
+    called = {"id": "call_1", "function": {"name": "f", "arguments": '{"a":' * levels + "1" + "}" * levels}}
+    problem = refusal(messages=[TURN, {"role": "assistant", "tool_calls": [called]}])
+    assert problem.param == "messages[1].tool_calls[0].function.arguments"
+
+
 def test_calls_and_their_results_are_part_of_the_conversation() -> None:
     called = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     turns = [

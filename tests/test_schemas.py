@@ -49,6 +49,11 @@ def test_an_object_with_properties_is_closed() -> None:
     assert ready(AB) == CLOSED
 
 
+def test_an_object_that_must_have_more_than_it_names_stays_open() -> None:
+    schema = {"properties": {"a": {}}, "required": ["a", "b"]}
+    assert "additionalProperties" not in prepared(json.dumps(schema), "format")
+
+
 def test_an_object_without_properties_stays_open() -> None:
     assert ready({"type": "object"}) == {"type": "object"}
 

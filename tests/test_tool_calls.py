@@ -65,7 +65,7 @@ def test_a_name_is_told_as_soon_as_it_is_known_and_arguments_as_they_come() -> N
     )
     assert scanner.feed('ace": "x}"') == ("", (CallPiece(0, arguments='ace": "x}"'),))
     assert scanner.complete == 0
-    assert scanner.feed("}}\n</tool_call>") == ("", (CallPiece(0, arguments="}"),))
+    assert scanner.feed("}}\n</tool_call>") == ("", (CallPiece(0, arguments="}", last=True),))
     assert (scanner.complete, scanner.calling) == (1, False)
 
 
@@ -131,8 +131,28 @@ def test_json_that_is_no_call_is_text(answer: str) -> None:
 
 def test_json_that_cannot_become_a_call_is_said_before_it_ends() -> None:
     scanner = CallScanner(GENERIC, TOOLS, False)
-    said, _ = scanner.feed('{"answer": "' + "x" * 100)
+    said, _ = scanner.feed('{"name": "somebody", "age')
     assert said
+    said, _ = CallScanner(GENERIC, TOOLS, False).feed('{"answer": "' + "x" * 300)
+    assert said
+    said, _ = CallScanner(GENERIC, TOOLS, False).feed("```python")
+    assert said
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_there_are_no_more_calls_than_are_wanted(marked: bool) -> None:
+    one = '{"name": "f", "arguments": {}}'
+    answer = f"[call]{one}[/call][call]{one}[/call]" if marked else f"[{one}, {one}]"
+    scanner = CallScanner(NATIVE, TOOLS, marked, 1)
+    pieces = [*scanner.feed(answer)[1], *scanner.flush()[1]]
+    assert len(gathered(pieces)) == 1
+    assert scanner.full
+
+
+def test_long_runs_of_white_space_are_read_like_any_text() -> None:
+    # Quadratic work on this would take minutes.
+    answer = '```json\n{"name": "f"' + " " * 100_000 + "x"
+    assert scan([answer], marked=False) == (answer, (), 0)
 
 
 def test_marks_are_text_where_only_marked_calls_count() -> None:
@@ -145,7 +165,7 @@ def test_a_call_in_another_form_is_told_when_it_is_complete() -> None:
     assert scanner.feed('Hm [call]{"name": "f", "argum') == ("Hm ", ())
     assert scanner.feed('ents": {"a": 1}}[/call]') == (
         "",
-        (CallPiece(0, name="f"), CallPiece(0, arguments='{"a": 1}')),
+        (CallPiece(0, name="f"), CallPiece(0, arguments='{"a": 1}', last=True)),
     )
 
 

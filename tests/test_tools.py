@@ -185,8 +185,8 @@ def test_calls_and_results_of_an_ollama_conversation() -> None:
 CALLS = (ToolCall("weather", '{"city": "Paris"}'), ToolCall("clock", "{}"))
 PIECES: tuple[Event, ...] = (
     Piece("", calls=(CallPiece(0, name="weather"), CallPiece(0, arguments='{"ci'))),
-    Piece("", calls=(CallPiece(0, arguments='ty": "Paris"}'),)),
-    Piece("", calls=(CallPiece(1, name="clock"), CallPiece(1, arguments="{}"))),
+    Piece("", calls=(CallPiece(0, arguments='ty": "Paris"}', last=True),)),
+    Piece("", calls=(CallPiece(1, name="clock"), CallPiece(1, arguments="{}", last=True))),
 )
 
 

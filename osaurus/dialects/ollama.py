@@ -256,14 +256,12 @@ class Answer:
 
     def _completed(self, pieces: Iterable[CallPiece]) -> list[ToolCall]:
         """Take more of calls; return those that are complete with it."""
-        complete = []
+        complete: list[ToolCall] = []
         for piece in pieces:
             self._begun.append(piece)
-            if piece.arguments.endswith("}"):
-                [call] = gathered(self._begun)
-                if _is_complete(call):
-                    complete.append(call)
-                    self._begun.clear()
+            if piece.last:
+                complete += gathered(self._begun)
+                self._begun.clear()
         return complete
 
     def filler(self, now: datetime) -> bytes:

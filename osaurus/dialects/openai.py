@@ -47,7 +47,7 @@ from .fields import (
     top_logprobs,
 )
 from .strict import Between, Items, OneOf, Unserved, parse
-from .tools import MOST_TOOLS, ResponseFormat, ToolName, Tools, response_format, tool_use
+from .tools import MOST_TOOLS, ResponseFormat, ToolName, Tools, call_arguments, response_format, tool_use
 
 MOST_BIASES = 1024
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
@@ -150,7 +150,13 @@ def chat_call(body: bytes) -> Call:
 def _message(index: int, turn: _Message) -> Message:
     if turn.role == "tool" and not turn.tool_call_id:
         refuse(f"messages[{index}].tool_call_id", "is required")
-    calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in turn.tool_calls)
+    at = f"messages[{index}].tool_calls"
+    calls = tuple(
+        ToolCall(
+            call.function.name, call_arguments(call.function.arguments, f"{at}[{number}].function.arguments"), call.id
+        )
+        for number, call in enumerate(turn.tool_calls)
+    )
     return evolve(message(index, turn.role, turn.content), calls=calls, call_id=turn.tool_call_id)
 
 

@@ -11,6 +11,8 @@ from .fields import refuse
 from .strict import Items, OneOf
 
 MOST_TOOLS = 128
+# Of schemas and arguments.
+MOST_DEPTH = 100
 
 ToolName = Annotated[str, Items(1, 128)]
 ANY_OBJECT = '{"type": "object"}'
@@ -95,15 +97,44 @@ def ollama_format(wanted: object) -> JsonFormat | None:
     return refuse("format", "must be 'json' or a JSON Schema")
 
 
+def call_arguments(text: str, at: str) -> str:
+    """Return the arguments of a call that was made, as text; none at all are an empty object.
+
+    What is no JSON, as of a call that was cut off, stays as it is. Raises InvalidRequest for what is nested too deeply.
+    """
+    if not text.strip():
+        return "{}"
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        refuse(at, "is nested too deeply")
+    except ValueError:
+        return text
+    _check_depth(value, at)
+    return text
+
+
+def _check_depth(value: object, at: str) -> None:
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            inner
+            for member in level
+            for inner in (member.values() if isinstance(member, dict) else member if isinstance(member, list) else ())
+        ]
+        if not level:
+            return
+    refuse(at, f"is nested more than {MOST_DEPTH} levels deep")
+
+
 def as_text(value: object, at: str) -> str:
-    """Return a value as JSON text. Raises InvalidRequest for what cannot be text again."""
+    """Return a value as JSON text. Raises InvalidRequest for what cannot be text again, or is too deep."""
+    _check_depth(value, at)
     try:
         text = json.dumps(value, ensure_ascii=False)
         text.encode("utf-8")
     except UnicodeEncodeError:
         refuse(at, "holds half a surrogate pair, which is no character")
-    except RecursionError:
-        refuse(at, "is nested too deeply")
     return text
 
 

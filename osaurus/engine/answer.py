@@ -15,7 +15,6 @@ from ..chat import ApiError, FinishReason, Piece, TokenScore
 from .constraint import Constraint, ConstraintFailed
 from .output import TextAssembler
 from .shape import Shape
-from .tool_formats import MOST_CALLS
 
 
 @frozen
@@ -31,7 +30,8 @@ class Written:
 class Answer:
     """One answer. `encode` makes tokens of text.
 
-    Where tokens are scored each is drawn, even if there is no choice; so `forces` is false then.
+    What a model writes in the same token as a mark, and the grammar behind that does not allow, it reads but nobody is
+    told. Where tokens are scored each is drawn, even if there is no choice; so `forces` is false then.
     """
 
     text: TextAssembler
@@ -69,8 +69,9 @@ class Answer:
         if self._problem is not None:
             return Written([], Piece(""), self._problem)
         piece, stopped = Piece(""), False
-        for each in tokens:
-            more, stopped = self.text.add(each, score)
+        for place, each in enumerate(tokens):
+            # What is written in the place of what was drawn has no score.
+            more, stopped = self.text.add(each, score if place == 0 and each == token else None)
             piece += more
         reason = "stop" if stopped else self._reason(tokens, room - len(tokens))
         if reason is None:
@@ -83,14 +84,12 @@ class Answer:
 
     def _reason(self, tokens: list[int], room: int) -> FinishReason | None:
         """Return why the answer ends with these tokens, None if it goes on."""
-        if tokens and tokens[-1] in self._end_tokens:
-            return "stop"
         constraint, calls = self._constraint, self.text.calls
+        if (tokens and tokens[-1] in self._end_tokens) or (calls is not None and calls.full and not calls.calling):
+            return "stop"
         if constraint is not None and (constraint.over or (room <= 0 and constraint.complete)):
             self._constraint = None
-            if self._held or room <= 0 or calls is None:
-                return "stop"
-            if not self._shape.parallel or calls.complete >= MOST_CALLS:
+            if self._held or room <= 0:
                 return "stop"
         return "length" if room <= 0 else None
 

@@ -16,7 +16,7 @@ from ..chat import ApiError
 from .closing import Closers, allowed
 from .grammars import Grammar
 
-# An end is looked for when a row may write less than this many tokens more; a token needs less than that to be closed.
+# An end is looked for when a row may write less than this many tokens more, or twice as many as the shortest text has.
 # Where there was none, it is looked for again after so many.
 CLOSING_WINDOW = 256
 CLOSING_PAUSE = 8
@@ -30,21 +30,25 @@ class ConstraintFailed(ApiError):
 
 @define(eq=False)
 class Constraint:
-    """What one text of one row may be. `forces` says whether tokens without an alternative are appended unasked."""
+    """What one text of one row may be. `forces` says whether tokens without an alternative are appended unasked.
+
+    Where there is room for less than `window` tokens, the end is looked for.
+    """
 
     _matcher: LLMatcher
     _closers: Closers
     _forces: bool
+    _window: int
     _closing: list[int] | None = field(default=None, init=False)
     """How the text may end from here, if that was looked for and found."""
-    _sought: int = field(default=CLOSING_WINDOW + CLOSING_PAUSE, init=False)
+    _sought: int = field(default=2**62, init=False)
     """How much room there was when an end was last looked for in vain."""
     _ended: bool = field(default=False, init=False)
 
     @classmethod
     def of(cls, grammar: Grammar, *, forces: bool) -> "Constraint":
         """Return the constraint at the beginning of a text."""
-        return cls(grammar.begin(), grammar.closers, forces)
+        return cls(grammar.begin(), grammar.closers, forces, max(CLOSING_WINDOW, 2 * grammar.shortest))
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """Return which tokens may come next; a multiple of 32 wide. Raises ConstraintFailed."""
@@ -78,7 +82,7 @@ class Constraint:
         They are others where the grammar leaves no choice, or where the text has to come to its end; then there may be
         none at all. Raises ConstraintFailed.
         """
-        if room > CLOSING_WINDOW:
+        if room > self._window:
             return self._consume(self._matcher, token, room)
         self._closing = self._end_after([], self._matcher, room)
         after = self._matcher.deep_copy()

@@ -6,6 +6,7 @@ of models tell nothing, and templates that ignore what they do not know say noth
 
 import json
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from typing import Any, Literal, Protocol
 
 from attrs import evolve, frozen
@@ -40,19 +41,20 @@ class ChatTemplate(Protocol):
 
 @frozen(kw_only=True)
 class TemplateAbilities:
-    """What a chat template renders: definitions of tools, calls, their results, system messages.
+    """What a chat template renders: definitions of tools, calls and their results, system messages.
 
-    Calls have arguments that are objects with some templates, and JSON texts with others.
+    Calls have arguments that are objects with some templates, and JSON texts with others; `several` may stand in one
+    message, or each needs a message of its own, its result behind it.
     """
 
     definitions: bool = False
     calls: Literal["objects", "texts"] | None = None
-    results: bool = False
+    several: bool = True
     system: bool = True
 
     @classmethod
     def found_in(cls, template: ChatTemplate) -> "TemplateAbilities":
-        """Try them out."""
+        """Try them out, in conversations as they are had."""
         user = {"role": "user", "content": "?"}
         definition = {
             "type": "function",
@@ -72,20 +74,27 @@ class TemplateAbilities:
                 return False
             return all(word in text for word in words)
 
-        def called(arguments: object) -> list[dict[str, Any]]:
-            call = {"id": "call00000", "type": "function", "function": {"name": "other", "arguments": arguments}}
-            return [user, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        def had(arguments: object, *names: str) -> list[dict[str, Any]]:
+            calls = [
+                {"id": _id(name), "type": "function", "function": {"name": name, "arguments": arguments}}
+                for name in names
+            ]
+            results = [{"role": "tool", "tool_call_id": _id(name), "name": name, "content": RESULT} for name in names]
+            called = {"role": "assistant", "content": "", "tool_calls": calls}
+            return [user, called, *results, {"role": "assistant", "content": "!"}, user]
 
         value = {"place": ARGUMENT + "_value"}
+        form: Literal["objects", "texts"] | None = None
         # As an object in quotes it would be a text within a text.
-        as_objects = rendered(called(value), "other", value["place"])
-        as_texts = rendered(called(json.dumps(value)), "other", f'"{value["place"]}"')
-        result = {"role": "tool", "tool_call_id": "call00000", "name": "other", "content": RESULT}
-        after = called(value) if as_objects else called(json.dumps(value)) if as_texts else [user]
+        if rendered(had(value, "other"), "other", value["place"], RESULT):
+            form = "objects"
+        elif rendered(had(json.dumps(value), "other"), "other", f'"{value["place"]}"', RESULT):
+            form = "texts"
+        arguments = value if form == "objects" else json.dumps(value)
         return cls(
             definitions=rendered([user], TOOL, ARGUMENT),
-            calls="objects" if as_objects else "texts" if as_texts else None,
-            results=rendered([*after, result], RESULT),
+            calls=form,
+            several=form is None or rendered(had(arguments, "other", "another"), "another", RESULT),
             system=rendered([{"role": "system", "content": SYSTEM}, user], SYSTEM),
         )
 
@@ -121,49 +130,102 @@ def definitions(tools: ToolUse | None, abilities: TemplateAbilities) -> dict[str
 
 
 def _given(messages: Sequence[Message], abilities: TemplateAbilities) -> Iterator[dict[str, Any]]:
-    names = {call.id: call.name for message in messages for call in message.calls if call.id}
+    if abilities.calls is None:
+        yield from _in_words(messages)
+        return
+    place = 0
+    while place < len(messages):
+        message = messages[place]
+        place += 1
+        if not message.calls:
+            yield _as_is(message)
+            continue
+        end = next((at for at in range(place, len(messages)) if messages[at].role != "tool"), len(messages))
+        calls = [_call_given(place, number, call, abilities.calls) for number, call in enumerate(message.calls)]
+        results = _results(message.calls, calls, messages[place:end])
+        place = end
+        if abilities.several:
+            yield {"role": message.role, "content": message.content, "tool_calls": calls}
+            yield from (result for _, result in results)
+            continue
+        for number, call in enumerate(calls):
+            yield {"role": message.role, "content": message.content if number == 0 else "", "tool_calls": [call]}
+            yield from (result for of, result in results if of == number or (of is None and call is calls[-1]))
+
+
+def _as_is(message: Message) -> dict[str, Any]:
+    """Return a message without calls; a result whose call is not there keeps what it says of it."""
+    given = {"role": message.role, "content": message.content}
+    if message.role == "tool":
+        given |= {"tool_call_id": _id(message.call_id or message.tool_name)}
+        given |= {"name": message.tool_name} if message.tool_name else {}
+    return given
+
+
+def _results(
+    made: Sequence[ToolCall], calls: Sequence[dict[str, Any]], results: Sequence[Message]
+) -> list[tuple[int | None, dict[str, Any]]]:
+    """Return results as they are given, each with the number of its call: by its id, by the tool's name, or in turn."""
+    open_calls = list(range(len(made)))
+    given: list[tuple[int | None, dict[str, Any]]] = []
+    for result in results:
+        by_id = [number for number in open_calls if result.call_id and made[number].id == result.call_id]
+        by_name = [number for number in open_calls if result.tool_name and made[number].name == result.tool_name]
+        in_turn = [] if result.call_id or result.tool_name else open_calls
+        of = next(iter(by_id or by_name or in_turn), None)
+        if of is None:
+            given.append((None, _as_is(result)))
+            continue
+        open_calls.remove(of)
+        named = {"tool_call_id": calls[of]["id"], "name": made[of].name}
+        given.append((of, {"role": "tool", "content": result.content, **named}))
+    return given
+
+
+def _in_words(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
+    """Yield messages for a template that knows no calls; results are part of the user's turn.
+
+    One turn for all of them and for what the user says behind: many templates want user and assistant to take turns.
+    """
     results: list[str] = []
     for place, message in enumerate(messages):
+        content = message.content
         if message.role == "tool":
-            if abilities.results:
-                name = message.tool_name or names.get(message.call_id, "")
-                yield {
-                    "role": "tool",
-                    "content": message.content,
-                    **({"tool_call_id": message.call_id} if message.call_id else {}),
-                    **({"name": name} if name else {}),
-                }
+            results.append(f"<tool_response>\n{content}\n</tool_response>")
+            if place + 1 < len(messages) and messages[place + 1].role in ("tool", "user"):
                 continue
-            results.append(f"<tool_response>\n{message.content}\n</tool_response>")
-            if place + 1 == len(messages) or messages[place + 1].role != "tool":
-                # One message for all: many templates want user and assistant to take turns.
-                yield {"role": "user", "content": "\n".join(results)}
-                results = []
-        elif not message.calls:
-            yield {"role": message.role, "content": message.content}
-        elif abilities.calls is None:
-            said = "\n".join(_call_told(call) for call in message.calls)
-            yield {"role": message.role, "content": f"{message.content}\n{said}".lstrip("\n")}
-        else:
-            calls = [_call_given(call, abilities.calls) for call in message.calls]
-            yield {"role": message.role, "content": message.content, "tool_calls": calls}
+            content = ""
+        elif message.calls:
+            content = "\n".join(part for part in (content, *map(_call_told, message.calls)) if part)
+        if results and message.role in ("tool", "user"):
+            content, results = "\n".join([*results, *([content] if content else [])]), []
+        yield {"role": "user" if message.role == "tool" else message.role, "content": content}
 
 
-def _call_given(call: ToolCall, form: Literal["objects", "texts"]) -> dict[str, Any]:
-    arguments = _object(call) if form == "objects" else call.arguments
+def _call_given(place: int, number: int, call: ToolCall, form: Literal["objects", "texts"]) -> dict[str, Any]:
+    arguments = _object(call)
     return {
-        **({"id": call.id} if call.id else {}),
+        "id": _id(call.id or f"{place} {number}"),
         "type": "function",
-        "function": {"name": call.name, "arguments": arguments},
+        "function": {
+            "name": call.name,
+            "arguments": arguments if form == "objects" else json.dumps(arguments, ensure_ascii=False),
+        },
     }
 
 
-def _object(call: ToolCall) -> object:
+def _id(name: str) -> str:
+    """Return a call's id of nine letters and digits: other kinds are refused by Mistral's templates."""
+    return sha256(name.encode("utf-8", "replace")).hexdigest()[:9]
+
+
+def _object(call: ToolCall) -> dict[str, Any]:
+    """Return a call's arguments. Of a call that was cut off there are none: templates go through them."""
     try:
-        return json.loads(call.arguments)
+        arguments = json.loads(call.arguments)
     except ValueError:
-        # A call that was cut off comes back as it went out.
-        return call.arguments
+        return {}
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def _call_told(call: ToolCall) -> str:

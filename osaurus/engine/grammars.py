@@ -29,17 +29,21 @@ STACK = 256 * 2**20
 # What is waited for a grammar, in seconds, and how many may be compiled at once.
 LONGEST_COMPILATION = 10.0
 MOST_COMPILING = 2
+# What is waited for others to be compiled, in seconds.
+LONGEST_WAIT = 2.0
 
-# Compiled grammars that are kept, and how many characters of their source in all, which is also the most of one: a
-# long literal takes 400 bytes a character.
+# How many characters the schemas of a request may have: a long literal takes 400 bytes a character in a grammar.
+MOST_SOURCE = 512 * 1024
+# How many grammars are known to be usable.
 MOST_KEPT = 64
-MOST_CHARACTERS = 512 * 1024
+# In tokens; a text whose end takes more is written without looking for it.
+LONGEST_CLOSING = 2048
 
 # How many tokens a grammar is tried with.
 TRIAL = 64
 
 LIMITS: dict[str, Any] = {
-    "max_items_in_row": 1000,
+    "max_items_in_row": 4000,
     "initial_lexer_fuel": 500_000,
     "step_lexer_fuel": 100_000,
     "step_max_items": 30_000,
@@ -59,10 +63,14 @@ _stack_size = threading.Lock()
 
 @frozen(eq=False)
 class Grammar:
-    """A compiled grammar. `closers` are how texts of its vocabulary are brought to an end."""
+    """A compiled grammar, of one request.
+
+    `closers` are how texts of its vocabulary are brought to an end; the shortest text has so many tokens.
+    """
 
     _matcher: LLMatcher
     closers: Closers
+    shortest: int
 
     def begin(self) -> LLMatcher:
         """Return a matcher at the beginning of a text."""
@@ -77,7 +85,8 @@ class Grammars:
     _marks: dict[str, int]
     """Tokens without a text of their own, by their spelling."""
     _closers: Closers
-    _kept: OrderedDict[str, Grammar] = field(factory=OrderedDict, init=False)
+    _tried: OrderedDict[str, int] = field(factory=OrderedDict, init=False)
+    """What was found to be usable, and in how many tokens its shortest text can be written."""
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
     _compiling: threading.Semaphore = field(factory=lambda: threading.Semaphore(MOST_COMPILING), init=False)
 
@@ -105,51 +114,67 @@ class Grammars:
         are being compiled.
         """
         source = "\n".join([*rules, *(f"schema_{number}: {schema}" for number, schema in enumerate(schemas))])
-        if len(source) > MOST_CHARACTERS:
+        if len(source) > MOST_SOURCE:
             asked_by = max(schemas, key=lambda schema: len(str(schema))).asked_by
-            reason = f"the schemas have {len(source)} characters in all; there may be {MOST_CHARACTERS}"
+            reason = f"the schemas have {len(source)} characters in all; there may be {MOST_SOURCE}"
             raise InvalidRequest(f"{asked_by}: {reason}", param=asked_by)
-        with self._lock:
-            if source in self._kept:
-                self._kept.move_to_end(source)
-                return self._kept[source]
-        if not self._compiling.acquire(timeout=LONGEST_COMPILATION):
+        if not self._compiling.acquire(timeout=LONGEST_WAIT):
             raise ServiceUnavailable("Too many schemas are being compiled; try again", retry_after=5)
         try:
-            grammar = on_large_stack(lambda: self._compiled(source), self._compiling.release)
-        except (TimeoutError, ValueError) as error:
-            raise self._explained(schemas, error) from error
-        with self._lock:
-            self._kept[source] = grammar
-            while len(self._kept) > MOST_KEPT or sum(map(len, self._kept)) > MOST_CHARACTERS:
-                self._kept.popitem(last=False)
-        return grammar
+            return on_large_stack(lambda: self._compiled(source, schemas), self._compiling.release)
+        except TimeoutError as error:
+            asked_by = schemas[0].asked_by
+            reason = "the schema takes too long to compile; simplify it"
+            raise InvalidRequest(f"{asked_by}: {reason}", param=asked_by) from error
 
-    def _compiled(self, source: str) -> Grammar:
-        matcher = LLMatcher(
+    def _compiled(self, source: str, schemas: Sequence[SchemaRule]) -> Grammar:
+        matcher = self._matcher(source)
+        with self._lock:
+            shortest = self._tried.get(source)
+        if shortest is None:
+            complaint = self._complaint(matcher)
+            if complaint:
+                raise self._explained(schemas, complaint)
+            # Others may come with the same; what was used for trying is used up in part.
+            matcher = self._matcher(source)
+            shortest = len(self._closers.close(matcher, LONGEST_CLOSING) or ())
+            with self._lock:
+                self._tried[source] = shortest
+                while len(self._tried) > MOST_KEPT or sum(map(len, self._tried)) > MOST_SOURCE:
+                    self._tried.popitem(last=False)
+        return Grammar(matcher, self._closers, shortest)
+
+    def _matcher(self, source: str) -> LLMatcher:
+        return LLMatcher(
             self._tokenizer, LLMatcher.grammar_from_lark(source), log_level=0, limits=LLParserLimits(**LIMITS)
         )
+
+    def _complaint(self, matcher: LLMatcher) -> str:
+        """Return what is wrong with a grammar, nothing if it can be used."""
+        tried = matcher.deep_copy()
+        # The shortest way may go by what is widest: the names that an object's first property may have.
+        for token in self._tokenizer.tokenize_str('{"'):
+            if not tried.is_error() and tried.validate_tokens([token]):
+                tried.consume_token(token)
+                tried.compute_bitmask()
+        if tried.is_error():
+            return tried.get_error()
         # Copies share a lexer, whose limit may be used up by the first: another must still be able to begin.
         for most in (TRIAL, 1):
             tried = matcher.deep_copy()
             self._closers.walk(tried, most)
             if tried.is_error():
-                raise ValueError(tried.get_error())
-        return Grammar(matcher, self._closers)
+                return tried.get_error()
+        return ""
 
-    def _explained(self, schemas: Sequence[SchemaRule], error: Exception) -> InvalidRequest:
+    def _explained(self, schemas: Sequence[SchemaRule], complaint: str) -> InvalidRequest:
         """Return what is wrong, with the schema that is at fault if it is one of several."""
-        if isinstance(error, TimeoutError) or not schemas:
-            asked_by = schemas[0].asked_by if schemas else None
-            return InvalidRequest(f"{asked_by}: the schema takes too long to compile; simplify it", param=asked_by)
         for schema in schemas if len(schemas) > 1 else ():
-            try:
-                on_large_stack(lambda schema=schema: self._compiled(f"start: {schema}"))  # type: ignore[misc]
-            except (TimeoutError, ValueError) as own:
+            own = self._complaint(self._matcher(f"start: {schema}"))
+            if own:
                 return self._explained([schema], own)
-        reason = _reason(str(error))
         asked_by = schemas[0].asked_by
-        return InvalidRequest(f"{asked_by}: the schema cannot be enforced: {reason}", param=asked_by)
+        return InvalidRequest(f"{asked_by}: the schema cannot be enforced: {_reason(complaint)}", param=asked_by)
 
 
 def _reason(complaint: str) -> str:

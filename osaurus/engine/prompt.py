@@ -22,7 +22,6 @@ from functools import cached_property
 from typing import Any
 
 from attrs import define, field, frozen
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
 from ..chat import ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
@@ -268,7 +267,7 @@ class PromptEncoder:
             return self._template.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=prompted, **variables
             )
-        except TemplateError as error:
+        except Exception as error:  # whatever it raises: a template is a program, and was not written for everything
             raise InvalidRequest(
                 f"The model's chat template refuses this conversation: {error}", param="messages"
             ) from error
@@ -292,7 +291,10 @@ def _length(request: GenerationRequest) -> int:
             return len(request.raw.tokens)
         case None:
             tools = request.tools.tools if request.tools is not None else ()
-            said = sum(len(message.content) for message in request.messages)
+            said = sum(
+                len(message.content) + sum(len(call.arguments) for call in message.calls)
+                for message in request.messages
+            )
             return len(request.context) + said + sum(len(tool.definition) for tool in tools)
 
 

@@ -129,7 +129,7 @@ class _Closing:
             self._seen[id(schema)] = (schema, alone)
             waiting += self._parts(root, schema, alone)
         for schema, alone in self._seen.values():
-            if alone and "properties" in schema and not OPEN & set(schema):
+            if alone and _is_complete(schema):
                 schema["additionalProperties"] = False
             _bound(schema)
             if schema.get("uniqueItems") is False:
@@ -190,6 +190,14 @@ def _keep_apart(schema: Schema, exclusive: str, inclusive: str, others: Sequence
             del schema[exclusive]
             schema[inclusive] = max(nearest, known) if inclusive == "minimum" else min(nearest, known)
             return
+
+
+def _is_complete(schema: Schema) -> bool:
+    """Whether the properties that an object names are all that it is to have, as far as it says."""
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, dict) or OPEN & set(schema):
+        return False
+    return not isinstance(required, list) or all(isinstance(name, str) and name in properties for name in required)
 
 
 def _is_shared(schema: Schema) -> bool:

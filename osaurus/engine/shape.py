@@ -40,7 +40,8 @@ class Shape:
         """Return what tells calls from text, None if there are no tools."""
         if not self.tools:
             return None
-        return CallScanner(self.format, self.tools, self.grammar is not None or self.format.parse is not None)
+        marked = self.grammar is not None or self.format.parse is not None
+        return CallScanner(self.format, self.tools, marked, MOST_CALLS if self.parallel else 1)
 
 
 @define(eq=False)
@@ -64,6 +65,9 @@ class Shaper:
             return Shape(grammar=grammar, format=held, tools=tools.tools, parallel=tools.parallel)
         form = self._format or GENERIC
         if form.parse is not None:
+            # What no grammar holds is no less from strangers.
+            for tool in tools.tools:
+                prepared_for_arguments(tool.parameters, tool.asked_by)
             return Shape(format=form, tools=tools.tools, parallel=tools.parallel)
         if self._grammars is None:
             return Shape(format=ToolFormat(form.begin, form.end, from_json), tools=tools.tools, parallel=tools.parallel)

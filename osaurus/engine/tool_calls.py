@@ -19,9 +19,10 @@ from .tool_formats import MOST_CALLS, MOST_CHARACTERS, ToolFormat, bare_calls_in
 # How a call under a grammar begins: its name is a JSON string.
 HEAD = re.compile(r'\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": ')
 
-# How an answer begins that may be a call without marks, and where its name must have been said, in characters.
-BARE = re.compile(r"\s*(?:`{0,3}|```(?:j|js|jso|json)?\s*|```(?:json)?\s*[\[{].*|[\[{].*)", re.DOTALL)
-NAME_WITHIN = 64
+# The fences around an answer that is a call without marks, and where its name must have been said, in characters.
+FENCES = ("```json", "```")
+NAME = re.compile(r'"name"\s{0,8}:\s{0,8}"((?:[^"\\]|\\.){0,128})"')
+NAME_WITHIN = 256
 
 
 @define
@@ -55,11 +56,12 @@ class ArgumentsScanner:
 
 @define
 class CallScanner:
-    """Tells calls from text. `marked` says that all calls stand between marks."""
+    """Tells calls from text. `marked` says that all calls stand between marks; there may be `most` of them."""
 
     _format: ToolFormat
     _tools: Sequence[Tool]
     _marked: bool
+    _most: int = MOST_CALLS
     _state: Literal["beginning", "speaking", "calling"] = field(default="beginning", init=False)
     _arguments: ArgumentsScanner | None = field(default=None, init=False)
     _pieces: list[CallPiece] = field(factory=list, init=False)
@@ -69,6 +71,11 @@ class CallScanner:
     """How many calls have been begun, as far as anybody was told."""
     complete: int = field(default=0, init=False)
     """How many of them are complete."""
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many calls as there may be."""
+        return self.complete >= self._most
 
     @property
     def calling(self) -> bool:
@@ -133,9 +140,17 @@ class CallScanner:
         return text[: len(text) - keep], None
 
     def _may_be_bare(self, text: str) -> bool:
-        if len(text) > MOST_CHARACTERS or BARE.fullmatch(text) is None:
+        """Whether an answer that begins so may be nothing but a call of a tool that is known."""
+        begun = text[: 2 * NAME_WITHIN].lstrip()
+        if any(fence.startswith(begun) for fence in FENCES):
+            return True
+        begun = next((begun.removeprefix(fence) for fence in FENCES if begun.startswith(fence)), begun).lstrip()
+        if begun and begun[0] not in "{[":
             return False
-        return len(text) < NAME_WITHIN or '"name"' in text
+        name = NAME.search(begun)
+        if name is None:
+            return len(begun) < NAME_WITHIN
+        return len(text) <= MOST_CHARACTERS and name[1] in (tool.name for tool in self._tools)
 
     def _call(self, text: str) -> tuple[str, str | None]:
         """Take what is part of a call; return what turned out to be text, and what is behind the call."""
@@ -153,7 +168,7 @@ class CallScanner:
         if not self._arguments.over:
             arguments, text = self._arguments.feed(text)
             if arguments:
-                self._pieces.append(CallPiece(self.begun - 1, arguments=arguments))
+                self._pieces.append(CallPiece(self.begun - 1, arguments=arguments, last=self._arguments.over))
             self.complete += self._arguments.over
             if not self._arguments.over:
                 return "", None
@@ -176,11 +191,10 @@ class CallScanner:
         return self._format.begin + inside + mark, behind
 
     def _parsed(self, calls: Sequence[ToolCall]) -> bool:
-        """Tell of whole calls; return whether there were any."""
-        if self.begun + len(calls) > MOST_CALLS:
-            return False
-        for call in calls:
-            self._pieces += [CallPiece(self.begun, name=call.name), CallPiece(self.begun, arguments=call.arguments)]
+        """Tell of whole calls, as many as there may be; return whether there were any."""
+        for call in calls[: self._most - self.begun]:
+            last = CallPiece(self.begun, arguments=call.arguments, last=True)
+            self._pieces += [CallPiece(self.begun, name=call.name), last]
             self.begun += 1
             self.complete += 1
         return bool(calls)

@@ -9,7 +9,6 @@ Models that know no tools are told of a form here, the one that most models know
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from attrs import frozen
 from ..chat import Tool, ToolCall
 
 # Longer texts are no calls: some parsers take quadratic time.
-MOST_CHARACTERS = 2**18
+MOST_CHARACTERS = 2**17
 MOST_CALLS = 16
 
 Parser = Callable[[str, list[dict[str, Any]]], Any]
@@ -43,8 +42,6 @@ def from_json(text: str, _: list[dict[str, Any]]) -> Any:
 
 GENERIC = ToolFormat("<tool_call>", "</tool_call>")
 
-FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*(?:```)?", re.DOTALL)
-
 
 def calls_in(text: str, parse: Parser, tools: Sequence[Tool]) -> list[ToolCall]:
     """Return the calls that a text says, none if it is something else."""
@@ -64,9 +61,8 @@ def calls_in(text: str, parse: Parser, tools: Sequence[Tool]) -> list[ToolCall]:
 
 def bare_calls_in(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
     """Return the calls that an answer is, where it has no marks, only JSON, perhaps in a fence."""
-    text = text.strip()
-    fenced = FENCE.fullmatch(text)
-    return calls_in(fenced[1] if fenced else text, from_json, tools)
+    bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    return calls_in(bare, from_json, tools)
 
 
 def _call(said: object, names: set[str]) -> ToolCall | None:
