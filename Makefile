@@ -2,6 +2,7 @@
 # make run    the same, fetch the starter model if there is no model, and serve in the foreground
 # make clients  the same, and install the clients that tests/clients run: Node.js packages, LangChain, LiteLLM, Chromium
 # make test   the same, and run every check and test; needs only Python, pip and a C/C++ compiler
+# make test-native  the tests of the CPU kernels that need no MLX, under the sanitizers; part of make test
 # make bench  the same, run the comparisons of docs/performance.md and draw its figure; nothing else should run meanwhile
 #             (BENCH="--llama-server PROGRAM --gguf FILE" compares with llama.cpp as well)
 # make clean  remove what these made
@@ -16,9 +17,9 @@ EXTRAS ?= cpu
 CLIENTS = .cache/clients
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: venv clients run test check lint types bench clean
+.PHONY: venv clients run test test-native check lint types bench clean
 
-venv: $(VENV)/installed
+venv: $(VENV)/installed $(VENV)/kernels.log
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,8 +27,14 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	$(BIN)/python $(PIP) -e ".[$(EXTRAS),test,bench,dev]"
 	touch $@
 
+# The CPU kernels need a C++ compiler; without them everything works, more slowly.
+$(VENV)/kernels.log: $(VENV)/installed native/pyproject.toml native/CMakeLists.txt $(wildcard native/*/*)
+	@[ "$$(uname)" != Linux ] || [ $(EXTRAS) != cpu ] || $(BIN)/python $(PIP) ./native > $@ 2>&1 \
+		|| echo "The CPU kernels cannot be built here ($@ says why): quantised models will be slow."
+	@touch $@
+
 # LiteLLM needs another version of openai than the tests here: it has an environment of its own.
-clients: $(CLIENTS)/installed
+clients: venv $(CLIENTS)/installed
 
 $(CLIENTS)/installed: $(VENV)/installed tests/clients/requirements.txt tests/clients/package-lock.json \
 		tests/clients/chromium/package-lock.json
@@ -41,7 +48,16 @@ run: venv
 	@$(BIN)/osaurus list | grep -q . || $(BIN)/osaurus pull smollm2:135m
 	OSU_PORT=$(OSU_PORT) $(BIN)/twistd -n --pidfile= osaurus
 
-test: lint types check
+test: lint types test-native check
+
+# Once as they are, once for each family of sanitizers.
+test-native: venv
+	for sanitizers in "" address,undefined thread; do \
+		PATH="$(CURDIR)/$(BIN):$$PATH" cmake -G Ninja -S native -B ".cache/native-$$sanitizers" \
+			-DWITH_MLX=OFF -DWITH_TESTS=ON -DSANITIZE="$$sanitizers" > /dev/null \
+		&& PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build ".cache/native-$$sanitizers" > /dev/null \
+		&& UBSAN_OPTIONS=halt_on_error=1 ".cache/native-$$sanitizers/kernels_test" || exit 1; \
+	done
 
 lint: venv
 	$(BIN)/ruff check .

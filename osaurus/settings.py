@@ -193,6 +193,9 @@ class Settings:
     speculation: bool = _setting(
         _switch, "Whether drafts are checked several tokens at a time where an answer repeats its prompt.", default=True
     )
+    cpu_threads: int = _setting(
+        _count, "Threads for models where there is no GPU; 0: as many as there are processors.", default=0
+    )
 
     max_connections: int = _setting(
         _positive, "Connections at the same time; one beyond them is closed at once.", default=512

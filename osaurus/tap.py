@@ -158,7 +158,7 @@ def make_engine(chosen: settings.Settings, run_elsewhere: Callable[[Callable[[],
     """
     from .engine.backend import prepare
 
-    backend = prepare(chosen.cache_dir)
+    backend = prepare(chosen.cache_dir, chosen.cpu_threads)
     from .engine.mlx_engine import MLXEngine
     from .engine.prefix_files import PrefixFiles
     from .engine.prefixes import PrefixCache

@@ -87,6 +87,25 @@ def test_a_broken_compiler_is_found_out_at_the_start(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise ModuleNotFoundError('osaurus_cpu')", "osaurus-cpu is not installed"),
+        ("raise ImportError('undefined symbol: mlx')", "cannot be used, MLX's own kernels are: undefined symbol"),
+        ("def set_threads(n): raise ValueError('these kernels cannot run on this processor')", "these kernels cannot"),
+    ],
+)
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux is without a GPU")
+def test_kernels_that_cannot_be_used_are_done_without_and_the_log_says_why(
+    tmp_path: Path, code: str, reason: str
+) -> None:
+    (tmp_path / "osaurus_cpu.py").write_text(code)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run(PREPARE + "assert backend.kernels is None\n", tmp_path / "cache", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert reason in done.stdout
+
+
 def test_preparing_after_mlx_was_imported_is_refused(tmp_path: Path) -> None:
     done = run("import mlx.core\n" + PREPARE, tmp_path)
     assert "mlx was imported before" in done.stderr

@@ -25,6 +25,7 @@ EVERY = [
     ("keep_alive", "1h30m", 5400.0, "soon"),
     ("preload", "tiny, other", ("tiny", "other"), ","),
     ("speculation", "off", False, "perhaps"),
+    ("cpu_threads", "2", 2, "-1"),
     ("max_connections", "64", 64, "0"),
     ("max_concurrent", "0", 0, "-1"),
     ("max_per_minute", "1000", 1000, "many"),

@@ -3,7 +3,8 @@
 The difficulty is Linux without a GPU. The wheel of MLX's CPU backend links the reference BLAS, forty times slower than
 an optimised one at the sizes of a small model, and its float16 and bfloat16 matrix products are scalar loops. So,
 before MLX is imported, OpenBLAS is put in front of that BLAS (the dynamic linker looks in libraries loaded with
-RTLD_GLOBAL first), and models run in float32.
+RTLD_GLOBAL first), and models run in float32. Quantised ones stay as they are where our own kernels can be had
+(`kernels.py`); then OpenBLAS serves the rest.
 
 OpenBLAS comes from the wheel `scipy-openblas32`, whose symbols carry a prefix; `openblas.c` gives them their plain
 names and is built here with the C compiler that MLX's own kernel compilation needs as well. Rejected: the wheel
@@ -45,23 +46,26 @@ COMPILERS = ("cc", "gcc", "clang")
 class Backend:
     """The machine as the engine sees it.
 
-    `blas` is for people to read; None where MLX does not use one. `dense_float32` says that weights are to be expanded
-    to float32 where they fit. `prefill_step_size` is the most tokens of prompts that are read in one step.
+    `blas` is for people to read; None where MLX does not use one. `kernels` names those of `osaurus_cpu`, None where
+    there are none: then, or for weights that they do not take, `dense_float32` says that weights are to be expanded to
+    float32 where they fit. `prefill_step_size` is the most tokens of prompts that are read in one step.
     """
 
     device: Literal["metal", "cuda", "cpu"]
     blas: str | None
+    kernels: str | None
     dense_float32: bool
     memory_bytes: int
     prefill_step_size: int
 
 
 @cache
-def prepare(cache_dir: Path) -> Backend:
+def prepare(cache_dir: Path, cpu_threads: int = 0) -> Backend:
     """Import MLX the way this machine needs it, and say what was found; once a process.
 
-    `cache_dir` is where kernels compiled at run time are kept, readable by this user only. Raises RuntimeError if
-    MLX has been imported already: a BLAS put in front of it then would silently have no effect.
+    `cache_dir` is where kernels compiled at run time are kept, readable by this user only. `cpu_threads` is for our own
+    kernels; 0 for as many as there are processors. Raises RuntimeError if MLX has been imported already: a BLAS put in
+    front of it then would silently have no effect.
     """
     if "mlx.core" in sys.modules:
         raise RuntimeError("mlx was imported before osaurus.engine.backend.prepare")
@@ -79,6 +83,7 @@ def prepare(cache_dir: Path) -> Backend:
     backend = Backend(
         device="cpu" if on_cpu else "metal" if mx.metal.is_available() else "cuda",
         blas=blas if on_cpu else None,
+        kernels=_find_kernels(cpu_threads) if on_cpu else None,
         dense_float32=on_cpu,
         memory_bytes=_memory_bytes(),
         # A client that leaves frees its row after a step, so that this bounds the wait; on a CPU more gains little.
@@ -90,13 +95,28 @@ def prepare(cache_dir: Path) -> Backend:
             "Install a C compiler, or the system's OpenBLAS (Debian: libopenblas0)."
         )
     log.info(
-        "MLX {version} on {backend.device}; BLAS: {blas}; {memory:.1f} GiB of memory",
+        "MLX {version} on {backend.device}; BLAS: {blas}; kernels: {kernels}; {memory:.1f} GiB of memory",
         version=version("mlx"),
         backend=backend,
         blas=backend.blas or "MLX's own",
+        kernels=backend.kernels or "MLX's own",
         memory=backend.memory_bytes / 2**30,
     )
     return backend
+
+
+def _find_kernels(threads: int) -> str | None:
+    """Return which kernels of `osaurus_cpu` this processor runs; None, and a line in the log, where there are none."""
+    try:
+        kernels = importlib.import_module("osaurus_cpu")
+        kernels.set_threads(threads)
+        return str(kernels.kernels())
+    except ModuleNotFoundError:
+        log.info("osaurus-cpu is not installed: quantised models take more memory, and are slower, than they need be")
+    except (ImportError, ValueError) as error:
+        # Built against another release of mlx, or told to use what this processor lacks.
+        log.warn("osaurus-cpu cannot be used, MLX's own kernels are: {error}", error=error)
+    return None
 
 
 def _memory_bytes() -> int:

@@ -5,14 +5,16 @@ Weights come from safetensors only, and no code of the model's own is ever run: 
 
 from collections.abc import Callable
 from hashlib import sha256
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from attrs import frozen
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tool_parsers import json_tools
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
@@ -41,9 +43,9 @@ class Model:
     """A loaded model: its network, and what turns text into its tokens and back.
 
     `identity` is that of its files. `key` differs for all that compute something else: other weights, other numbers,
-    another mlx_lm. `nbytes` is what its weights take, `token_nbytes` what each token of a row takes beside them.
-    `layout` is that of caches that cannot be cut; None where they can, or where nothing is known of them. `marks` are
-    the tokens that begin and end thoughts and calls, where the tokenizer gives them no text.
+    other kernels, another mlx_lm. `nbytes` is what its weights take, `token_nbytes` what each token of a row takes
+    beside them. `layout` is that of caches that cannot be cut; None where they can, or where nothing is known of them.
+    `marks` are the tokens that begin and end thoughts and calls, where the tokenizer gives them no text.
     """
 
     name: str
@@ -90,18 +92,26 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     backend_tokenizer.no_padding()
     if not wrapper.has_chat_template:
         raise ModelLoadFailed("it has no chat template, so it cannot hold a conversation")
+    kernels: ModuleType | None = None
+    if backend.kernels is not None:
+        # It needs osaurus_cpu, which is not everywhere.
+        kernels = import_module("osaurus.engine.kernels")
     if backend.dense_float32:
-        _to_float32(network, memory_limit)
+        _to_float32(network, memory_limit, frozenset() if kernels is None else frozenset(kernels.taken(network)))
     # Nothing has been read yet: MLX knows the shapes, and takes memory when it evaluates.
-    parameters: list[mx.array] = [array for _, array in tree_flatten(network.parameters())]
-    nbytes = sum(array.nbytes for array in parameters)
+    nbytes = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
+    if kernels is not None:
+        nbytes += kernels.packed_nbytes(network)
     if nbytes >= memory_limit:
         raise ModelLoadFailed(
             f"its weights take {_gigabytes(nbytes)}, and the memory limit is {_gigabytes(memory_limit)}; "
             "raise memory_limit if the machine has more, or choose a smaller model"
         )
     make_room(nbytes)
+    if kernels is not None:
+        kernels.install(network)
     mx.eval(network.parameters())
+    parameters: list[mx.array] = [array for _, array in tree_flatten(network.parameters())]
     mx.clear_cache()
     special = special_tokens(wrapper.added_tokens_decoder)
     tags, form = _thought_tags(wrapper, special), _tool_format(wrapper)
@@ -126,7 +136,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     )
     return Model(
         name=name,
-        key=_key(folder, parameters),
+        key=_key(folder, parameters, backend.kernels or ""),
         identity=identity(folder),
         network=network,
         tokenizer=backend_tokenizer,
@@ -193,9 +203,9 @@ def _grammars(tokenizer: Tokenizer, size: int, end_tokens: frozenset[int], marks
         return None
 
 
-def _key(folder: Path, parameters: list[mx.array]) -> str:
+def _key(folder: Path, parameters: list[mx.array], kernels: str) -> str:
     """Return what tells this model from others; two folders with the same content may differ, which costs nothing."""
-    parts = [version("mlx-lm"), *sorted({str(array.dtype) for array in parameters})]
+    parts = [version("mlx-lm"), kernels, *sorted({str(array.dtype) for array in parameters})]
     return sha256("\n".join([*parts, *identity(folder)]).encode()).hexdigest()
 
 
@@ -226,21 +236,33 @@ def _gigabytes(nbytes: int) -> str:
     return f"{nbytes / 2**30:.2f} GiB"
 
 
-def _to_float32(network: nn.Module, memory_limit: int) -> None:
+def _to_float32(network: nn.Module, memory_limit: int, untouched: frozenset[str]) -> None:
     """Make float32 of half-precision parameters, and of quantised weights where that fits in memory.
 
-    Scales become float32 first, so that the expanded weights are exactly those that the quantised ones stand for.
+    Scales become float32 first, so that the expanded weights are exactly those that the quantised ones stand for. The
+    modules whose paths are in `untouched` stay as they are.
     """
     network.update(
-        tree_map(
-            lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array,
+        tree_map_with_path(
+            lambda path, array: (
+                array.astype(mx.float32)
+                if mx.issubdtype(array.dtype, mx.floating) and path.rpartition(".")[0] not in untouched
+                else array
+            ),
             network.parameters(),
         )
     )
-    quantised = [module for _, module in network.named_modules() if hasattr(module, "bits") and "scales" in module]
-    dense_bytes = sum(module.weight.size * 32 // module.bits * 4 for module in quantised)
+    quantised = {
+        path: module
+        for path, module in network.named_modules()
+        if hasattr(module, "bits") and "scales" in module and path not in untouched
+    }
+    dense_bytes = sum(module.weight.size * 32 // module.bits * 4 for module in quantised.values())
     if dense_bytes <= memory_limit * DENSE_SHARE:
-        dequantize_model(network)
+        for path, module in quantised.items():
+            holder = nn.Module()
+            holder.one = module
+            network.update_modules(tree_unflatten([(path, dequantize_model(holder).one)]))
     else:
         log.warn(
             "Weights stay quantised, as float32 they would take {size:.1f} GiB; each further client costs a full step",

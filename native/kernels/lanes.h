@@ -1,0 +1,235 @@
+// Vectors of one instruction set; included inside that set's namespace.
+//
+// GCC's and Clang's vector extensions carry most of it: the width follows from the flags that the translation unit is
+// compiled with, and arithmetic is written once. Only the product of bytes and the conversion of half-precision numbers
+// need the processor's own instructions.
+//
+// Everything has internal linkage or lives in the set's own namespace, and nothing of the standard library is called:
+// an inline function compiled with AVX-512 and shared by name with other units would crash older processors.
+
+#if defined(__AVX512F__)
+constexpr int WIDTH = 16;
+#elif defined(__AVX2__)
+constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
+#endif
+
+#define LANES inline __attribute__((always_inline))
+
+typedef float f32 __attribute__((vector_size(WIDTH * 4)));
+typedef int32_t i32 __attribute__((vector_size(WIDTH * 4)));
+typedef uint32_t u32 __attribute__((vector_size(WIDTH * 4)));
+typedef uint16_t u16 __attribute__((vector_size(WIDTH * 2)));
+// Four bytes for each lane.
+typedef uint8_t u8 __attribute__((vector_size(WIDTH * 4)));
+
+template <typename V, typename T>
+static LANES V load(const T* from) {
+    V vector;
+    __builtin_memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+static LANES f32 load(const float* from) { return load<f32>(from); }
+
+static LANES void store(float* to, f32 vector) { __builtin_memcpy(to, &vector, sizeof vector); }
+
+// The first `count` lanes, zero in the others.
+static LANES f32 load_some(const float* from, size_t count) {
+    f32 vector = {};
+    __builtin_memcpy(&vector, from, count * sizeof(float));
+    return vector;
+}
+
+static LANES void store_some(float* to, f32 vector, size_t count) {
+    __builtin_memcpy(to, &vector, count * sizeof(float));
+}
+
+static LANES f32 broadcast(float value) { return f32{} + value; }
+
+static LANES i32 broadcast_bytes(const int8_t* four) {
+    int32_t value;
+    __builtin_memcpy(&value, four, sizeof value);
+    return i32{} + value;
+}
+
+static LANES f32 to_float(i32 vector) { return __builtin_convertvector(vector, f32); }
+
+static LANES f32 maximum(f32 a, f32 b) { return a > b ? a : b; }
+
+static LANES f32 absolute(f32 a) { return (f32)((u32)a & 0x7fffffffu); }
+
+// To the nearest, ties to even; for values below 2^22.
+static LANES f32 rounded(f32 a) {
+    const f32 magic = broadcast(12582912.0f);  // 1.5 * 2^23: its last bit counts ones
+    return (a + magic) - magic;
+}
+
+static LANES float sum(f32 vector) {
+    float parts[WIDTH];
+    store(parts, vector);
+    for (int width = WIDTH / 2; width > 0; width /= 2)
+        for (int lane = 0; lane < width; lane++) parts[lane] += parts[lane + width];
+    return parts[0];
+}
+
+static LANES float greatest(f32 vector) {
+    float parts[WIDTH];
+    store(parts, vector);
+    for (int width = WIDTH / 2; width > 0; width /= 2)
+        for (int lane = 0; lane < width; lane++)
+            parts[lane] = parts[lane] > parts[lane + width] ? parts[lane] : parts[lane + width];
+    return parts[0];
+}
+
+static LANES f32 from_bfloat16(const uint16_t* from) {
+    return (f32)(__builtin_convertvector(load<u16>(from), u32) << 16);
+}
+
+static LANES f32 from_float16(const uint16_t* from) {
+#if defined(__AVX512F__)
+    return (f32)_mm512_cvtph_ps(load<__m256i>(from));
+#elif defined(__F16C__)
+    return (f32)_mm256_cvtph_ps(load<__m128i>(from));
+#elif defined(__aarch64__)
+    return (f32)vcvt_f32_f16(load<float16x4_t>(from));
+#else
+    const u32 bits = __builtin_convertvector(load<u16>(from), u32);
+    const u32 magnitude = (bits & 0x7fffu) << 13;
+    // The exponent's bias differs by 112, subnormal numbers included; infinities and the rest need all its bits set.
+    const u32 finite = (u32)((f32)magnitude * 0x1p112f);
+    const u32 special = magnitude | 0x7f800000u;
+    return (f32)((magnitude >= 0x0f800000u ? special : finite) | (bits & 0x8000u) << 16);
+#endif
+}
+
+static LANES float from_float16(uint16_t half) {
+    uint16_t halves[WIDTH] = {half};
+    return from_float16(halves)[0];
+}
+
+// Adds up WIDTH vectors at a time: lane n of the result is the sum of vectors[n], always in the same order.
+static LANES f32 sums(f32* v) {
+#if defined(__AVX512F__)
+    for (int n = 0; n < 16; n += 2) {
+        v[n / 2] = __builtin_shufflevector(v[n], v[n + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                   __builtin_shufflevector(v[n], v[n + 1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    }
+    for (int n = 0; n < 8; n += 2) {
+        v[n / 2] = __builtin_shufflevector(v[n], v[n + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                   __builtin_shufflevector(v[n], v[n + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    }
+    for (int n = 0; n < 4; n += 2) {
+        v[n / 2] = __builtin_shufflevector(v[n], v[n + 1], 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+                   __builtin_shufflevector(v[n], v[n + 1], 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+    }
+    return __builtin_shufflevector(v[0], v[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(v[0], v[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif defined(__AVX2__)
+    for (int n = 0; n < 8; n += 2) {
+        v[n / 2] = __builtin_shufflevector(v[n], v[n + 1], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(v[n], v[n + 1], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    for (int n = 0; n < 4; n += 2) {
+        v[n / 2] = __builtin_shufflevector(v[n], v[n + 1], 0, 1, 4, 5, 8, 9, 12, 13) +
+                   __builtin_shufflevector(v[n], v[n + 1], 2, 3, 6, 7, 10, 11, 14, 15);
+    }
+    return __builtin_shufflevector(v[0], v[1], 0, 2, 4, 6, 8, 10, 12, 14) +
+           __builtin_shufflevector(v[0], v[1], 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+    for (int n = 0; n < 4; n += 2) {
+        v[n / 2] = __builtin_shufflevector(v[n], v[n + 1], 0, 1, 4, 5) +
+                   __builtin_shufflevector(v[n], v[n + 1], 2, 3, 6, 7);
+    }
+    return __builtin_shufflevector(v[0], v[1], 0, 2, 4, 6) + __builtin_shufflevector(v[0], v[1], 1, 3, 5, 7);
+#endif
+}
+
+// e^x within two units in the last place; what is not a number stays none. The polynomial is that of Cephes' expf.
+static LANES f32 exponential(f32 x) {
+    const f32 least = broadcast(-87.33f), most = broadcast(88.72f);
+    const f32 inside = x < least ? least : (x > most ? most : x);
+    const f32 power = rounded(inside * 1.44269504088896341f);
+    f32 rest = inside - power * 0.693359375f;
+    rest = rest - power * -2.12194440e-4f;
+    f32 value = broadcast(1.9875691500e-4f);
+    value = value * rest + 1.3981999507e-3f;
+    value = value * rest + 8.3334519073e-3f;
+    value = value * rest + 4.1665795894e-2f;
+    value = value * rest + 1.6666665459e-1f;
+    value = value * rest + 5.0000001201e-1f;
+    value = value * (rest * rest) + rest + 1.0f;
+    // In two steps: 2^128 is no float32, and e^88.72 is one.
+    const i32 exponent = __builtin_convertvector(power == power ? power : f32{}, i32);
+    const i32 part = exponent >> 1;
+    value = value * (f32)((part + 127) << 23) * (f32)((exponent - part + 127) << 23);
+    value = x < least ? f32{} : value;
+    return x > most ? broadcast(__builtin_inff()) : value;
+}
+
+// The products of unsigned bytes of weights and signed bytes of activations, summed by fours into each lane. `Bytes` is
+// how a sum over a block is kept meanwhile: those of weights of four bits fit into sixteen bits.
+template <int BITS>
+struct Sum {
+    i32 total = {};
+
+#if defined(__AVX512VNNI__)
+    LANES void add(u8 weights, i32 values) {
+        total = (i32)_mm512_dpbusd_epi32((__m512i)total, (__m512i)weights, (__m512i)values);
+    }
+    LANES i32 lanes() const { return total; }
+#elif defined(__AVX512F__)
+    // 8 * 2 * 15 * 127 is below 2^15: a block's sum of pairs cannot overflow.
+    LANES void add(u8 weights, i32 values) {
+        if constexpr (BITS == 4) {
+            total = (i32)_mm512_add_epi16((__m512i)total, _mm512_maddubs_epi16((__m512i)weights, (__m512i)values));
+        } else {
+            const __m512i even = _mm512_and_si512((__m512i)weights, _mm512_set1_epi16(0xff));
+            const __m512i odd = _mm512_srli_epi16((__m512i)weights, 8);
+            const __m512i even_values = _mm512_srai_epi16(_mm512_slli_epi16((__m512i)values, 8), 8);
+            const __m512i odd_values = _mm512_srai_epi16((__m512i)values, 8);
+            total += (i32)_mm512_madd_epi16(even, even_values) + (i32)_mm512_madd_epi16(odd, odd_values);
+        }
+    }
+    LANES i32 lanes() const {
+        return BITS == 4 ? (i32)_mm512_madd_epi16((__m512i)total, _mm512_set1_epi16(1)) : total;
+    }
+#elif defined(__AVX2__)
+    LANES void add(u8 weights, i32 values) {
+        if constexpr (BITS == 4) {
+            total = (i32)_mm256_add_epi16((__m256i)total, _mm256_maddubs_epi16((__m256i)weights, (__m256i)values));
+        } else {
+            const __m256i even = _mm256_and_si256((__m256i)weights, _mm256_set1_epi16(0xff));
+            const __m256i odd = _mm256_srli_epi16((__m256i)weights, 8);
+            const __m256i even_values = _mm256_srai_epi16(_mm256_slli_epi16((__m256i)values, 8), 8);
+            const __m256i odd_values = _mm256_srai_epi16((__m256i)values, 8);
+            total += (i32)_mm256_madd_epi16(even, even_values) + (i32)_mm256_madd_epi16(odd, odd_values);
+        }
+    }
+    LANES i32 lanes() const {
+        return BITS == 4 ? (i32)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(1)) : total;
+    }
+#elif defined(__ARM_FEATURE_DOTPROD)
+    LANES void add(u8 weights, i32 values) {
+        if constexpr (BITS == 4) {
+            total = (i32)vdotq_s32((int32x4_t)total, (int8x16_t)weights, (int8x16_t)values);
+        } else {
+            // The instruction takes signed bytes: the highest bit goes by itself.
+            total = (i32)vdotq_s32((int32x4_t)total, (int8x16_t)(weights & (u8)(u8{} + 0x7f)), (int8x16_t)values);
+            const int32x4_t high = vdotq_s32(int32x4_t{}, (int8x16_t)(weights >> 7), (int8x16_t)values);
+            total += (i32)high << 7;
+        }
+    }
+    LANES i32 lanes() const { return total; }
+#else
+    LANES void add(u8 weights, i32 values) {
+        typedef int8_t s8 __attribute__((vector_size(WIDTH * 4)));
+        const s8 bytes = (s8)values;
+        for (int lane = 0; lane < WIDTH; lane++)
+            for (int byte = 0; byte < 4; byte++)
+                total[lane] += (int32_t)weights[4 * lane + byte] * bytes[4 * lane + byte];
+    }
+    LANES i32 lanes() const { return total; }
+#endif
+};

@@ -1,0 +1,119 @@
+// Quantised matrix multiplication for one instruction set; included inside its namespace.
+//
+// The difficulty is to keep the processor's byte products busy while weights are unpacked and scaled. Lanes are output
+// rows: the sixteen rows of a tile are stored side by side (packing.h), so that nothing is ever added across lanes, and
+// a scale is one multiplication for a whole vector. Activations are quantised to eight bits in blocks of 32; four of
+// them are broadcast against four weights of each row. With
+//
+//     weight = scale * q + bias    and    x ~ s * a
+//
+// a block adds scale * (s * sum(q * a)) + bias * (s * sum(a)). The sum belonging to the bias is that of the quantised
+// activations: then the error of rounding meets the weight itself and not its parts, which are far larger.
+//
+// What is computed for a row of activations does not depend on the others: sums of integers are exact, and those of
+// floats have an order of their own. So a row in a batch has exactly the result that it has alone.
+
+static LANES f32 scales_of(const uint8_t* at, Scale scale, int lane) {
+    if (scale == Scale::float16) return from_float16((const uint16_t*)at + lane);
+    if (scale == Scale::bfloat16) return from_bfloat16((const uint16_t*)at + lane);
+    return load((const float*)at + lane);
+}
+
+template <int BITS, int ROWS>
+static void multiply_rows(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
+    const size_t groups = weights.columns / weights.group, blocks = weights.group / BLOCK;
+    const size_t scale_bytes = TILE * weights.scale_bytes();
+    for (int lane = 0; lane < (int)TILE; lane += WIDTH) {
+        const uint8_t* at = tile;
+        const int8_t* values = panel.values;
+        const float* scales = panel.scales;
+        f32 total[ROWS] = {};
+        for (size_t group = 0; group < groups; group++) {
+            f32 product[ROWS] = {};
+            float shift[ROWS] = {};
+            for (size_t block = 0; block < blocks; block++) {
+                Sum<BITS> sum[ROWS], more[ROWS];
+#pragma GCC unroll 4
+                for (int step = 0; step < BITS; step++) {
+                    const u8 bytes = load<u8>(at + 4 * lane);
+                    const u8 first = BITS == 4 ? bytes & (uint8_t)15 : bytes;
+#pragma GCC unroll 8
+                    for (int row = 0; row < ROWS; row++) sum[row].add(first, broadcast_bytes(values + 4 * row));
+                    values += 4 * ROWS;
+                    if constexpr (BITS == 4) {
+                        const u8 second = bytes >> 4;
+#pragma GCC unroll 8
+                        for (int row = 0; row < ROWS; row++) {
+                            // Two sums for few rows: one alone would wait for itself.
+                            (ROWS < 4 ? more : sum)[row].add(second, broadcast_bytes(values + 4 * row));
+                        }
+                        values += 4 * ROWS;
+                    }
+                    at += 4 * TILE;
+                }
+#pragma GCC unroll 8
+                for (int row = 0; row < ROWS; row++) {
+                    i32 lanes = sum[row].lanes();
+                    if constexpr (BITS == 4 && ROWS < 4) lanes += more[row].lanes();
+                    product[row] += scales[2 * row] * to_float(lanes);
+                    shift[row] += scales[2 * row + 1];
+                }
+                scales += 2 * ROWS;
+            }
+            const f32 scale = scales_of(at, weights.scale, lane);
+            const f32 bias = scales_of(at + scale_bytes, weights.scale, lane);
+            at += 2 * scale_bytes;
+#pragma GCC unroll 8
+            for (int row = 0; row < ROWS; row++) {
+                total[row] += scale * product[row];
+                total[row] += bias * shift[row];
+            }
+        }
+        for (int row = 0; row < ROWS; row++) store(out + row * TILE + lane, total[row]);
+    }
+}
+
+template <int BITS>
+static void multiply_bits(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
+    if (panel.rows == 1) return multiply_rows<BITS, 1>(weights, tile, panel, out);
+    if (panel.rows == 2) return multiply_rows<BITS, 2>(weights, tile, panel, out);
+    if (panel.rows == 4) return multiply_rows<BITS, 4>(weights, tile, panel, out);
+    if constexpr (PANEL_ROWS == 8) return multiply_rows<BITS, 8>(weights, tile, panel, out);
+}
+
+static void multiply(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
+    if (weights.bits == 4) return multiply_bits<4>(weights, tile, panel, out);
+    return multiply_bits<8>(weights, tile, panel, out);
+}
+
+static void quantise(const float* const* rows, size_t columns, const Panel& panel) {
+    for (size_t row = 0; row < panel.rows; row++) {
+        const float* x = rows[row];
+        for (size_t block = 0; block < columns / BLOCK; block++, x += BLOCK) {
+            f32 most = {}, poison = {};
+            for (size_t lane = 0; lane < BLOCK; lane += WIDTH) {
+                const f32 part = load(x + lane);
+                most = maximum(absolute(part), most);
+                poison += part * 0.0f;  // not a number where `part` is none, or infinite
+            }
+            const float greatest_value = greatest(most);
+            // What is smaller has no reciprocal, and counts as nothing.
+            const bool nothing = greatest_value < 1e-36f;
+            const float factor = nothing ? 0.0f : 127.0f / greatest_value;
+            const float scale = (nothing ? 0.0f : greatest_value / 127.0f) + sum(poison);
+            u32 total = {};  // of what is no number anything may come, and go round
+            for (size_t lane = 0; lane < BLOCK; lane += WIDTH) {
+                const i32 quantised = __builtin_convertvector(rounded(load(x + lane) * factor), i32);
+                total += (u32)quantised;
+                typedef int8_t narrow __attribute__((vector_size(WIDTH)));
+                const narrow bytes = __builtin_convertvector(quantised, narrow);
+                int8_t* to = panel.values + ((block * BLOCK + lane) / 4 * panel.rows + row) * 4;
+                for (int four = 0; four < WIDTH; four += 4)
+                    __builtin_memcpy(to + four * panel.rows, (const char*)&bytes + four, 4);
+            }
+            float* to = panel.scales + (block * panel.rows + row) * 2;
+            to[0] = scale;
+            to[1] = scale * sum(to_float((i32)total));
+        }
+    }
+}

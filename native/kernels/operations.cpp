@@ -1,0 +1,220 @@
+#include "operations.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <numeric>
+
+namespace osaurus {
+namespace {
+
+// Rows that meet a tile before the next one is read: their activations stay in the second cache beside it.
+constexpr size_t ROWS_AT_A_TIME = 64;
+
+// Memory for a vector's loads, kept from call to call by each thread.
+class Scratch {
+  public:
+    ~Scratch() { release(); }
+    uint8_t* get(size_t bytes) {
+        if (bytes > size_) {
+            release();
+            data_ = (uint8_t*)::operator new(bytes, std::align_val_t(64));
+            size_ = bytes;
+        }
+        return data_;
+    }
+
+  private:
+    void release() {
+        if (data_) ::operator delete(data_, std::align_val_t(64));
+    }
+    uint8_t* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// Rows quantised into panels of 8, 4, 2 and 1, as few as possible.
+struct Activations {
+    std::vector<Panel> panels;
+    std::vector<size_t> first;  // the first row of each panel
+
+    void add(size_t row, size_t count, size_t most, size_t columns, uint8_t*& memory) {
+        for (size_t size = most; count > 0; size /= 2) {
+            for (; count >= size; count -= size, row += size) {
+                Panel panel;
+                panel.rows = size;
+                panel.values = (int8_t*)memory;
+                panel.scales = (float*)(memory + size * columns);
+                memory += bytes(size, columns);
+                panels.push_back(panel);
+                first.push_back(row);
+            }
+        }
+    }
+
+    static size_t bytes(size_t rows, size_t columns) { return rows * (columns + columns / BLOCK * 2 * sizeof(float)); }
+};
+
+void quantise(const Kernels& kernels, Pool& pool, const Activations& activations, const float* x, size_t stride,
+              const uint32_t* sources, size_t columns) {
+    pool.run(activations.panels.size(), 2, [&](size_t begin, size_t end) {
+        for (size_t n = begin; n < end; n++) {
+            const float* rows[MOST_PANEL_ROWS];
+            for (size_t row = 0; row < activations.panels[n].rows; row++) {
+                const size_t place = activations.first[n] + row;
+                rows[row] = x + (sources ? sources[place] : place) * stride;
+            }
+            kernels.quantise(rows, columns, activations.panels[n]);
+        }
+    });
+}
+
+// A piece of work is so many tiles: enough for a thread to be worth taking, and several for each thread.
+size_t piece_of(size_t tasks, const Pool& pool) { return std::max<size_t>(1, tasks / (8 * pool.threads())); }
+
+void copy_out(const float* tile, const Panel& panel, const Matrix& matrix, size_t place, float* out, size_t stride) {
+    const size_t count = std::min(TILE, matrix.weights.rows - place * TILE);
+    for (size_t row = 0; row < panel.rows; row++) {
+        float* to = out + row * stride + place * TILE;
+        if (matrix.bias) {
+            for (size_t lane = 0; lane < count; lane++) to[lane] = tile[row * TILE + lane] + matrix.bias[place * TILE + lane];
+        } else if (count == TILE) {
+            std::memcpy(to, tile + row * TILE, TILE * sizeof(float));
+        } else {
+            std::memcpy(to, tile + row * TILE, count * sizeof(float));
+        }
+    }
+}
+
+Activations activations_of(const Kernels& kernels, Pool& pool, const float* x, size_t rows, size_t stride,
+                           size_t columns) {
+    thread_local Scratch scratch;
+    uint8_t* memory = scratch.get(Activations::bytes(rows, columns));
+    Activations activations;
+    activations.add(0, rows, kernels.panel_rows, columns, memory);
+    quantise(kernels, pool, activations, x, stride, nullptr, columns);
+    return activations;
+}
+
+}  // namespace
+
+void matmul(const Kernels& kernels, Pool& pool, const float* x, size_t rows, size_t stride,
+            const std::vector<Product>& products) {
+    if (rows == 0 || products.empty()) return;
+    const Activations activations = activations_of(kernels, pool, x, rows, stride, products[0].matrix.weights.columns);
+    size_t tiles = 0;
+    for (const Product& product : products) tiles += product.matrix.weights.tiles();
+    const size_t step = std::max<size_t>(1, ROWS_AT_A_TIME / kernels.panel_rows);
+    const size_t layers = (activations.panels.size() + step - 1) / step;
+    pool.run(tiles * layers, piece_of(tiles * layers, pool), [&](size_t begin, size_t end) {
+        alignas(64) float tile[MOST_PANEL_ROWS * TILE];
+        for (size_t task = begin; task < end; task++) {
+            size_t place = task % tiles;
+            const Product* product = products.data();
+            for (; place >= product->matrix.weights.tiles(); product++) place -= product->matrix.weights.tiles();
+            const Matrix& matrix = product->matrix;
+            const uint8_t* packed = matrix.packed + place * matrix.weights.tile_bytes();
+            const size_t first = task / tiles * step, last = std::min(first + step, activations.panels.size());
+            for (size_t n = first; n < last; n++) {
+                const Panel& panel = activations.panels[n];
+                kernels.multiply(matrix.weights, packed, panel, tile);
+                copy_out(tile, panel, matrix, place, product->out + activations.first[n] * product->stride, product->stride);
+            }
+        }
+    });
+}
+
+void gated_matmul(const Kernels& kernels, Pool& pool, Gate gate, const float* x, size_t rows, size_t stride,
+                  const Matrix& a, const Matrix& b, float* out) {
+    if (rows == 0) return;
+    const Activations activations = activations_of(kernels, pool, x, rows, stride, a.weights.columns);
+    const size_t tiles = a.weights.tiles(), width = a.weights.rows;
+    const size_t step = std::max<size_t>(1, ROWS_AT_A_TIME / kernels.panel_rows);
+    const size_t layers = (activations.panels.size() + step - 1) / step;
+    pool.run(tiles * layers, piece_of(tiles * layers, pool), [&](size_t begin, size_t end) {
+        alignas(64) float first_tile[MOST_PANEL_ROWS * TILE], second_tile[MOST_PANEL_ROWS * TILE];
+        for (size_t task = begin; task < end; task++) {
+            const size_t place = task % tiles, count = std::min(TILE, width - place * TILE);
+            const size_t first = task / tiles * step, last = std::min(first + step, activations.panels.size());
+            for (size_t n = first; n < last; n++) {
+                const Panel& panel = activations.panels[n];
+                kernels.multiply(a.weights, a.packed + place * a.weights.tile_bytes(), panel, first_tile);
+                kernels.multiply(b.weights, b.packed + place * b.weights.tile_bytes(), panel, second_tile);
+                for (size_t row = 0; row < panel.rows; row++) {
+                    float* x_part = first_tile + row * TILE;
+                    float* y_part = second_tile + row * TILE;
+                    for (size_t lane = 0; lane < count; lane++) {
+                        if (a.bias) x_part[lane] += a.bias[place * TILE + lane];
+                        if (b.bias) y_part[lane] += b.bias[place * TILE + lane];
+                    }
+                    kernels.glu(gate, x_part, y_part, out + (activations.first[n] + row) * width + place * TILE, count);
+                }
+            }
+        }
+    });
+}
+
+void gather_matmul(const Kernels& kernels, Pool& pool, const float* x, size_t stride, const uint32_t* sources,
+                   const uint32_t* experts, size_t count, const Matrix& first, size_t matrices, float* out) {
+    if (count == 0) return;
+    // Rows of the same expert go together, wherever they come from and go to.
+    std::vector<uint32_t> order(count), from(count);
+    std::iota(order.begin(), order.end(), 0u);
+    std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return experts[a] < experts[b]; });
+    for (size_t n = 0; n < count; n++) from[n] = sources[order[n]];
+    const size_t columns = first.weights.columns, width = first.weights.rows, tiles = first.weights.tiles();
+    thread_local Scratch scratch;
+    uint8_t* memory = scratch.get(Activations::bytes(count, columns));
+    Activations activations;
+    for (size_t begin = 0, end; begin < count; begin = end) {
+        for (end = begin; end < count && experts[order[end]] == experts[order[begin]]; end++) {
+        }
+        activations.add(begin, end - begin, kernels.panel_rows, columns, memory);
+    }
+    quantise(kernels, pool, activations, x, stride, from.data(), columns);
+    const size_t tasks = tiles * activations.panels.size();
+    pool.run(tasks, piece_of(tasks, pool), [&](size_t begin, size_t end) {
+        alignas(64) float tile[MOST_PANEL_ROWS * TILE];
+        for (size_t task = begin; task < end; task++) {
+            const size_t n = task / tiles, place = task % tiles, lanes = std::min(TILE, width - place * TILE);
+            const Panel& panel = activations.panels[n];
+            const size_t expert = experts[order[activations.first[n]]];
+            if (expert < matrices) {
+                const uint8_t* packed = first.packed + expert * first.weights.bytes() + place * first.weights.tile_bytes();
+                kernels.multiply(first.weights, packed, panel, tile);
+            } else {
+                std::fill_n(tile, panel.rows * TILE, std::numeric_limits<float>::quiet_NaN());
+            }
+            for (size_t row = 0; row < panel.rows; row++) {
+                float* to = out + (size_t)order[activations.first[n] + row] * width + place * TILE;
+                std::memcpy(to, tile + row * TILE, lanes * sizeof(float));
+            }
+        }
+    });
+}
+
+void attention(const Kernels& kernels, Pool& pool, const Attention& a) {
+    const size_t shared = a.heads / a.kv_heads;
+    const size_t widest = (std::max(a.width, a.value_width) + TILE - 1) / TILE * TILE;
+    const size_t most = std::min(MOST_QUERIES, QUERY_FLOATS / widest);
+    // Heads that share keys go together, unless threads would have nothing to do then.
+    size_t heads = std::min(shared, most);
+    while (heads > 1 && a.batch * a.kv_heads * ((shared + heads - 1) / heads) * a.queries < 3 * (size_t)pool.threads())
+        heads = (heads + 1) / 2;
+    const size_t length = std::min(a.queries, std::max<size_t>(1, most / heads));
+    const size_t parts = (shared + heads - 1) / heads, stretches = (a.queries + length - 1) / length;
+    const size_t tasks = a.batch * a.kv_heads * parts * stretches;
+    pool.run(tasks, 1, [&](size_t begin, size_t end) {
+        for (size_t task = begin; task < end; task++) {
+            // The last queries see most keys: the longest tasks come first.
+            const size_t place = (stretches - 1 - task / (a.batch * a.kv_heads * parts)) * length;
+            const size_t rest = task % (a.batch * a.kv_heads * parts);
+            const size_t row = rest / (a.kv_heads * parts), part = rest % parts;
+            const size_t head = rest / parts % a.kv_heads * shared + part * heads;
+            const size_t count = std::min(heads, shared - part * heads);
+            kernels.attend(a, row, head, count, place, std::min(place + length, a.queries));
+        }
+    });
+}
+
+}  // namespace osaurus

@@ -1,0 +1,131 @@
+#include "pool.h"
+
+#include <chrono>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace osaurus {
+namespace {
+
+// How long a worker looks out for the next job: longer than it takes from one kernel of a pass to the next.
+constexpr auto PATIENCE = std::chrono::microseconds(50);
+constexpr int SPINS_BETWEEN_LOOKS = 64;
+// How long a caller waits for the last pieces before it lets others have the processor.
+constexpr int SPINS_BEFORE_YIELD = 4096;
+
+inline void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+int processors() {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    const int count = (int)std::thread::hardware_concurrency();
+    return count > 0 ? count : 1;
+}
+
+std::mutex pool_mutex;
+// Never destroyed: its threads may still be asleep when the process ends.
+std::atomic<Pool*> the_pool{nullptr};
+
+}  // namespace
+
+Pool::Pool(int threads) {
+    for (int index = 1; index < threads; index++) workers_.emplace_back([this] { live(); });
+}
+
+Pool::~Pool() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        ending_ = true;
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+}
+
+void Pool::share(size_t count, size_t piece, Call call, const void* self) {
+    call_ = call;
+    self_ = self;
+    count_ = count;
+    piece_ = piece;
+    next_ = 0;
+    job_ = ++jobs_;
+    if (sleeping_ > 0) {
+        // Under the lock, or a worker about to sleep would miss it.
+        { std::lock_guard<std::mutex> lock(mutex_); }
+        wake_.notify_all();
+    }
+    take_pieces();
+    // A worker that comes in from now on sees that there is no job; those inside are finishing their last piece.
+    job_ = 0;
+    for (int spins = 0; inside_ > 0; spins++) {
+        if (spins > SPINS_BEFORE_YIELD) std::this_thread::yield();
+        pause();
+    }
+}
+
+void Pool::take_pieces() {
+    for (;;) {
+        const size_t begin = next_.fetch_add(piece_);
+        if (begin >= count_) return;
+        call_(self_, begin, begin + piece_ < count_ ? begin + piece_ : count_);
+    }
+}
+
+void Pool::live() {
+    uint64_t last = 0;
+    for (;;) {
+        auto until = std::chrono::steady_clock::now() + PATIENCE;
+        for (int spins = 0; !ending_; spins++) {
+            const uint64_t job = job_;
+            if (job != 0 && job != last) {
+                inside_++;
+                // The job may have ended, or another begun, before this thread was seen to be inside.
+                const uint64_t current = job_;
+                if (current != 0) {
+                    take_pieces();
+                    last = current;
+                }
+                inside_--;
+                until = std::chrono::steady_clock::now() + PATIENCE;
+                spins = 0;
+            }
+            if (spins % SPINS_BETWEEN_LOOKS == SPINS_BETWEEN_LOOKS - 1 && std::chrono::steady_clock::now() > until) break;
+            pause();
+        }
+        std::unique_lock<std::mutex> lock(mutex_);
+        sleeping_++;
+        wake_.wait(lock, [&] {
+            const uint64_t job = job_;
+            return ending_ || (job != 0 && job != last);
+        });
+        sleeping_--;
+        if (ending_) return;
+    }
+}
+
+Pool& pool() {
+    if (Pool* present = the_pool) return *present;
+    std::lock_guard<std::mutex> lock(pool_mutex);
+    if (!the_pool) the_pool = new Pool(processors());
+    return *the_pool;
+}
+
+void set_threads(int threads) {
+    const int wanted = threads > 0 ? threads : processors();
+    std::lock_guard<std::mutex> lock(pool_mutex);
+    Pool* present = the_pool;
+    if (present && present->threads() == wanted) return;
+    the_pool = new Pool(wanted);
+    delete present;
+}
+
+}  // namespace osaurus

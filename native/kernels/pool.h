@@ -1,0 +1,73 @@
+// Threads that compute together with their caller.
+//
+// The difficulty is that a pass through a model is hundreds of jobs of some ten microseconds each: waking a thread costs
+// as much as it would do. So a worker that has finished looks out for the next job for a while before it sleeps; an idle
+// pool costs nothing. A job is cut into pieces that threads take one by one, so that a thread which lost its processor
+// to another process holds up no more than a piece.
+//
+// A pool does one job at a time; whoever comes meanwhile, on a stream of its own, computes alone.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace osaurus {
+
+class Pool {
+  public:
+    // `threads` counts the caller.
+    explicit Pool(int threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    int threads() const { return (int)workers_.size() + 1; }
+
+    // Call work(begin, end) until all of [0, count) is done, in pieces of `piece` or less; returns when all are.
+    template <typename Work>
+    void run(size_t count, size_t piece, const Work& work) {
+        if (count == 0) return;
+        if (count <= piece || workers_.empty() || !busy_.try_lock()) {
+            work((size_t)0, count);
+            return;
+        }
+        std::lock_guard<std::mutex> done(busy_, std::adopt_lock);
+        share(
+            count, piece, [](const void* self, size_t begin, size_t end) { (*(const Work*)self)(begin, end); }, &work);
+    }
+
+  private:
+    using Call = void (*)(const void*, size_t, size_t);
+
+    void share(size_t count, size_t piece, Call call, const void* self);
+    void take_pieces();
+    void live();
+
+    std::vector<std::thread> workers_;
+    std::mutex busy_;
+    // The job. Written while `job_` is 0 and nobody is inside.
+    Call call_ = nullptr;
+    const void* self_ = nullptr;
+    size_t count_ = 0, piece_ = 1;
+    std::atomic<size_t> next_{0};
+    std::atomic<uint64_t> job_{0};  // its number, 0 where there is none
+    uint64_t jobs_ = 0;
+    std::atomic<int> inside_{0};
+    std::atomic<bool> ending_{false};
+    // Sleep.
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::atomic<int> sleeping_{0};
+};
+
+// The pool that all kernels share. It has as many threads as this process may use processors, until it is told other.
+Pool& pool();
+// Change how many threads it has; 0 for as many as processors. Not while kernels run.
+void set_threads(int threads);
+
+}  // namespace osaurus

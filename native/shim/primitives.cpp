@@ -1,0 +1,510 @@
+// The difficulty is MLX's laziness: shapes are known when an operation is made, memory and strides only when it is
+// evaluated, and the work itself runs later, on the thread of its stream. So every operation is one primitive around a
+// function that is called on that thread with evaluated arrays. MLX keeps their memory until then.
+#include "primitives.h"
+
+#include <atomic>
+#include <cmath>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/primitives.h"
+#include "mlx/utils.h"
+#include "packing.h"
+
+namespace osaurus::shim {
+namespace {
+
+using Arrays = std::vector<mx::array>;
+using Work = std::function<void(const Arrays& inputs, Arrays& outputs)>;
+
+class Operation : public mx::Primitive {
+  public:
+    Operation(const char* name, Work work)
+        : mx::Primitive(mx::to_stream(std::monostate{}, mx::Device::cpu)),
+          name_(name),
+          work_(std::make_shared<const Work>(std::move(work))) {}
+
+    void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
+        Arrays from, to;
+        from.reserve(inputs.size());
+        for (const auto& input : inputs) from.push_back(mx::array::unsafe_weak_copy(input));
+        for (auto& output : outputs) {
+            output.set_data(mx::allocator::malloc(output.nbytes()));
+            to.push_back(mx::array::unsafe_weak_copy(output));
+        }
+        mx::cpu::get_command_encoder(stream()).dispatch(
+            [work = work_, from = std::move(from), to = std::move(to)]() mutable { (*work)(from, to); });
+    }
+
+    void eval_gpu(const Arrays&, Arrays&) override {
+        throw std::runtime_error("the kernels of osaurus_cpu run on the CPU only");
+    }
+
+    const char* name() const override { return name_; }
+
+  private:
+    const char* name_;
+    std::shared_ptr<const Work> work_;
+};
+
+mx::array make(const char* name, mx::Shape shape, mx::Dtype type, Arrays inputs, Work work) {
+    return mx::array(std::move(shape), type, std::make_shared<Operation>(name, std::move(work)), std::move(inputs));
+}
+
+void require(bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+// The elements of an array behind each other; copied into `copy` where they lie otherwise.
+template <typename T>
+const T* flat(const mx::array& array, std::vector<T>& copy) {
+    if (array.flags().row_contiguous || array.size() == 0) return array.data<T>();
+    copy.resize(array.size());
+    std::vector<int> place(array.ndim(), 0);
+    const T* from = array.data<T>();
+    for (size_t n = 0; n < array.size(); n++) {
+        copy[n] = *from;
+        for (int axis = (int)array.ndim() - 1; axis >= 0; axis--) {
+            from += array.strides(axis);
+            if (++place[axis] < array.shape(axis)) break;
+            from -= array.strides(axis) * array.shape(axis);
+            place[axis] = 0;
+        }
+    }
+    return copy.data();
+}
+
+template <typename T>
+std::vector<T>& spare(int which) {
+    thread_local std::vector<T> vectors[3];
+    return vectors[which];
+}
+
+const float* floats(const mx::array& array, int which = 0) { return flat<float>(array, spare<float>(which)); }
+
+mx::Shape with_last(const mx::array& x, size_t last) {
+    mx::Shape shape = x.shape();
+    shape.back() = (int)last;
+    return shape;
+}
+
+Gate gate_of(const std::string& name) {
+    if (name == "silu") return Gate::silu;
+    if (name == "gelu") return Gate::gelu;
+    throw std::invalid_argument("gate must be silu or gelu");
+}
+
+void require_rows(const mx::array& x, size_t columns) {
+    require(x.dtype() == mx::float32, "x must be float32");
+    require(x.ndim() > 0 && (size_t)x.shape(-1) == columns, "the last dimension of x must be that of the weights");
+}
+
+void require_bias(const std::optional<mx::array>& bias, size_t rows) {
+    require(!bias || (bias->dtype() == mx::float32 && bias->size() == rows), "a bias must be float32, one for each row");
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+}  // namespace
+
+void use(const std::string& name) {
+    const Kernels* found = name.empty() ? best() : find(name.c_str());
+    require(found != nullptr, "these kernels cannot run on this processor");
+    chosen = found;
+}
+
+const Kernels& kernels() {
+    if (!chosen) use("");
+    return *chosen;
+}
+
+PackedWeights pack(const mx::array& values, const mx::array& scales, const mx::array& biases, int bits, int group) {
+    require(values.dtype() == mx::uint32, "values must be uint32");
+    require(bits == 2 || bits == 3 || bits == 4 || bits == 5 || bits == 6 || bits == 8, "no such number of bits");
+    require(group == 32 || group == 64 || group == 128, "no such group size");
+    require(values.ndim() == 2 || values.ndim() == 3, "values must have two or three dimensions");
+    require(scales.shape() == biases.shape() && scales.dtype() == biases.dtype(), "scales and biases must be alike");
+    require(scales.ndim() == values.ndim() && scales.shape(-2) == values.shape(-2), "scales must go with values");
+    Weights shape;
+    shape.rows = values.shape(-2);
+    shape.columns = (size_t)scales.shape(-1) * group;
+    shape.bits = bits <= 4 ? 4 : 8;
+    shape.group = group;
+    if (scales.dtype() == mx::float16) {
+        shape.scale = Scale::float16;
+    } else if (scales.dtype() == mx::bfloat16) {
+        shape.scale = Scale::bfloat16;
+    } else {
+        require(scales.dtype() == mx::float32, "scales must be floating-point numbers");
+        shape.scale = Scale::float32;
+    }
+    require((size_t)values.shape(-1) * 32 == shape.columns * bits, "values must have as many columns as scales");
+    const size_t matrices = values.ndim() == 3 ? values.shape(0) : 1;
+    require(values.ndim() == 2 || scales.shape(0) == values.shape(0), "scales must go with values");
+    for (const auto* array : {&values, &scales, &biases})
+        require(array->is_available() && array->flags().row_contiguous, "arrays must be evaluated and contiguous");
+
+    // MLX's own memory begins eight bytes behind where vectors would have it. It looks for a buffer's size there, too.
+    constexpr size_t ALIGNMENT = 64;
+    const size_t bytes = matrices * shape.bytes();
+    auto* memory = (uint8_t*)::operator new(bytes + ALIGNMENT, std::align_val_t(ALIGNMENT));
+    auto* header = memory + ALIGNMENT - sizeof(size_t);
+    *(size_t*)header = bytes;
+    mx::allocator::Data data(mx::allocator::Buffer(header), [memory](mx::allocator::Buffer) {
+        ::operator delete(memory, std::align_val_t(ALIGNMENT));
+    });
+    PackedWeights result{shape, matrices, mx::array(std::move(data), mx::Shape{(int)matrices, (int)shape.tiles(), (int)shape.tile_bytes()}, mx::uint8)};
+    const size_t words = values.size() / matrices, numbers = scales.size() / matrices * shape.scale_bytes();
+    for (size_t n = 0; n < matrices; n++)
+        osaurus::pack(shape, bits, values.data<uint32_t>() + n * words, scales.data<uint8_t>() + n * numbers,
+                      biases.data<uint8_t>() + n * numbers, result.packed.data<uint8_t>() + n * shape.bytes());
+    return result;
+}
+
+std::vector<mx::array> matmul(const mx::array& x, const std::vector<std::shared_ptr<PackedWeights>>& weights,
+                              const std::vector<std::optional<mx::array>>& biases) {
+    require(!weights.empty() && biases.size() == weights.size(), "there must be a bias, or none, for each of the weights");
+    Arrays inputs = {x};
+    std::vector<mx::Shape> shapes;
+    std::vector<Weights> formats;
+    for (const auto& one : weights) {
+        require_rows(x, one->shape.columns);
+        require(one->matrices == 1, "there must be one matrix");
+        inputs.push_back(one->packed);
+        shapes.push_back(with_last(x, one->shape.rows));
+        formats.push_back(one->shape);
+    }
+    std::vector<int> places;
+    for (size_t n = 0; n < biases.size(); n++) {
+        require_bias(biases[n], formats[n].rows);
+        places.push_back(biases[n] ? (int)inputs.size() : -1);
+        if (biases[n]) inputs.push_back(*biases[n]);
+    }
+    auto work = [formats, places](const Arrays& in, Arrays& out) {
+        const size_t columns = formats[0].columns;
+        std::vector<Product> products;
+        for (size_t n = 0; n < formats.size(); n++) {
+            const float* bias = places[n] < 0 ? nullptr : in[places[n]].data<float>();
+            products.push_back({{formats[n], in[1 + n].data<uint8_t>(), bias}, out[n].data<float>(), formats[n].rows});
+        }
+        osaurus::matmul(kernels(), pool(), floats(in[0]), in[0].size() / columns, columns, products);
+    };
+    if (weights.size() == 1) return {make("QuantisedMatmul", shapes[0], mx::float32, std::move(inputs), std::move(work))};
+    return mx::array::make_arrays(std::move(shapes), std::vector<mx::Dtype>(weights.size(), mx::float32),
+                                  std::make_shared<Operation>("QuantisedMatmul", std::move(work)), inputs);
+}
+
+mx::array gated_matmul(const mx::array& x, const std::shared_ptr<PackedWeights>& a,
+                       const std::shared_ptr<PackedWeights>& b, const std::string& gate,
+                       const std::optional<mx::array>& a_bias, const std::optional<mx::array>& b_bias) {
+    require_rows(x, a->shape.columns);
+    require(a->shape.rows == b->shape.rows && a->shape.columns == b->shape.columns, "a and b must have one shape");
+    require(a->matrices == 1 && b->matrices == 1, "there must be one matrix");
+    require_bias(a_bias, a->shape.rows);
+    require_bias(b_bias, b->shape.rows);
+    require(a_bias.has_value() == b_bias.has_value(), "both or neither must have a bias");
+    Arrays inputs = {x, a->packed, b->packed};
+    if (a_bias) inputs.insert(inputs.end(), {*a_bias, *b_bias});
+    const bool biased = a_bias.has_value();
+    auto work = [kind = gate_of(gate), first = a->shape, second = b->shape, biased](const Arrays& in, Arrays& out) {
+        const Matrix x_matrix = {first, in[1].data<uint8_t>(), biased ? in[3].data<float>() : nullptr};
+        const Matrix y_matrix = {second, in[2].data<uint8_t>(), biased ? in[4].data<float>() : nullptr};
+        osaurus::gated_matmul(kernels(), pool(), kind, floats(in[0]), in[0].size() / first.columns, first.columns,
+                              x_matrix, y_matrix, out[0].data<float>());
+    };
+    return make("GatedQuantisedMatmul", with_last(x, a->shape.rows), mx::float32, std::move(inputs), std::move(work));
+}
+
+mx::array gather_matmul(const mx::array& x, const std::shared_ptr<PackedWeights>& weights, const mx::array& indices) {
+    require_rows(x, weights->shape.columns);
+    require(x.ndim() >= 2, "x must have two dimensions or more");
+    require(indices.dtype() == mx::uint32, "indices must be uint32");
+    const mx::Shape leading(x.shape().begin(), x.shape().end() - 2);
+    mx::Shape shape = mx::broadcast_shapes(leading, indices.shape());
+    const mx::Shape common = shape;
+    const int length = x.shape(-2);
+    shape.push_back(length);
+    shape.push_back((int)weights->shape.rows);
+    auto work = [format = weights->shape, matrices = weights->matrices, common, length](const Arrays& in, Arrays& out) {
+        const float* from = floats(in[0]);
+        const uint32_t* chosen_experts = flat<uint32_t>(in[2], spare<uint32_t>(0));
+        size_t count = 1;
+        for (int size : common) count *= size;
+        std::vector<uint32_t> sources, experts;
+        std::vector<int> place(common.size(), 0);
+        for (size_t n = 0; n < count; n++) {
+            size_t row = 0, expert = 0;
+            for (size_t axis = 0; axis < common.size(); axis++) {
+                // Dimensions are counted from the last; those of size one stand still.
+                const int own = (int)axis - (int)common.size() + (int)in[0].ndim() - 2;
+                if (own >= 0) row = row * in[0].shape(own) + (in[0].shape(own) == 1 ? 0 : place[axis]);
+                const int other = (int)axis - (int)common.size() + (int)in[2].ndim();
+                if (other >= 0) expert = expert * in[2].shape(other) + (in[2].shape(other) == 1 ? 0 : place[axis]);
+            }
+            for (int step = 0; step < length; step++) {
+                sources.push_back((uint32_t)(row * length + step));
+                experts.push_back(chosen_experts[expert]);
+            }
+            for (int axis = (int)common.size() - 1; axis >= 0; axis--) {
+                if (++place[axis] < common[axis]) break;
+                place[axis] = 0;
+            }
+        }
+        osaurus::gather_matmul(kernels(), pool(), from, format.columns, sources.data(), experts.data(), sources.size(),
+                               {format, in[1].data<uint8_t>(), nullptr}, matrices, out[0].data<float>());
+    };
+    return make("GatheredQuantisedMatmul", std::move(shape), mx::float32, {x, weights->packed, indices}, std::move(work));
+}
+
+mx::array rows_of(const std::shared_ptr<PackedWeights>& weights, const mx::array& indices) {
+    require(indices.dtype() == mx::int32 || indices.dtype() == mx::uint32, "indices must be int32 or uint32");
+    require(weights->matrices == 1, "there must be one matrix");
+    mx::Shape shape = indices.shape();
+    shape.push_back((int)weights->shape.columns);
+    auto work = [format = weights->shape](const Arrays& in, Arrays& out) {
+        const int32_t* rows = in[1].dtype() == mx::int32 ? flat<int32_t>(in[1], spare<int32_t>(0))
+                                                         : (const int32_t*)flat<uint32_t>(in[1], spare<uint32_t>(0));
+        float* to = out[0].data<float>();
+        for (size_t n = 0; n < in[1].size(); n++, to += format.columns) {
+            // As in NumPy, negative ones count from the end.
+            const int64_t row = rows[n] < 0 ? rows[n] + (int64_t)format.rows : rows[n];
+            if (row >= 0 && row < (int64_t)format.rows) {
+                unpack_row(format, in[0].data<uint8_t>(), row, to);
+            } else {
+                std::fill_n(to, format.columns, NAN);
+            }
+        }
+    };
+    return make("QuantisedRows", std::move(shape), mx::float32, {weights->packed, indices}, std::move(work));
+}
+
+mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, float epsilon) {
+    require(x.dtype() == mx::float32 && x.ndim() > 0, "x must be float32, of one dimension or more");
+    require(!weight || (weight->dtype() == mx::float32 && weight->ndim() == 1 && weight->shape(0) == x.shape(-1)),
+            "weight must be float32 and go with the last dimension of x");
+    Arrays inputs = {x};
+    if (weight) inputs.push_back(*weight);
+    auto work = [epsilon](const Arrays& in, Arrays& out) {
+        const float* from = floats(in[0]);
+        const float* by = in.size() > 1 ? floats(in[1], 1) : nullptr;
+        float* to = out[0].data<float>();
+        const size_t width = in[0].shape(-1);
+        pool().run(width ? in[0].size() / width : 0, 1 + 16384 / (width + 1), [&](size_t begin, size_t end) {
+            for (size_t row = begin; row < end; row++)
+                kernels().rms_norm(from + row * width, by, epsilon, to + row * width, width);
+        });
+    };
+    return make("RmsNorm", x.shape(), mx::float32, std::move(inputs), std::move(work));
+}
+
+mx::array glu(const mx::array& x, const mx::array& y, const std::string& gate) {
+    require(x.dtype() == mx::float32 && y.dtype() == mx::float32 && x.shape() == y.shape(),
+            "x and y must be float32 and of one shape");
+    auto work = [kind = gate_of(gate)](const Arrays& in, Arrays& out) {
+        const float *a = floats(in[0]), *b = floats(in[1], 1);
+        float* to = out[0].data<float>();
+        pool().run(in[0].size(), 8192, [&](size_t begin, size_t end) {
+            kernels().glu(kind, a + begin, b + begin, to + begin, end - begin);
+        });
+    };
+    return make("Glu", x.shape(), mx::float32, {x, y}, std::move(work));
+}
+
+mx::array log_sum_exp(const mx::array& x) {
+    require(x.dtype() == mx::float32 && x.ndim() > 0, "x must be float32, of one dimension or more");
+    auto work = [](const Arrays& in, Arrays& out) {
+        const float* from = floats(in[0]);
+        const size_t width = in[0].shape(-1);
+        pool().run(out[0].size(), 1, [&](size_t begin, size_t end) {
+            for (size_t row = begin; row < end; row++)
+                out[0].data<float>()[row] = kernels().log_sum_exp(from + row * width, width);
+        });
+    };
+    return make("LogSumExp", mx::Shape(x.shape().begin(), x.shape().end() - 1), mx::float32, {x}, std::move(work));
+}
+
+mx::array argmax(const mx::array& x) {
+    require(x.dtype() == mx::float32 && x.ndim() > 0 && x.shape(-1) > 0, "x must be float32, with one number at least");
+    auto work = [](const Arrays& in, Arrays& out) {
+        const float* from = floats(in[0]);
+        const size_t width = in[0].shape(-1);
+        pool().run(out[0].size(), 1, [&](size_t begin, size_t end) {
+            for (size_t row = begin; row < end; row++)
+                out[0].data<uint32_t>()[row] = (uint32_t)kernels().argmax(from + row * width, width);
+        });
+    };
+    return make("ArgMax", mx::Shape(x.shape().begin(), x.shape().end() - 1), mx::uint32, {x}, std::move(work));
+}
+
+class Angles {
+  public:
+    explicit Angles(std::vector<double> frequencies) : frequencies_(std::move(frequencies)) {}
+
+    // The cosines and, behind them, the sines of positions, each [width / 2]; they stay where they are. Those of
+    // positions that no text has (rows that are filled up stand before their beginning) are put into `strays`.
+    std::vector<const float*> look_up(const std::vector<int64_t>& positions, std::deque<std::vector<float>>& strays) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        std::vector<const float*> found;
+        found.reserve(positions.size());
+        for (int64_t position : positions) {
+            if (position >= 0 && position < MOST_POSITIONS) {
+                found.push_back(at(position));
+            } else {
+                strays.emplace_back(2 * frequencies_.size());
+                fill(position, strays.back().data());
+                found.push_back(strays.back().data());
+            }
+        }
+        return found;
+    }
+
+  private:
+    static constexpr int64_t PAGE = 256;
+    static constexpr int64_t MOST_POSITIONS = 1 << 22;
+
+    const float* at(int64_t position) {
+        while ((int64_t)pages_.size() <= position / PAGE) pages_.emplace_back();
+        std::vector<float>& page = pages_[position / PAGE];
+        const size_t size = 2 * frequencies_.size();
+        if (page.empty()) {
+            page.resize(PAGE * size);
+            for (int64_t n = 0; n < PAGE; n++) fill(position / PAGE * PAGE + n, page.data() + n * size);
+        }
+        return page.data() + position % PAGE * size;
+    }
+
+    void fill(int64_t position, float* to) const {
+        const size_t half = frequencies_.size();
+        for (size_t pair = 0; pair < half; pair++) {
+            to[pair] = (float)std::cos((double)position * frequencies_[pair]);
+            to[half + pair] = (float)std::sin((double)position * frequencies_[pair]);
+        }
+    }
+
+    std::vector<double> frequencies_;
+    std::mutex mutex_;
+    std::deque<std::vector<float>> pages_;
+};
+
+Rotation::Rotation(std::vector<double> frequencies, bool neighbours)
+    : width(2 * frequencies.size()), neighbours(neighbours) {
+    angles = std::make_shared<Angles>(std::move(frequencies));
+}
+
+mx::array rotate(const Rotation& rotation, const mx::array& x, int offset, const std::optional<mx::array>& offsets) {
+    require(x.dtype() == mx::float32 && x.ndim() == 4, "x must be float32 and have four dimensions");
+    require((size_t)x.shape(3) >= rotation.width, "x must be as wide as the rotation");
+    require(!offsets || (offsets->dtype() == mx::int32 && (offsets->size() == 1 || offsets->size() == (size_t)x.shape(0))),
+            "offsets must be int32, one for each row");
+    Arrays inputs = {x};
+    if (offsets) inputs.push_back(*offsets);
+    auto work = [all = rotation.angles, turned = rotation.width, neighbours = rotation.neighbours, offset](const Arrays& in, Arrays& out) {
+        const mx::array& from = in[0];
+        const size_t batch = from.shape(0), heads = from.shape(1), length = from.shape(2), width = from.shape(3);
+        const float* source = from.data<float>();
+        size_t strides[3] = {(size_t)from.strides(0), (size_t)from.strides(1), (size_t)from.strides(2)};
+        if (from.strides(3) != 1) {
+            source = floats(from);
+            strides[0] = heads * length * width, strides[1] = length * width, strides[2] = width;
+        }
+        std::vector<int64_t> positions;
+        const int32_t* begins = in.size() > 1 ? flat<int32_t>(in[1], spare<int32_t>(1)) : nullptr;
+        for (size_t row = 0; row < batch; row++) {
+            const int64_t begin = begins ? begins[in[1].size() == 1 ? 0 : row] : offset;
+            for (size_t step = 0; step < length; step++) positions.push_back(begin + (int64_t)step);
+        }
+        std::deque<std::vector<float>> strays;
+        const std::vector<const float*> angles = all->look_up(positions, strays);
+        float* to = out[0].data<float>();
+        pool().run(batch * length * heads, 1 + 16384 / (width + 1), [&](size_t begin, size_t end) {
+            for (size_t n = begin; n < end; n++) {
+                const size_t row = n / (heads * length), head = n / length % heads, step = n % length;
+                const float* own = angles[row * length + step];
+                kernels().rotate(source + row * strides[0] + head * strides[1] + step * strides[2], own,
+                                 own + turned / 2, neighbours, turned, width,
+                                 to + n * width);
+            }
+        });
+    };
+    return make("Rotate", x.shape(), mx::float32, std::move(inputs), std::move(work));
+}
+
+mx::array attention(const mx::array& queries, const mx::array& keys, const mx::array& values, float scale, bool causal,
+                    int window, const std::optional<mx::array>& mask, const std::optional<mx::array>& sinks) {
+    require(queries.ndim() == 4 && keys.ndim() == 4 && values.ndim() == 4, "there must be four dimensions");
+    require(queries.dtype() == mx::float32, "queries must be float32");
+    require(keys.dtype() == values.dtype() && (keys.dtype() == mx::float32 || keys.dtype() == mx::float16),
+            "keys and values must both be float32 or float16");
+    require(keys.shape(0) == queries.shape(0) && values.shape(0) == queries.shape(0), "there must be as many rows");
+    require(keys.shape(1) == values.shape(1) && keys.shape(1) > 0 && queries.shape(1) % keys.shape(1) == 0,
+            "heads must be a multiple of those of keys and values");
+    require(keys.shape(2) == values.shape(2) && keys.shape(3) == queries.shape(3), "keys must fit values and queries");
+    require(queries.shape(3) <= (int)QUERY_FLOATS && values.shape(3) <= (int)QUERY_FLOATS, "heads are too wide");
+    require(!mask || !causal, "there may be a mask or a causal one, not both");
+    require(window >= 0 && (window == 0 || causal), "a window must be positive, and causal");
+    require(!mask || mask->dtype() == mx::bool_ || mask->dtype() == mx::float32, "a mask must be bool or float32");
+    require(!sinks || (sinks->dtype() == mx::float32 && sinks->size() == (size_t)queries.shape(1)),
+            "sinks must be float32, one for each head");
+    const mx::Shape scores = {queries.shape(0), queries.shape(1), queries.shape(2), keys.shape(2)};
+    require(!mask || mx::broadcast_shapes(mask->shape(), scores) == scores, "the mask must broadcast to the scores");
+    Arrays inputs = {queries, keys, values};
+    if (mask) inputs.push_back(*mask);
+    if (sinks) inputs.push_back(*sinks);
+    auto work = [scale, causal, window, masked = mask.has_value(), sunk = sinks.has_value()](const Arrays& in,
+                                                                                         Arrays& out) {
+        Attention a = {};
+        const auto strides = [](const mx::array& array, size_t* to) {
+            for (int axis = 0; axis < 3; axis++) to[axis] = array.strides(axis);
+        };
+        a.batch = in[0].shape(0), a.heads = in[0].shape(1), a.queries = in[0].shape(2), a.width = in[0].shape(3);
+        a.kv_heads = in[1].shape(1), a.keys = in[1].shape(2), a.value_width = in[2].shape(3);
+        a.half = in[1].dtype() == mx::float16;
+        strides(in[0], a.query_strides);
+        strides(in[1], a.key_strides);
+        strides(in[2], a.value_strides);
+        a.query = in[0].data<float>();
+        const auto packed_strides = [](const mx::array& array, size_t* to) {
+            to[2] = array.shape(3), to[1] = to[2] * array.shape(2), to[0] = to[1] * array.shape(1);
+        };
+        if (in[0].strides(3) != 1) a.query = floats(in[0]), packed_strides(in[0], a.query_strides);
+        const auto stored = [&](const mx::array& array, size_t* to, int which) -> const void* {
+            if (a.half) {
+                if (array.strides(3) == 1) return array.data<uint16_t>();
+                packed_strides(array, to);
+                return flat<uint16_t>(array, spare<uint16_t>(which));
+            }
+            if (array.strides(3) == 1) return array.data<float>();
+            packed_strides(array, to);
+            return floats(array, which);
+        };
+        a.key = stored(in[1], a.key_strides, 1);
+        a.value = stored(in[2], a.value_strides, 2);
+        a.out = out[0].data<float>();
+        packed_strides(out[0], a.out_strides);
+        a.scale = scale;
+        a.masking = causal ? Masking::causal : Masking::none;
+        a.window = window;
+        if (masked) {
+            const mx::array& shown = in[3];
+            a.masking = shown.dtype() == mx::bool_ ? Masking::boolean : Masking::additive;
+            a.mask = shown.data<uint8_t>();
+            for (int axis = 0; axis < 4; axis++) {
+                const int own = axis - 4 + (int)shown.ndim();
+                a.mask_strides[axis] = own < 0 || shown.shape(own) == 1 ? 0 : shown.strides(own);
+            }
+        }
+        std::vector<float> own_sinks;
+        if (sunk) a.sinks = flat<float>(in.back(), own_sinks);
+        osaurus::attention(kernels(), pool(), a);
+    };
+    return make("Attention", {queries.shape(0), queries.shape(1), queries.shape(2), values.shape(3)}, mx::float32,
+                std::move(inputs), std::move(work));
+}
+
+}  // namespace osaurus::shim

@@ -1,0 +1,295 @@
+// The kernels against float64, without MLX, for every instruction set that this processor has; what `make test-native`
+// runs under the address, undefined-behaviour and thread sanitizers. Ends with status 1 where something is wrong.
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "operations.h"
+#include "packing.h"
+
+using namespace osaurus;
+
+namespace {
+
+std::atomic<int> failures{0};
+
+void check(bool condition, const char* kernels, const char* what, double found = 0) {
+    if (condition) return;
+    failures++;
+    std::printf("%s: %s (%g)\n", kernels, what, found);
+}
+
+struct Random {
+    std::mt19937 engine;
+    explicit Random(unsigned seed) : engine(seed) {}
+    size_t below(size_t end) { return engine() % end; }
+    float number() { return std::normal_distribution<float>()(engine); }
+    std::vector<float> numbers(size_t count) {
+        std::vector<float> all(count);
+        for (float& one : all) one = number();
+        return all;
+    }
+};
+
+// A quantised matrix, what it stands for in float64, and its packed form at an aligned place.
+struct Quantised {
+    Weights weights;
+    std::vector<double> dense;
+    std::vector<uint8_t> memory;
+
+    const uint8_t* packed() const { return (const uint8_t*)(((uintptr_t)memory.data() + 63) & ~(uintptr_t)63); }
+    Matrix matrix(const float* bias = nullptr) const { return {weights, packed(), bias}; }
+
+    Quantised(Random& random, size_t rows, size_t columns, int bits, size_t group, Scale scale, size_t matrices = 1) {
+        weights = {rows, columns, bits <= 4 ? 4 : 8, group, scale};
+        memory.resize(matrices * weights.bytes() + 64);
+        for (size_t matrix = 0; matrix < matrices; matrix++) add(random, bits, matrix);
+    }
+
+    void add(Random& random, int bits, size_t matrix) {
+        const size_t groups = weights.columns / weights.group;
+        std::vector<uint32_t> values(weights.rows * weights.columns * bits / 32);
+        for (uint32_t& word : values) word = random.engine();
+        std::vector<uint8_t> scales, biases;
+        std::vector<double> numbers[2];
+        for (size_t n = 0; n < weights.rows * groups; n++) {
+            // Few enough digits for every type.
+            const float parts[2] = {(float)(1 + random.below(7)) / 64, (float)random.below(15) / 8 - 1};
+            for (int part = 0; part < 2; part++) {
+                std::vector<uint8_t>& to = part ? biases : scales;
+                uint32_t word;
+                std::memcpy(&word, &parts[part], 4);
+                if (weights.scale == Scale::bfloat16) word >>= 16;
+                if (weights.scale == Scale::float16)
+                    word = word == 0 ? 0 : (word >> 16 & 0x8000) | ((word >> 23 & 255) - 112) << 10 | (word >> 13 & 1023);
+                for (size_t byte = 0; byte < weights.scale_bytes(); byte++) to.push_back(word >> 8 * byte & 255);
+                numbers[part].push_back(parts[part]);
+            }
+        }
+        for (size_t row = 0; row < weights.rows; row++) {
+            for (size_t column = 0; column < weights.columns; column++) {
+                const size_t bit = column * bits, at = row * weights.columns * bits / 32 + bit / 32;
+                uint64_t window = values[at];
+                if (bit % 32 + bits > 32) window |= (uint64_t)values[at + 1] << 32;
+                const unsigned value = window >> bit % 32 & ((1u << bits) - 1);
+                const size_t own = row * groups + column / weights.group;
+                dense.push_back(numbers[0][own] * value + numbers[1][own]);
+            }
+        }
+        pack(weights, bits, values.data(), scales.data(), biases.data(), (uint8_t*)packed() + matrix * weights.bytes());
+    }
+};
+
+// What a product may be off by: activations are rounded to 1/127 of the greatest of their block.
+double allowance(const float* x, const double* row, size_t columns) {
+    double total = 1e-5;
+    for (size_t block = 0; block < columns; block += BLOCK) {
+        double most = 0, weight = 0;
+        for (size_t n = block; n < block + BLOCK; n++) most = std::fmax(most, std::fabs(x[n])), weight += std::fabs(row[n]);
+        total += weight * most / 127 * 0.51;
+    }
+    return total;
+}
+
+void products_are_right(const Kernels& kernels, Pool& pool, Random& random) {
+    const int all_bits[] = {2, 3, 4, 5, 6, 8};
+    for (int round = 0; round < 40; round++) {
+        const size_t group = 32u << random.below(3), columns = group * (1 + random.below(4)), rows = 1 + random.below(70);
+        const size_t count = 1 + random.below(20), stride = columns + random.below(3);
+        const Quantised a(random, rows, columns, all_bits[random.below(6)], group, (Scale)random.below(3));
+        const Quantised b(random, rows, columns, all_bits[random.below(6)], group, (Scale)random.below(3));
+        std::vector<float> x = random.numbers(count * stride), bias = random.numbers(rows), out(count * rows), other(count * rows);
+        matmul(kernels, pool, x.data(), count, stride, {{a.matrix(bias.data()), out.data(), rows}, {b.matrix(), other.data(), rows}});
+        std::vector<float> gated(count * rows), plain(count * rows);
+        for (size_t n = 0; n < count * rows; n++) plain[n] = out[n] - bias[n % rows];
+        gated_matmul(kernels, pool, Gate::silu, x.data(), count, stride, a.matrix(), b.matrix(), gated.data());
+        for (size_t n = 0; n < count; n++) {
+            for (size_t row = 0; row < rows; row++) {
+                double expected = bias[row];
+                for (size_t k = 0; k < columns; k++) expected += (double)x[n * stride + k] * a.dense[row * columns + k];
+                const double off = std::fabs(out[n * rows + row] - expected);
+                check(off <= allowance(&x[n * stride], &a.dense[row * columns], columns), kernels.name, "a product", off);
+                const double first = plain[n * rows + row];
+                const double gate = first / (1 + std::exp(-first)) * other[n * rows + row];
+                check(std::fabs(gated[n * rows + row] - gate) <= 1e-3 + 1e-4 * std::fabs(gate), kernels.name, "a gated product");
+            }
+            std::vector<float> alone(rows);
+            matmul(kernels, pool, &x[n * stride], 1, stride, {{a.matrix(bias.data()), alone.data(), rows}});
+            check(!std::memcmp(alone.data(), &out[n * rows], rows * sizeof(float)), kernels.name, "a row alone differs");
+        }
+        std::vector<float> unpacked(columns);
+        const size_t row = random.below(rows);
+        unpack_row(a.weights, a.packed(), row, unpacked.data());
+        for (size_t k = 0; k < columns; k++)
+            check(std::fabs(unpacked[k] - a.dense[row * columns + k]) < 1e-5, kernels.name, "an unpacked row");
+        x[random.below(columns)] = round % 2 ? NAN : INFINITY;
+        matmul(kernels, pool, x.data(), count, stride, {{a.matrix(), out.data(), rows}});
+        for (size_t n = 0; n < count * rows; n++)
+            check(std::isnan(out[n]) == (n < rows), kernels.name, "what is not finite must stay in its row, and in sight");
+    }
+}
+
+void gathered_products_are_right(const Kernels& kernels, Pool& pool, Random& random) {
+    for (int round = 0; round < 10; round++) {
+        const size_t columns = 64, rows = 1 + random.below(40), matrices = 1 + random.below(5), count = 1 + random.below(30);
+        const Quantised experts(random, rows, columns, round % 2 ? 4 : 8, 32, Scale::float16, matrices);
+        const std::vector<float> x = random.numbers(7 * columns);
+        std::vector<uint32_t> sources(count), chosen(count);
+        for (size_t n = 0; n < count; n++) sources[n] = random.below(7), chosen[n] = random.below(matrices + 1);
+        std::vector<float> out(count * rows);
+        gather_matmul(kernels, pool, x.data(), columns, sources.data(), chosen.data(), count, experts.matrix(), matrices, out.data());
+        for (size_t n = 0; n < count; n++) {
+            std::vector<float> alone(rows, NAN);
+            Matrix one = experts.matrix();
+            one.packed += chosen[n] * experts.weights.bytes();
+            if (chosen[n] < matrices) matmul(kernels, pool, &x[sources[n] * columns], 1, columns, {{one, alone.data(), rows}});
+            for (size_t row = 0; row < rows; row++)
+                check(alone[row] == out[n * rows + row] || (chosen[n] == matrices && std::isnan(out[n * rows + row])),
+                      kernels.name, "a gathered product");
+        }
+    }
+}
+
+uint16_t half_of(float value) {
+    // Of the numbers used here: whole eighths below 4.
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    return word << 1 == 0 ? 0 : (word >> 16 & 0x8000) | ((word >> 23 & 255) - 112) << 10 | (word >> 13 & 1023);
+}
+
+void attention_is_right(const Kernels& kernels, Pool& pool, Random& random) {
+    for (int round = 0; round < 60; round++) {
+        Attention a = {};
+        a.batch = 1 + random.below(3), a.kv_heads = 1 + random.below(3), a.heads = a.kv_heads * (1 + random.below(4));
+        a.keys = 1 + random.below(150), a.queries = 1 + random.below(round % 3 ? 3 : 90);
+        a.width = 1 + random.below(130), a.value_width = 1 + random.below(130), a.half = round % 2, a.scale = 0.3f;
+        if (a.queries > a.keys) a.queries = a.keys;
+        const std::vector<float> q = random.numbers(a.batch * a.heads * a.queries * a.width);
+        std::vector<float> k(a.batch * a.kv_heads * a.keys * a.width), v(a.batch * a.kv_heads * a.keys * a.value_width);
+        std::vector<uint16_t> k_half, v_half;
+        for (float& one : k) one = (float)random.below(31) / 8 - 2, k_half.push_back(half_of(one));
+        for (float& one : v) one = (float)random.below(31) / 8 - 2, v_half.push_back(half_of(one));
+        std::vector<float> out(a.batch * a.heads * a.queries * a.value_width, NAN), sinks = random.numbers(a.heads);
+        const auto strides = [](size_t* to, size_t heads, size_t length, size_t width) {
+            to[0] = heads * length * width, to[1] = length * width, to[2] = width;
+        };
+        a.query = q.data(), a.out = out.data();
+        a.key = a.half ? (const void*)k_half.data() : k.data(), a.value = a.half ? (const void*)v_half.data() : v.data();
+        strides(a.query_strides, a.heads, a.queries, a.width), strides(a.key_strides, a.kv_heads, a.keys, a.width);
+        strides(a.value_strides, a.kv_heads, a.keys, a.value_width), strides(a.out_strides, a.heads, a.queries, a.value_width);
+        a.masking = (Masking)random.below(4);
+        if (a.masking == Masking::causal) a.window = random.below(2) * (1 + random.below(20));
+        if (random.below(3) == 0) a.sinks = sinks.data();
+        std::vector<uint8_t> shown(a.batch * a.queries * a.keys);
+        std::vector<float> added(shown.size());
+        for (size_t n = 0; n < shown.size(); n++) shown[n] = random.below(3) > 0, added[n] = shown[n] ? random.number() : -INFINITY;
+        a.mask = a.masking == Masking::boolean ? (const void*)shown.data() : added.data();
+        a.mask_strides[0] = a.queries * a.keys, a.mask_strides[2] = a.keys, a.mask_strides[3] = 1;
+        attention(kernels, pool, a);
+        for (size_t row = 0; row < a.batch; row++)
+            for (size_t head = 0; head < a.heads; head++)
+                for (size_t place = 0; place < a.queries; place++) {
+                    const size_t own = head / (a.heads / a.kv_heads);
+                    std::vector<double> weights;
+                    double total = a.sinks ? std::exp(sinks[head]) : 0;
+                    for (size_t key = 0; key < a.keys; key++) {
+                        double score = 0;
+                        for (size_t n = 0; n < a.width; n++)
+                            score += (double)q[((row * a.heads + head) * a.queries + place) * a.width + n] *
+                                     k[((row * a.kv_heads + own) * a.keys + key) * a.width + n];
+                        score *= a.scale;
+                        const size_t seen = a.keys - a.queries + place, at = (row * a.queries + place) * a.keys + key;
+                        if (a.masking == Masking::boolean && !shown[at]) score = -INFINITY;
+                        if (a.masking == Masking::additive) score += added[at];
+                        if (a.masking == Masking::causal && (key > seen || (a.window && key + a.window <= seen))) score = -INFINITY;
+                        weights.push_back(std::exp(score));
+                        total += weights.back();
+                    }
+                    for (size_t n = 0; n < a.value_width; n++) {
+                        double expected = 0;
+                        for (size_t key = 0; key < a.keys; key++)
+                            expected += weights[key] * v[((row * a.kv_heads + own) * a.keys + key) * a.value_width + n];
+                        expected = total > 0 ? expected / total : 0;
+                        const double found = out[((row * a.heads + head) * a.queries + place) * a.value_width + n];
+                        check(std::fabs(found - expected) < 1e-4, kernels.name, "attention", found - expected);
+                    }
+                }
+    }
+}
+
+void elements_are_right(const Kernels& kernels, Random& random) {
+    for (size_t count = 1; count < 70; count++) {
+        std::vector<float> x = random.numbers(count), y = random.numbers(count), out(count);
+        double squares = 0, exponentials = 0;
+        size_t best = 0;
+        for (size_t n = 0; n < count; n++) {
+            squares += (double)x[n] * x[n], exponentials += std::exp((double)x[n]);
+            if (x[n] > x[best]) best = n;
+        }
+        kernels.rms_norm(x.data(), y.data(), 1e-5f, out.data(), count);
+        for (size_t n = 0; n < count; n++)
+            check(std::fabs(out[n] - x[n] / std::sqrt(squares / count + 1e-5) * y[n]) < 1e-5, kernels.name, "rms_norm");
+        check(std::fabs(kernels.log_sum_exp(x.data(), count) - std::log(exponentials)) < 1e-5, kernels.name, "log_sum_exp");
+        check(kernels.argmax(x.data(), count) == best, kernels.name, "argmax");
+        kernels.glu(Gate::gelu, x.data(), y.data(), out.data(), count);
+        for (size_t n = 0; n < count; n++) {
+            const double a = x[n];
+            const double gelu = a / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (a + 0.044715 * a * a * a)));
+            check(std::fabs(out[n] - gelu * y[n]) < 1e-5, kernels.name, "gelu", out[n] - gelu * y[n]);
+        }
+        x[random.below(count)] = INFINITY;
+        check(std::isinf(kernels.log_sum_exp(x.data(), count)), kernels.name, "log_sum_exp of infinity");
+        const size_t strange = random.below(count);
+        x[strange] = NAN;
+        check(kernels.argmax(x.data(), count) == strange, kernels.name, "argmax of no number");
+        check(std::isnan(kernels.log_sum_exp(x.data(), count)), kernels.name, "log_sum_exp of no number");
+        kernels.rms_norm(x.data(), nullptr, 1e-5f, out.data(), count);
+        check(std::isnan(out[0]), kernels.name, "rms_norm of no number");
+    }
+}
+
+// Several threads with jobs for one pool, and a pool that comes and goes.
+void threads_do_not_meet(const Kernels& kernels) {
+    for (int round = 0; round < 3; round++) {
+        Pool pool(3);
+        std::vector<std::thread> callers;
+        for (unsigned caller = 0; caller < 3; caller++) {
+            callers.emplace_back([&, caller] {
+                Random random(caller);
+                const Quantised a(random, 200, 64, 4, 32, Scale::float16);
+                const std::vector<float> x = random.numbers(4 * 64);
+                std::vector<float> first(4 * 200), again(4 * 200);
+                for (int turn = 0; turn < 50; turn++) {
+                    matmul(kernels, pool, x.data(), 4, 64, {{a.matrix(), (turn ? again : first).data(), 200}});
+                    if (turn) check(first == again, kernels.name, "a product changes with the thread");
+                    // Long enough for workers to fall asleep.
+                    if (turn % 20 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+                }
+            });
+        }
+        for (auto& caller : callers) caller.join();
+    }
+}
+
+}  // namespace
+
+int main() {
+    for (const char* const* name = names(); *name; name++) {
+        const Kernels& kernels = *find(*name);
+        Random random(7);
+        Pool pool(2);
+        products_are_right(kernels, pool, random);
+        gathered_products_are_right(kernels, pool, random);
+        attention_is_right(kernels, pool, random);
+        elements_are_right(kernels, random);
+        threads_do_not_meet(kernels);
+        std::printf("%s: %s\n", *name, failures ? "wrong" : "right");
+    }
+    return failures ? 1 : 0;
+}

@@ -1,0 +1,514 @@
+"""The CPU kernels: each against float64, and networks that are computed by them against the same in plain MLX.
+
+Where osaurus-cpu is not built there is nothing to test. Activations are rounded to eight bits for products with
+quantised weights; a product may be off by what that rounding can do, and nothing more.
+"""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from attrs import evolve
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from osaurus.engine.backend import Backend
+
+from .conftest import RECURRENT_CONFIG, ROTATING_CONFIG, TINY_CONFIG, write_tiny_model
+from .desk import PROMPTS, another
+
+Array = npt.NDArray[np.float64]
+
+SETS = ("portable", "avx2", "avx512", "avx512vnni", "neon")
+
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture
+def whole(backend: Backend) -> Iterator[Any]:
+    """The kernels; which instruction set they use is set back afterwards."""
+    cpu = pytest.importorskip("osaurus_cpu")
+    best = cpu.kernels()
+    yield cpu
+    cpu.use(best)
+
+
+@pytest.fixture(params=SETS)
+def cpu(request: pytest.FixtureRequest, whole: Any) -> Any:
+    """The kernels, forced to an instruction set that this processor has."""
+    if request.param not in whole.available():
+        pytest.skip(f"no {request.param} here")
+    return forced(whole, request.param)
+
+
+def forced(whole: Any, name: str) -> Any:
+    """Return the kernels, using an instruction set; the portable one in the place of one that is not here."""
+    whole.use(name if name in whole.available() else "portable")
+    return whole
+
+
+@pytest.fixture
+def kernels(backend: Backend) -> Any:
+    """What installs the kernels in a network."""
+    pytest.importorskip("osaurus_cpu")
+    return import_module("osaurus.engine.kernels")
+
+
+def normal(seed: int, *shape: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def allowance(x: npt.NDArray[np.float32], dense: Array) -> Array:
+    """What each product may be off by, activations being rounded to 1/127 of the greatest of 32; shape (rows, out)."""
+    rows, columns = x.shape
+    most = np.abs(x).reshape(rows, columns // 32, 32).max(-1)
+    weight = np.abs(dense).reshape(len(dense), columns // 32, 32).sum(-1)
+    bound: Array = 0.51 / 127 * most @ weight.T + 1e-5
+    return bound
+
+
+@QUICK
+@given(
+    name=st.sampled_from(SETS),
+    seed=SEEDS,
+    bits=st.sampled_from([2, 3, 4, 5, 6, 8]),
+    group=st.sampled_from([32, 64, 128]),
+    scales=st.sampled_from(["float16", "bfloat16", "float32"]),
+    rows=st.integers(1, 40),
+    out=st.integers(1, 70),
+    groups=st.integers(1, 4),
+)
+def test_a_product_with_quantised_weights_is_right_and_its_rows_do_not_meet(
+    whole: Any, name: str, seed: int, bits: int, group: int, scales: str, rows: int, out: int, groups: int
+) -> None:
+    import mlx.core as mx
+
+    cpu = forced(whole, name)
+    weights = mx.array(normal(seed, out, group * groups)).astype(getattr(mx, scales))
+    quantised: Any = mx.quantize(weights, group, bits)
+    mx.eval(quantised)
+    packed = cpu.pack(*quantised, bits, group)
+    values, numbers, shifts = quantised
+    exact = mx.dequantize(values, numbers.astype(mx.float32), shifts.astype(mx.float32), group, bits)
+    dense = np.array(exact).astype(float)
+    x, bias = normal(seed + 1, rows, group * groups), normal(seed + 2, out)
+    found = np.array(cpu.matmul(mx.array(x), packed, mx.array(bias)))
+    assert (np.abs(found - (x.astype(float) @ dense.T + bias)) <= allowance(x, dense)).all()
+    for row in range(rows):
+        alone = np.array(cpu.matmul(mx.array(x[row : row + 1]), packed, mx.array(bias)))
+        assert (alone[0] == found[row]).all()
+    np.testing.assert_allclose(np.array(cpu.rows_of(packed, mx.array([0, out - 1, -1]))), dense[[0, -1, -1]], atol=1e-5)
+    # Of several at once, each is what it is by itself.
+    both = cpu.matmul_several(mx.array(x), [packed, packed], [mx.array(bias), None])
+    assert (np.array(both[0]) == found).all()
+    assert (np.array(both[1]) == np.array(cpu.matmul(mx.array(x), packed))).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_comes_out_as_no_number_and_stays_in_its_row(cpu: Any, value: float) -> None:
+    import mlx.core as mx
+
+    quantised = mx.quantize(mx.array(normal(0, 33, 64)), 32, 4)
+    mx.eval(quantised)
+    x = normal(1, 5, 64)
+    x[3, 40] = value
+    found = np.array(cpu.matmul(mx.array(x), cpu.pack(*quantised, 4, 32)))
+    assert np.isnan(found[3]).all()
+    assert np.isfinite(found[[0, 1, 2, 4]]).all()
+
+
+def test_nothing_gives_nothing(cpu: Any) -> None:
+    import mlx.core as mx
+
+    quantised = mx.quantize(mx.array(normal(0, 33, 64)), 32, 4)
+    mx.eval(quantised)
+    packed = cpu.pack(*quantised, 4, 32)
+    assert np.array(cpu.matmul(mx.zeros((0, 64)), packed)).shape == (0, 33)
+    assert (np.array(cpu.matmul(mx.zeros((2, 64)), packed)) == 0).all()
+    # So small that it has no reciprocal.
+    assert (np.array(cpu.matmul(mx.full((2, 64), 1e-40), packed)) == 0).all()
+    assert np.array(cpu.rms_norm(mx.zeros((0, 8)), None, 1e-5)).shape == (0, 8)
+
+
+@QUICK
+@given(
+    name=st.sampled_from(SETS),
+    seed=SEEDS,
+    bits=st.sampled_from([4, 8]),
+    rows=st.integers(1, 40),
+    chosen=st.integers(1, 3),
+    length=st.integers(1, 2),
+)
+def test_experts_are_those_that_each_row_names(
+    whole: Any, name: str, seed: int, bits: int, rows: int, chosen: int, length: int
+) -> None:
+    import mlx.core as mx
+
+    cpu = forced(whole, name)
+    quantised = mx.quantize(mx.array(normal(seed, 5, 20, 64)), 32, bits)
+    mx.eval(quantised)
+    dense = np.array(mx.dequantize(*quantised, 32, bits)).astype(float)
+    x = normal(seed + 1, rows, 1, length, 64)
+    indices = np.random.default_rng(seed).integers(0, 5, (rows, chosen)).astype(np.uint32)
+    found = np.array(cpu.gather_matmul(mx.array(x), cpu.pack(*quantised, bits, 32), mx.array(indices)))
+    expected = np.einsum("rclk,rcok->rclo", np.broadcast_to(x, (rows, chosen, length, 64)), dense[indices])
+    assert found.shape == expected.shape
+    bounds = [allowance(x[row, 0], dense[indices[row, place]]) for row in range(rows) for place in range(chosen)]
+    assert (np.abs(found - expected) <= np.array(bounds).reshape(expected.shape)).all()
+
+
+@QUICK
+@given(
+    name=st.sampled_from(SETS),
+    seed=SEEDS,
+    batch=st.integers(1, 3),
+    shared=st.integers(1, 4),
+    heads=st.integers(1, 3),
+    queries=st.integers(1, 80),
+    past=st.integers(0, 90),
+    width=st.integers(1, 130),
+    half=st.booleans(),
+    masking=st.sampled_from(["none", "causal", "window", "bool", "float"]),
+    sunk=st.booleans(),
+)
+def test_attention_is_what_its_formula_says(
+    whole: Any,
+    name: str,
+    seed: int,
+    batch: int,
+    shared: int,
+    heads: int,
+    queries: int,
+    past: int,
+    width: int,
+    half: bool,
+    masking: str,
+    sunk: bool,
+) -> None:
+    import mlx.core as mx
+
+    cpu = forced(whole, name)
+    keys, random = queries + past, np.random.default_rng(seed)
+    q, scale = normal(seed, batch, heads * shared, queries, width), width**-0.5
+    k, v = normal(seed + 1, batch, heads, keys, width), normal(seed + 2, batch, heads, keys, width + 3)
+    if half:
+        k, v = k.astype(np.float16), v.astype(np.float16)
+    shown = random.random((batch, 1, queries, keys)) < 0.6
+    added = np.zeros(shown.shape)
+    options: dict[str, Any] = {}
+    if masking in ("causal", "window"):
+        places = np.arange(keys) - np.arange(past, keys)[:, None]
+        shown = np.broadcast_to((places <= 0) & (places > (-7 if masking == "window" else -keys)), shown.shape)
+        options = {"causal": True, "window": 7 if masking == "window" else 0}
+    elif masking == "bool":
+        options = {"mask": mx.array(shown)}
+    elif masking == "float":
+        added = normal(seed + 3, *shown.shape).astype(float)
+        options = {"mask": mx.array(np.where(shown, added, -np.inf).astype(np.float32))}
+    else:
+        shown = np.ones_like(shown)
+    sinks = normal(seed + 4, heads * shared)
+    if sunk:
+        options["sinks"] = mx.array(sinks)
+    # As networks have them: heads behind the length in memory.
+    turned = mx.array(q.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+    found = np.array(cpu.attention(turned, mx.array(k), mx.array(v), scale, **options))
+    scores = q.astype(float) @ np.repeat(k, shared, 1).astype(float).swapaxes(2, 3) * scale + added
+    weights = np.where(shown, np.exp(scores), 0)
+    total = weights.sum(-1, keepdims=True) + (np.exp(sinks.astype(float))[:, None, None] if sunk else 0)
+    expected = weights @ np.repeat(v, shared, 1).astype(float) / np.where(total == 0, 1, total)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_attention_behind_padding_is_exactly_that_without(cpu: Any) -> None:
+    import mlx.core as mx
+
+    for queries, padding in ((1, 37), (1, 64), (3, 1), (70, 20)):
+        q, k, v = (mx.array(normal(seed, 2, heads, 90, 16)) for seed, heads in ((0, 6), (1, 2), (2, 2)))
+        q = q[:, :, :queries]
+        alone = cpu.attention(q, k, v, 0.25, causal=True)
+        places = mx.arange(90 + padding)
+        mask = (places >= padding) & (places - padding <= mx.arange(90 - queries, 90)[:, None])
+        padded = [mx.pad(part, [(0, 0), (0, 0), (padding, 0), (0, 0)], constant_values=1) for part in (k, v)]
+        assert (np.array(cpu.attention(q, *padded, 0.25, mask=mask)) == np.array(alone)).all()
+
+
+def test_a_number_that_is_none_stays_in_sight_in_attention(cpu: Any) -> None:
+    import mlx.core as mx
+
+    k = normal(1, 1, 1, 20, 8)
+    k[0, 0, 5, 3] = np.nan
+    q, v = mx.array(normal(0, 1, 2, 20, 8)), mx.array(normal(2, 1, 1, 20, 8))
+    found = np.array(cpu.attention(q, mx.array(k), v, 1.0, causal=True))
+    assert np.isnan(found[:, :, 5:]).all()
+    assert np.isfinite(found[:, :, :5]).all()
+
+
+@QUICK
+@given(
+    name=st.sampled_from(SETS),
+    seed=SEEDS,
+    half=st.integers(1, 40),
+    extra=st.integers(0, 5),
+    neighbours=st.booleans(),
+    offset=st.sampled_from([0, 3, 255, 8191, 5_000_000]),
+)
+def test_rotation_is_by_the_angles_of_each_position(
+    whole: Any, name: str, seed: int, half: int, extra: int, neighbours: bool, offset: int
+) -> None:
+    import mlx.core as mx
+
+    cpu = forced(whole, name)
+    frequencies = 10000.0 ** (-np.arange(half) / half)
+    x = normal(seed, 2, 3, 4, 2 * half + extra)
+    offsets = np.array([offset, -2], np.int32)
+    found = np.array(cpu.rotate(cpu.Rotation(frequencies.tolist(), neighbours), mx.array(x), 0, mx.array(offsets)))
+    angles = (offsets[:, None] + np.arange(4))[:, None, :, None] * frequencies
+    cosines, sines = np.cos(angles), np.sin(angles)
+    expected = x.astype(float)
+    first, second = (
+        (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if neighbours else (slice(0, half), slice(half, 2 * half))
+    )
+    expected[..., first] = x[..., first] * cosines - x[..., second] * sines
+    expected[..., second] = x[..., first] * sines + x[..., second] * cosines
+    np.testing.assert_allclose(found, expected, atol=2e-6 * (1 + np.abs(x).max()))
+
+
+@QUICK
+@given(
+    name=st.sampled_from(SETS),
+    seed=SEEDS,
+    rows=st.integers(1, 5),
+    width=st.integers(1, 100),
+    scale=st.sampled_from([1e-3, 1.0, 30.0]),
+)
+def test_what_is_done_to_rows_is_right(whole: Any, name: str, seed: int, rows: int, width: int, scale: float) -> None:
+    import mlx.core as mx
+
+    cpu = forced(whole, name)
+    x, y, weight = normal(seed, rows, width) * scale, normal(seed + 1, rows, width), normal(seed + 2, width)
+    exact = x.astype(float)
+    norm = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(np.array(cpu.rms_norm(mx.array(x), mx.array(weight), 1e-5)), norm * weight, atol=1e-5)
+    np.testing.assert_allclose(np.array(cpu.rms_norm(mx.array(x), None, 1e-5)), norm, atol=1e-5)
+    silu = exact / (1 + np.exp(-exact)) * y
+    np.testing.assert_allclose(np.array(cpu.glu(mx.array(x), mx.array(y), "silu")), silu, atol=2e-6 * scale, rtol=1e-5)
+    gelu = exact / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (exact + 0.044715 * exact**3))) * y
+    np.testing.assert_allclose(np.array(cpu.glu(mx.array(x), mx.array(y), "gelu")), gelu, atol=1e-5 * scale, rtol=1e-4)
+    highest = exact.max(-1)
+    total = np.log(np.exp(exact - highest[:, None]).sum(-1)) + highest
+    np.testing.assert_allclose(np.array(cpu.log_sum_exp(mx.array(x))), total, atol=1e-5, rtol=1e-6)
+    assert (np.array(cpu.argmax(mx.array(x))) == x.argmax(-1)).all()
+
+
+def test_the_strangest_logits_have_a_sum_and_a_best(cpu: Any) -> None:
+    import mlx.core as mx
+
+    rows = np.full((5, 70), -np.inf, np.float32)
+    rows[1, 3], rows[2, 68], rows[3, 10:12], rows[4, 5] = np.inf, np.nan, 3.4e38, 1e4
+    assert np.array(cpu.argmax(mx.array(rows))).tolist() == [0, 3, 68, 10, 5]
+    with np.errstate(over="ignore"):
+        expected = np.array([-np.inf, np.inf, np.nan, np.float32(3.4e38), 1e4], np.float32)
+    np.testing.assert_allclose(np.array(cpu.log_sum_exp(mx.array(rows))), expected)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda cpu, mx, w: cpu.matmul(mx.zeros((2, 32)), w),
+        lambda cpu, mx, w: cpu.matmul(mx.zeros((2, 64), mx.float16), w),
+        lambda cpu, mx, w: cpu.matmul(mx.zeros((2, 64)), w, mx.zeros((3,))),
+        lambda cpu, mx, w: cpu.pack(mx.zeros((4, 8)), mx.zeros((4, 2)), mx.zeros((4, 2)), 4, 32),
+        lambda cpu, mx, w: cpu.pack(mx.zeros((4, 8), mx.uint32), mx.zeros((4, 3)), mx.zeros((4, 3)), 4, 32),
+        lambda cpu, mx, w: cpu.attention(*(mx.zeros((1, n, 2, 8)) for n in (3, 2, 2)), 1.0),
+        lambda cpu, mx, w: cpu.attention(*[mx.zeros((1, 2, 2, 8))] * 3, 1.0, mask=mx.zeros((3, 3, 3))),
+        lambda cpu, mx, w: cpu.use("abacus"),
+    ],
+)
+def test_what_does_not_fit_is_refused(cpu: Any, call: Any) -> None:
+    import mlx.core as mx
+
+    quantised = mx.quantize(mx.zeros((5, 64)), 32, 4)
+    mx.eval(quantised)
+    with pytest.raises(ValueError, match=" "):
+        call(cpu, mx, cpu.pack(*quantised, 4, 32))
+
+
+def test_several_threads_with_streams_of_their_own_get_the_same(backend: Backend) -> None:
+    cpu = pytest.importorskip("osaurus_cpu")
+    import mlx.core as mx
+
+    quantised = mx.quantize(mx.array(normal(0, 500, 128)), 32, 4)
+    mx.eval(quantised)
+    packed, x = cpu.pack(*quantised, 4, 32), normal(1, 20, 128)
+    expected = np.array(cpu.matmul(mx.array(x), packed))
+    different = []
+
+    def compute() -> None:
+        for _ in range(50):
+            if (np.array(cpu.matmul(mx.array(x), packed)) != expected).any():
+                different.append(1)
+        mx.synchronize()
+        mx.clear_streams()
+
+    threads = [Thread(target=compute) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not different
+
+
+MIXTURE = TINY_CONFIG | {
+    "model_type": "qwen3_moe",
+    "head_dim": 16,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+    "tie_word_embeddings": False,
+}
+SCALED = TINY_CONFIG | {
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "attention_bias": True,
+}
+BIASED = TINY_CONFIG | {"model_type": "qwen2"}
+CAPPED = TINY_CONFIG | {
+    "model_type": "gemma2",
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 8,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+ARCHITECTURES = {
+    "llama": SCALED,
+    "qwen2": BIASED,
+    "qwen3_moe": MIXTURE,
+    "gemma2": CAPPED,
+    "gemma3": ROTATING_CONFIG,
+    "qwen3_next": RECURRENT_CONFIG,
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("bits", [8, None])
+def test_a_network_computes_with_the_kernels_what_it_computes_without(
+    kernels: Any, name: str, bits: int | None
+) -> None:
+    import mlx.core as mx
+    import mlx.nn as nn
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.utils import dequantize_model
+
+    config = {**ARCHITECTURES[name], "vocab_size": 200}
+    module = import_module(f"mlx_lm.models.{config['model_type']}")
+
+    def network() -> Any:
+        mx.random.seed(3)
+        made = module.Model(module.ModelArgs.from_dict(config))
+        if bits is not None:
+            nn.quantize(made, 32, bits, class_predicate=lambda _, part: _divides(part))
+        return made
+
+    plain, ours = dequantize_model(network()), network()
+    expected_bytes = _nbytes(ours) + kernels.packed_nbytes(ours)
+    kernels.install(ours)
+    assert _nbytes(ours) == expected_bytes
+    tokens = mx.array([[5, 17, 3, 99, 4, 5, 6, 7, 8, 150]])
+    for found, expected in zip(*(_read(one, make_prompt_cache(one), tokens) for one in (ours, plain)), strict=True):
+        # Float32 all the way, or activations of eight bits before every product.
+        allowed = 1e-4 if bits is None else 0.1
+        assert np.abs(found - expected).max() < allowed * np.abs(expected).max()
+
+
+def _divides(part: Any) -> bool:
+    return hasattr(part, "to_quantized") and part.weight.shape[-1] % 32 == 0
+
+
+def _nbytes(network: Any) -> int:
+    from mlx.utils import tree_flatten
+
+    return sum(array.nbytes for _, array in tree_flatten(network.parameters()))
+
+
+def _read(network: Any, cache: Any, tokens: Any) -> list[npt.NDArray[np.float32]]:
+    """Return the logits of reading most tokens at once, and the others one by one."""
+    chunks = [tokens[:, :7], *(tokens[:, place : place + 1] for place in range(7, tokens.shape[1]))]
+    return [np.array(network(chunk, cache=cache)[:, -1]) for chunk in chunks]
+
+
+def test_networks_without_the_kernels_do_not_meet_them(kernels: Any, backend: Backend) -> None:
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    norm, other = nn.Sequential(nn.RMSNorm(8)), nn.RMSNorm(8)
+    kernels.install(norm)
+    assert type(other) is nn.RMSNorm
+    assert type(norm.layers[0]) is not nn.RMSNorm
+    assert isinstance(norm.layers[0], nn.RMSNorm)
+    x = mx.array(normal(0, 2, 8))
+    assert mx.allclose(norm(x), other(x)).item()
+    # What the kernels do not take is MLX's own, with MLX's own result.
+    half = x.astype(mx.bfloat16)
+    assert norm(half).dtype == other(half).dtype
+    assert mx.array_equal(norm(half), other(half)).item()
+
+
+@pytest.fixture(scope="module")
+def quantised_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer, backend: Backend) -> Path:
+    """A models folder with `tests/tiny`, in bfloat16 with four bits."""
+    import json
+
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.utils import load_model, quantize_model
+
+    folder = tmp_path_factory.mktemp("quantised") / "tests" / "tiny"
+    write_tiny_model(folder, tiny_tokenizer)
+    network, config = load_model(folder)
+    network.set_dtype(mx.bfloat16)
+    network, config = quantize_model(network, config, 32, 4)
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(network.parameters())), {"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder.parent.parent
+
+
+def test_rows_in_a_batch_say_what_each_says_alone(backend: Backend, quantised_models: Path) -> None:
+    if backend.kernels is None:
+        pytest.skip("osaurus-cpu is not built")
+    alone = another(backend, quantised_models)
+    expected = [alone.alone(prompt) for prompt in PROMPTS]
+    desk = another(backend, quantised_models)
+    for number, prompt in enumerate(PROMPTS):
+        desk.add(number, prompt)
+        desk.step()
+    while desk.engine.busy:
+        desk.step()
+    assert [desk.texts[number] for number in range(len(PROMPTS))] == expected
+
+
+def test_weights_take_what_their_bits_take(backend: Backend, quantised_models: Path) -> None:
+    if backend.kernels is None:
+        pytest.skip("osaurus-cpu is not built")
+    from osaurus.engine.loader import load
+
+    def nbytes(here: Backend) -> int:
+        return load("tiny", quantised_models / "tests" / "tiny", here, 2**30, lambda _: None).nbytes
+
+    assert nbytes(backend) < nbytes(evolve(backend, kernels=None)) / 5
