@@ -75,6 +75,28 @@ static float log_sum_exp(const float* x, size_t count) {
     return base + __builtin_logf(rest);
 }
 
+static void block_maxima(const float* x, size_t count, size_t block, float* maxima) {
+    const f32 infinite = broadcast(__builtin_inff());
+    for (size_t begin = 0; begin < count; begin += block) {
+        const size_t end = begin + block < count ? begin + block : count;
+        f32 most = broadcast(-__builtin_inff());
+        size_t at = begin;
+        for (; at + WIDTH <= end; at += WIDTH) {
+            const f32 part = load(x + at);
+            most = maximum(part == part ? part : infinite, most);
+        }
+        float highest = greatest(most);
+        for (; at < end; at++) highest = x[at] > highest ? x[at] : (x[at] == x[at] ? highest : __builtin_inff());
+        *maxima++ = highest;
+    }
+}
+
+static void divide(const float* x, float divisor, float* out, size_t count) {
+    size_t at = 0;
+    for (; at + WIDTH <= count; at += WIDTH) store(out + at, load(x + at) / divisor);
+    for (; at < count; at++) out[at] = x[at] / divisor;
+}
+
 static size_t argmax(const float* x, size_t count) {
     f32 most = broadcast(-__builtin_inff());
     i32 strange = {};

@@ -29,7 +29,7 @@ constexpr size_t PANEL_ROWS = 4;
 
 extern const Kernels kernels;
 const Kernels kernels = {TEXT(OSAURUS_KERNELS), PANEL_ROWS, quantise, multiply, glu, rms_norm, rotate, attend,
-                         log_sum_exp, argmax};
+                         log_sum_exp, block_maxima, divide, argmax};
 
 }  // namespace OSAURUS_KERNELS
 }  // namespace osaurus

@@ -93,6 +93,10 @@ struct Kernels {
     void (*attend)(const Attention& attention, size_t row, size_t head, size_t count, size_t begin, size_t end);
     // The logarithm of the sum of exponentials.
     float (*log_sum_exp)(const float* x, size_t count);
+    // The greatest of each `block` numbers, the last block being shorter; what is no number counts as plus infinity.
+    void (*block_maxima)(const float* x, size_t count, size_t block, float* maxima);
+    // x / divisor
+    void (*divide)(const float* x, float divisor, float* out, size_t count);
     // The first of the greatest; where there are numbers that are none, the first of them, as in NumPy.
     size_t (*argmax)(const float* x, size_t count);
 };

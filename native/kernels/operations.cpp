@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <new>
 #include <numeric>
@@ -191,6 +192,37 @@ void gather_matmul(const Kernels& kernels, Pool& pool, const float* x, size_t st
             }
         }
     });
+}
+
+void greatest(const Kernels& kernels, const float* x, size_t width, size_t count, float* values, uint32_t* places) {
+    // As many blocks as there are numbers wanted have a greatest that is not below the limit, so as many numbers are
+    // not; only in these blocks need be looked for them.
+    constexpr size_t SIZE = 64;
+    std::vector<float> maxima((width + SIZE - 1) / SIZE);
+    kernels.block_maxima(x, width, SIZE, maxima.data());
+    float limit = -std::numeric_limits<float>::infinity();
+    if (count <= maxima.size()) {
+        std::vector<float> sorted = maxima;
+        std::nth_element(sorted.begin(), sorted.begin() + (count - 1), sorted.end(), std::greater<float>());
+        limit = sorted[count - 1];
+    }
+    std::vector<uint32_t> found;
+    for (size_t block = 0; block < maxima.size(); block++) {
+        if (!(maxima[block] >= limit)) continue;
+        for (size_t at = block * SIZE; at < std::min(width, (block + 1) * SIZE); at++)
+            if (!(x[at] < limit)) found.push_back((uint32_t)at);
+    }
+    // Of equals the first, so that the choice does not depend on how it was made.
+    const auto before = [x](uint32_t a, uint32_t b) {
+        const bool a_strange = x[a] != x[a], b_strange = x[b] != x[b];
+        if (a_strange || b_strange) return a_strange != b_strange ? a_strange : a < b;
+        return x[a] != x[b] ? x[a] > x[b] : a < b;
+    };
+    std::nth_element(found.begin(), found.begin() + (count - 1), found.end(), before);
+    for (size_t n = 0; n < count; n++) {
+        places[n] = found[n];
+        values[n] = x[found[n]];
+    }
 }
 
 void attention(const Kernels& kernels, Pool& pool, const Attention& a) {

@@ -35,6 +35,9 @@ void gated_matmul(const Kernels& kernels, Pool& pool, Gate gate, const float* x,
 void gather_matmul(const Kernels& kernels, Pool& pool, const float* x, size_t stride, const uint32_t* sources,
                    const uint32_t* experts, size_t count, const Matrix& first, size_t matrices, float* out);
 
+// The `count` greatest of `width` numbers, in any order, and where they are. What is no number counts as the greatest.
+void greatest(const Kernels& kernels, const float* x, size_t width, size_t count, float* values, uint32_t* places);
+
 void attention(const Kernels& kernels, Pool& pool, const Attention& attention);
 
 }  // namespace osaurus

@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <algorithm>
 #include <chrono>
 
 #if defined(__linux__)
@@ -14,6 +15,11 @@ constexpr auto PATIENCE = std::chrono::microseconds(50);
 constexpr int SPINS_BETWEEN_LOOKS = 64;
 // How long a caller waits for the last pieces before it lets others have the processor.
 constexpr int SPINS_BEFORE_YIELD = 4096;
+// Waiting so long for the last pieces, and for so many times as long as a piece takes, means that a thread stands still.
+constexpr auto LONG = std::chrono::microseconds(200);
+constexpr int LONG_IN_PIECES = 8;
+// How many jobs are done alone then: at first, and at most.
+constexpr int FIRST_ALONE = 32, MOST_ALONE = 1 << 14;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -63,19 +69,29 @@ void Pool::share(size_t count, size_t piece, Call call, const void* self) {
         { std::lock_guard<std::mutex> lock(mutex_); }
         wake_.notify_all();
     }
-    take_pieces();
+    using Clock = std::chrono::steady_clock;
+    const auto began = Clock::now();
+    const size_t taken = take_pieces();
     // A worker that comes in from now on sees that there is no job; those inside are finishing their last piece.
     job_ = 0;
+    const auto waiting = Clock::now();
     for (int spins = 0; inside_ > 0; spins++) {
         if (spins > SPINS_BEFORE_YIELD) std::this_thread::yield();
         pause();
     }
+    const auto waited = Clock::now() - waiting;
+    if (waited > LONG && waited * (taken + 1) > (waiting - began) * LONG_IN_PIECES) {
+        next_alone_ = std::clamp(2 * next_alone_, FIRST_ALONE, MOST_ALONE);
+        alone_ = next_alone_;
+    } else if (next_alone_ > 0) {
+        next_alone_--;
+    }
 }
 
-void Pool::take_pieces() {
-    for (;;) {
+size_t Pool::take_pieces() {
+    for (size_t taken = 0;; taken++) {
         const size_t begin = next_.fetch_add(piece_);
-        if (begin >= count_) return;
+        if (begin >= count_) return taken;
         call_(self_, begin, begin + piece_ < count_ ? begin + piece_ : count_);
     }
 }

@@ -2,8 +2,11 @@
 //
 // The difficulty is that a pass through a model is hundreds of jobs of some ten microseconds each: waking a thread costs
 // as much as it would do. So a worker that has finished looks out for the next job for a while before it sleeps; an idle
-// pool costs nothing. A job is cut into pieces that threads take one by one, so that a thread which lost its processor
-// to another process holds up no more than a piece.
+// pool costs nothing. A job is cut into pieces that threads take one by one, so that a slower thread takes fewer.
+//
+// A thread that loses its processor to another process, in the middle of a piece, holds everybody up for as long as the
+// system lets others run: hundreds of times as long as the job takes. Where that happens the caller computes alone for
+// a while, longer each time, and then tries again.
 //
 // A pool does one job at a time; whoever comes meanwhile, on a stream of its own, computes alone.
 #pragma once
@@ -37,6 +40,11 @@ class Pool {
             return;
         }
         std::lock_guard<std::mutex> done(busy_, std::adopt_lock);
+        if (alone_ > 0) {
+            alone_--;
+            work((size_t)0, count);
+            return;
+        }
         share(
             count, piece, [](const void* self, size_t begin, size_t end) { (*(const Work*)self)(begin, end); }, &work);
     }
@@ -45,7 +53,7 @@ class Pool {
     using Call = void (*)(const void*, size_t, size_t);
 
     void share(size_t count, size_t piece, Call call, const void* self);
-    void take_pieces();
+    size_t take_pieces();
     void live();
 
     std::vector<std::thread> workers_;
@@ -57,6 +65,8 @@ class Pool {
     std::atomic<size_t> next_{0};
     std::atomic<uint64_t> job_{0};  // its number, 0 where there is none
     uint64_t jobs_ = 0;
+    // How many jobs are still to be done alone, and how many it will be when a thread is waited for again.
+    int alone_ = 0, next_alone_ = 0;
     std::atomic<int> inside_{0};
     std::atomic<bool> ending_{false};
     // Sleep.

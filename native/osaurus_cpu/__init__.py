@@ -4,7 +4,8 @@
 the instruction set for the whole process, by default the best that the processor has (or what the environment variable
 OSAURUS_CPU_KERNELS names); `available` lists them.
 
-Importing this raises ImportError where it was built against another release of mlx, or for another processor.
+Importing this raises ImportError where it was built against another release of mlx, or for another processor, or where
+that variable names what the processor lacks.
 """
 
 from ._native import (
@@ -13,6 +14,7 @@ from ._native import (
     argmax,
     attention,
     available,
+    candidates,
     gated_matmul,
     gather_matmul,
     glu,
@@ -35,6 +37,7 @@ __all__ = [
     "argmax",
     "attention",
     "available",
+    "candidates",
     "gated_matmul",
     "gather_matmul",
     "glu",

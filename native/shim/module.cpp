@@ -14,6 +14,8 @@ using namespace osaurus::shim;
 
 NB_MODULE(_native, module) {
     nb::module_::import_("mlx.core");
+    // Whoever can import this can use it.
+    use("");
 
     nb::class_<PackedWeights>(module, "Weights")
         .def_ro("packed", &PackedWeights::packed)
@@ -45,6 +47,7 @@ NB_MODULE(_native, module) {
     module.def("glu", &glu, "x"_a, "y"_a, "gate"_a);
     module.def("log_sum_exp", &log_sum_exp, "x"_a);
     module.def("argmax", &argmax, "x"_a);
+    module.def("candidates", &candidates, "logits"_a, "temperatures"_a, "count"_a);
     module.def("rotate", &rotate, "rotation"_a, "x"_a, "offset"_a = 0, "offsets"_a = nb::none());
     module.def("attention", &attention, "queries"_a, "keys"_a, "values"_a, "scale"_a, "causal"_a = false, "window"_a = 0,
                "mask"_a = nb::none(), "sinks"_a = nb::none());

@@ -342,6 +342,30 @@ mx::array argmax(const mx::array& x) {
     return make("ArgMax", mx::Shape(x.shape().begin(), x.shape().end() - 1), mx::uint32, {x}, std::move(work));
 }
 
+std::vector<mx::array> candidates(const mx::array& logits, const mx::array& temperatures, int count) {
+    require(logits.dtype() == mx::float32 && logits.ndim() == 2, "logits must be float32, of two dimensions");
+    require(temperatures.dtype() == mx::float32 && temperatures.ndim() == 1 && temperatures.shape(0) == logits.shape(0),
+            "temperatures must be float32, one for each row");
+    require(count > 0 && count <= logits.shape(1), "there must be as many logits as are wanted, and one at least");
+    auto work = [count](const Arrays& in, Arrays& out) {
+        const float* from = floats(in[0]);
+        const float* divisors = floats(in[1], 1);
+        const size_t width = in[0].shape(1);
+        pool().run(in[0].shape(0), 1, [&](size_t begin, size_t end) {
+            std::vector<float> tempered(width);
+            for (size_t row = begin; row < end; row++) {
+                kernels().divide(from + row * width, divisors[row], tempered.data(), width);
+                greatest(kernels(), tempered.data(), width, count, out[0].data<float>() + row * count,
+                         out[1].data<uint32_t>() + row * count);
+                out[2].data<float>()[row] = kernels().log_sum_exp(tempered.data(), width);
+            }
+        });
+    };
+    const mx::Shape shape = {logits.shape(0), count};
+    return mx::array::make_arrays({shape, shape, {logits.shape(0)}}, {mx::float32, mx::uint32, mx::float32},
+                                  std::make_shared<Operation>("Candidates", std::move(work)), {logits, temperatures});
+}
+
 class Angles {
   public:
     explicit Angles(std::vector<double> frequencies) : frequencies_(std::move(frequencies)) {}

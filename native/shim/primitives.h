@@ -43,6 +43,9 @@ mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, f
 mx::array glu(const mx::array& x, const mx::array& y, const std::string& gate);
 mx::array log_sum_exp(const mx::array& x);  // over the last axis
 mx::array argmax(const mx::array& x);       // over the last axis
+// Of logits [rows, vocabulary] divided by the temperatures [rows]: the `count` greatest of each row in any order, which
+// they are, and the logarithm of the sum of all exponentials; [rows, count] twice, and [rows].
+std::vector<mx::array> candidates(const mx::array& logits, const mx::array& temperatures, int count);
 
 // Cosines and sines of a model's rotary embedding, by position; they grow as longer texts come.
 class Angles;

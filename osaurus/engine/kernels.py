@@ -21,6 +21,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import numpy.typing as npt
 from attrs import define, field
 from mlx_lm.models import activations, base, gemma4_text, llama
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
@@ -127,6 +128,18 @@ def install(network: nn.Module) -> None:
     for _, module in network.named_modules():
         if not isinstance(module, Packed):
             module.__class__ = functions.subclass(type(module))
+
+
+def candidates(
+    logits: mx.array, temperatures: mx.array, count: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+    """Return each row's so many highest tempered logits in any order, which they are, and its logarithm of the sum.
+
+    The sum is that of the exponentials of the whole row. Logits: float32, (rows, vocabulary), temperatures: (rows,).
+    """
+    best, places, totals = osaurus_cpu.candidates(logits, temperatures, count)
+    mx.eval(best, places, totals)
+    return np.array(best), np.array(places), np.array(totals)
 
 
 def _float32(x: mx.array) -> mx.array:

@@ -25,7 +25,14 @@ from attrs import define, field
 from ..chat import Sampling
 from .penalties import Penalties, penalise, penalties
 
+try:
+    from . import kernels
+except ImportError:
+    kernels = None  # type: ignore[assignment]
+
+# How many are asked for first, and where they do not do before all are sorted.
 CANDIDATES = 64
+MORE_CANDIDATES = 2048
 LEAST_TEMPERATURE = 1e-4
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -119,19 +126,30 @@ def _sample(logits: mx.array, rows: Sequence[RowSampler]) -> list[int]:
         return [int(token) for token in np.array(mx.argmax(logits, axis=-1))]
     # Greedy rows go along at temperature 1: their best candidate is the same.
     temperatures = mx.array([1.0 if row.greedy else row.sampling.temperature for row in rows], dtype=mx.float32)
-    tempered = logits.astype(mx.float32) / temperatures[:, None]
-    count = min(CANDIDATES, tempered.shape[-1])
-    find = _candidates_on_cpu if mx.default_device().type == mx.DeviceType.cpu else _candidates
-    columns = zip(rows, *find(tempered, count), tempered, strict=True)
+    logits = logits.astype(mx.float32)
+    columns = zip(rows, *_find(logits, temperatures, CANDIDATES), logits, temperatures, strict=True)
     return [_draw(*column) for column in columns]
 
 
+def _find(logits: mx.array, temperatures: mx.array, count: int) -> tuple[Floats, Integers, Floats]:
+    """Return each row's so many highest tempered logits in any order, which they are, and the logarithm of their sum.
+
+    The sum is that of the exponentials of the whole row. Logits: (rows, vocabulary), temperatures: (rows,).
+    """
+    count = min(count, logits.shape[-1])
+    if mx.default_device().type != mx.DeviceType.cpu:
+        return _candidates(logits / temperatures[:, None], count)
+    if kernels is not None:
+        return kernels.candidates(logits, temperatures, count)
+    return _candidates_on_cpu(logits / temperatures[:, None], count)
+
+
 def _candidates(tempered: mx.array, count: int) -> tuple[Floats, Integers, Floats]:
-    """Return each row's so many highest logits in any order, which they are, and the logarithm of the whole's sum."""
+    """Return the same from logits that have been tempered."""
     candidates = mx.argpartition(tempered, -count, axis=-1)[:, -count:]
     best = mx.take_along_axis(tempered, candidates, axis=-1)
     totals = mx.logsumexp(tempered, axis=-1)
-    mx.eval(candidates, best, totals, tempered)
+    mx.eval(candidates, best, totals)
     return np.array(best), np.array(candidates), np.array(totals)
 
 
@@ -144,16 +162,23 @@ def _candidates_on_cpu(tempered: mx.array, count: int) -> tuple[Floats, Integers
     return np.take_along_axis(values, candidates, axis=-1), candidates, totals
 
 
-def _draw(row: RowSampler, best: Floats, candidates: Integers, total: float, tempered: mx.array) -> int:
-    """Draw from a row's candidates, or from all its tempered logits if the candidates do not do."""
+def _draw(
+    row: RowSampler, best: Floats, candidates: Integers, total: float, logits: mx.array, temperature: mx.array
+) -> int:
+    """Draw from a row's candidates, or from more of its logits if they do not do, or from all."""
+    width = logits.shape[-1]
     # Of equals the first of the vocabulary comes first, in whatever order they were found.
     order = np.lexsort((candidates, -best))
     if row.greedy:
         return int(candidates[order[0]])
-    place = row.draw(best[order], total, len(best) == tempered.shape[-1])
+    place = row.draw(best[order], total, len(best) == width)
+    if place is None and width > MORE_CANDIDATES:
+        [best], [candidates], _ = _find(logits[None], temperature[None], MORE_CANDIDATES)
+        order = np.lexsort((candidates, -best))
+        place = row.draw(best[order], total, False)
     if place is not None:
         return int(candidates[order[place]])
-    everything = np.array(tempered)
+    everything = np.array(logits / temperature)
     order = np.argsort(-everything, kind="stable")
     place = row.draw(everything[order], total, True)
     assert place is not None, "the whole vocabulary is always enough"
