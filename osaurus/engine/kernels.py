@@ -33,6 +33,13 @@ osaurus_cpu: Any = import_module("osaurus_cpu")
 BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (32, 64, 128)
 
+# Making the graph of a pass takes a quarter as long as computing it, for a single row. So what has been made of it is
+# begun after every few layers.
+LAYERS_AHEAD = 4
+
+# What networks ask for one after the other, of the same rows.
+SIBLINGS = ("q_proj", "k_proj", "v_proj")
+
 
 class Packed(nn.Module):
     """What modules with packed weights have in common; made from a module with quantised ones, which are read."""
@@ -55,6 +62,41 @@ class Linear(Packed):
     def __call__(self, x: mx.array) -> mx.array:
         """Return x times the weights, float32; x: (…, columns)."""
         return osaurus_cpu.matmul(_float32(x), self.weights, self.get("bias"))
+
+
+@define(eq=False)
+class _Siblings:
+    """Queries, keys and values: products with the same rows, which are called one after the other and computed once."""
+
+    modules: list[Linear]
+    _rows: mx.array | None = field(default=None, init=False)
+    _products: list[mx.array] = field(factory=list, init=False)
+
+    def product(self, place: int, x: mx.array) -> mx.array:
+        """Return x times the weights of the module at this place."""
+        if place == 0:
+            weights = [module.weights for module in self.modules]
+            self._products = osaurus_cpu.matmul_several(_float32(x), weights, [m.get("bias") for m in self.modules])
+            self._rows = x
+        if self._rows is not x:
+            module = self.modules[place]
+            return osaurus_cpu.matmul(_float32(x), module.weights, module.get("bias"))
+        product = self._products[place]
+        if place == len(self.modules) - 1:
+            self._rows, self._products = None, []
+        return product
+
+
+class Sibling(Linear):
+    """A `Linear` that is computed together with others."""
+
+    def join(self, siblings: _Siblings) -> None:
+        """Be computed together with these, of which it is one."""
+        self.siblings, self.place = siblings, next(place for place, one in enumerate(siblings.modules) if one is self)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return x times the weights, float32; x: (…, columns)."""
+        return self.siblings.product(self.place, x)
 
 
 class Embedding(Packed):
@@ -126,8 +168,38 @@ def install(network: nn.Module) -> None:
         parent[int(name) if isinstance(parent, list) else name] = REPLACEMENTS[type(module)](module)
     functions = _Functions()
     for _, module in network.named_modules():
+        _join_siblings(module)
         if not isinstance(module, Packed):
             module.__class__ = functions.subclass(type(module))
+    for layer in getattr(network, "layers", [])[LAYERS_AHEAD - 1 : -1 : LAYERS_AHEAD]:
+        if isinstance(layer, nn.Module):
+            layer.__class__ = _ahead(type(layer))
+
+
+def _ahead(kind: type) -> type:
+    """Return a subclass of a layer's class whose output is begun to be computed at once."""
+
+    def __call__(self: nn.Module, *arguments: Any, **more: Any) -> Any:  # noqa: N807 - it becomes one
+        output = kind.__call__(self, *arguments, **more)
+        if isinstance(output, mx.array):
+            mx.async_eval(output)
+        return output
+
+    return type(kind.__name__, (kind,), {"__call__": __call__})
+
+
+def _join_siblings(module: nn.Module) -> None:
+    """Have queries, keys and values computed together where the module's code asks for them in this order."""
+    names = getattr(type(module).__call__, "__code__", install.__code__).co_names
+    parts = [module.get(name) for name in SIBLINGS]
+    if not any(names[place : place + 3] == SIBLINGS for place in range(len(names))):
+        return
+    if any(type(part) is not Linear or part.weights.columns != parts[0].weights.columns for part in parts):
+        return
+    siblings = _Siblings(parts)
+    for part in parts:
+        part.__class__ = Sibling
+        part.join(siblings)
 
 
 def candidates(
@@ -155,14 +227,13 @@ def _gate_of(kind: type) -> str | None:
     return None
 
 
-def _gated(gate: str) -> Callable[[nn.Module, mx.array], mx.array]:
+def _gated(kind: type, gate: str) -> Callable[[nn.Module, mx.array], mx.array]:
     """Return that code with both products and the gate in one."""
 
     def __call__(self: nn.Module, x: mx.array) -> mx.array:  # noqa: N807 - it becomes one
         first, second = self["gate_proj"], self["up_proj"]
-        if type(first) is not Linear or type(second) is not Linear:
-            # It has its place in this subclass only; the network's own is the one above.
-            return super(type(self), self).__call__(x)
+        if any(type(part) is not Linear for part in (first, second)) or ("bias" in first) != ("bias" in second):
+            return kind.__call__(self, x)
         biases = first.get("bias"), second.get("bias")
         return self["down_proj"](osaurus_cpu.gated_matmul(_float32(x), first.weights, second.weights, gate, *biases))
 
@@ -200,7 +271,7 @@ class _Functions:
             }
             gate = _gate_of(kind)
             if gate is not None:
-                methods["__call__"] = _gated(gate)
+                methods["__call__"] = _gated(kind, gate)
             self._subclasses[kind] = type(kind.__name__, (kind,), methods) if methods else kind
         return self._subclasses[kind]
 
