@@ -186,6 +186,13 @@ class Comparisons:
         with running(*servers):
             self._run("load.py", *self._targets(servers), "--clients", self.options.clients, *self._rounds(), *json)
 
+    def reading(self) -> None:
+        """A long prompt, against the others: when the first token comes."""
+        servers = [*self.peers(*LLAMA_LOAD), self.plain()]
+        with running(*servers):
+            targets = self._targets(servers)
+            run("load.py", *targets, "--task", "reading", "--clients", "1", "--tokens", "4", *self._rounds())
+
     def conversation(self) -> None:
         """A conversation of many turns, against the others."""
         servers = [*self.peers(*LLAMA_CONVERSATION), self.plain(), self.ours()]
@@ -246,7 +253,18 @@ class Comparisons:
         run(script, *arguments, *tokens)
 
 
-ORDER = ["load", "conversation", "drafts", "latency", "lateness", "prefix", "constrained", "interference", "restart"]
+ORDER = [
+    "load",
+    "reading",
+    "conversation",
+    "drafts",
+    "latency",
+    "lateness",
+    "prefix",
+    "constrained",
+    "interference",
+    "restart",
+]
 WITH_TOKENS = ("load.py", "conversation.py", "latency.py", "lateness.py")
 
 

@@ -91,6 +91,21 @@ def test_a_cpu_without_a_blas_is_a_warning(command_line: CommandLine, monkeypatc
     assert "libopenblas0" in found["advice"]
 
 
+@pytest.mark.parametrize(("kernels", "state"), [(None, "warning"), ("avx2", "ok")])
+def test_a_cpu_without_our_kernels_is_a_warning(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, kernels: str | None, state: str
+) -> None:
+    here = Backend(
+        device="cpu", blas="OpenBLAS", dense_float32=True, memory_bytes=2**34, prefill_step_size=128, kernels=kernels
+    )
+    monkeypatch.setattr(doctor, "try_backend", lambda _: here)
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/c++")
+    command_line.start_server()
+    found = by_name(command_line)["MLX"]
+    assert found["state"] == state
+    assert "kernels" in found["found"]
+
+
 def test_packages_that_are_missing_or_too_old_are_told() -> None:
     def version(name: str) -> str:
         if name == "rich":

@@ -126,7 +126,17 @@ class Examination:
                 advice="Answers will be slower than they could be: MLX fuses operations with one (Debian: g++).",
                 facts=facts,
             )
-        return Finding(about="MLX", found=f"{said}, {backend.blas}" if backend.blas else said, facts=facts)
+        if backend.device == "cpu" and backend.kernels is None:
+            return Finding(
+                about="MLX",
+                found=f"{said}, {backend.blas}; no kernels of our own",
+                state="warning",
+                advice="Quantised models will be several times slower than they could be, and take more memory: "
+                "`make venv` builds osaurus-cpu for this release of MLX where there is a C++ compiler.",
+                facts=facts,
+            )
+        own = [backend.blas or "", f"kernels for {backend.kernels}" if backend.kernels else ""]
+        return Finding(about="MLX", found=", ".join([said, *filter(None, own)]), facts=facts)
 
     def _server(self, settings: Settings) -> Finding:
         """Look at the port: free, ours, or somebody else's."""

@@ -53,10 +53,10 @@ class Backend:
 
     device: Literal["metal", "cuda", "cpu"]
     blas: str | None
-    kernels: str | None
     dense_float32: bool
     memory_bytes: int
     prefill_step_size: int
+    kernels: str | None = None
 
 
 @cache
