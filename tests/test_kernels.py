@@ -308,6 +308,34 @@ def test_what_is_done_to_rows_is_right(whole: Any, name: str, seed: int, rows: i
     assert (np.array(cpu.argmax(mx.array(x))) == x.argmax(-1)).all()
 
 
+@QUICK
+@given(
+    name=st.sampled_from(SETS),
+    seed=SEEDS,
+    rows=st.integers(1, 4),
+    width=st.integers(1, 6000),
+    part=st.floats(0, 1),
+    coarse=st.booleans(),
+)
+def test_candidates_are_the_greatest_and_of_equals_the_first(
+    whole: Any, name: str, seed: int, rows: int, width: int, part: float, coarse: bool
+) -> None:
+    import mlx.core as mx
+
+    cpu = forced(whole, name)
+    x, temperatures = normal(seed, rows, width), np.random.default_rng(seed).random(rows).astype(np.float32) + 0.1
+    if coarse:
+        x = np.round(x)
+    tempered = x / temperatures[:, None]
+    count = max(1, min(200, int(part * width)))
+    best, places, totals = map(np.array, cpu.candidates(mx.array(x), mx.array(temperatures), count))
+    assert np.array_equal(best, np.take_along_axis(tempered, places, axis=-1))
+    expected = np.argsort(-tempered, axis=-1, kind="stable")[:, :count]
+    assert np.array_equal(np.sort(places, axis=-1), np.sort(expected, axis=-1))
+    exact = np.log(np.exp(tempered.astype(float)).sum(-1))
+    np.testing.assert_allclose(totals, exact, atol=1e-5, rtol=1e-6)
+
+
 def test_the_strangest_logits_have_a_sum_and_a_best(cpu: Any) -> None:
     import mlx.core as mx
 

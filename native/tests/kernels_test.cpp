@@ -1,5 +1,6 @@
 // The kernels against float64, without MLX, for every instruction set that this processor has; what `make test-native`
 // runs under the address, undefined-behaviour and thread sanitizers. Ends with status 1 where something is wrong.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -237,6 +238,13 @@ void elements_are_right(const Kernels& kernels, Random& random) {
             check(std::fabs(out[n] - x[n] / std::sqrt(squares / count + 1e-5) * y[n]) < 1e-5, kernels.name, "rms_norm");
         check(std::fabs(kernels.log_sum_exp(x.data(), count) - std::log(exponentials)) < 1e-5, kernels.name, "log_sum_exp");
         check(kernels.argmax(x.data(), count) == best, kernels.name, "argmax");
+        const size_t wanted = 1 + random.below(count);
+        std::vector<float> highest(wanted);
+        std::vector<uint32_t> places(wanted);
+        greatest(kernels, x.data(), count, wanted, highest.data(), places.data());
+        const float lowest = *std::min_element(highest.begin(), highest.end());
+        const auto above = std::count_if(x.begin(), x.end(), [&](float one) { return one > lowest; });
+        check((size_t)above == wanted - 1, kernels.name, "greatest");
         kernels.glu(Gate::gelu, x.data(), y.data(), out.data(), count);
         for (size_t n = 0; n < count; n++) {
             const double a = x[n];

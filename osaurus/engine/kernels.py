@@ -202,6 +202,11 @@ def _join_siblings(module: nn.Module) -> None:
         part.join(siblings)
 
 
+def argmax(logits: mx.array) -> npt.NDArray[np.uint32]:
+    """Return the place of each row's highest logit, the first of equals. Logits: float32, (rows, vocabulary)."""
+    return np.array(osaurus_cpu.argmax(logits))
+
+
 def candidates(
     logits: mx.array, temperatures: mx.array, count: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
@@ -350,7 +355,8 @@ class _Functions:
         **more: Any,
     ) -> mx.array:
         """`mx.fast.scaled_dot_product_attention`."""
-        if more or q.dtype != mx.float32 or k.dtype != v.dtype or k.dtype not in (mx.float32, mx.float16):
+        taken = q.ndim == 4 and q.dtype == mx.float32 and k.dtype == v.dtype and k.dtype in (mx.float32, mx.float16)
+        if more or not taken:
             return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
         if sinks is not None:
             sinks = _float32(sinks)

@@ -25,6 +25,7 @@ from attrs import define, field
 from ..chat import Sampling
 from .penalties import Penalties, penalise, penalties
 
+# Where osaurus-cpu is built for this machine.
 try:
     from . import kernels
 except ImportError:
@@ -123,12 +124,18 @@ def sample(
 
 def _sample(logits: mx.array, rows: Sequence[RowSampler]) -> list[int]:
     if all(row.greedy for row in rows):
-        return [int(token) for token in np.array(mx.argmax(logits, axis=-1))]
+        return [int(token) for token in _greatest(logits)]
     # Greedy rows go along at temperature 1: their best candidate is the same.
     temperatures = mx.array([1.0 if row.greedy else row.sampling.temperature for row in rows], dtype=mx.float32)
     logits = logits.astype(mx.float32)
     columns = zip(rows, *_find(logits, temperatures, CANDIDATES), logits, temperatures, strict=True)
     return [_draw(*column) for column in columns]
+
+
+def _greatest(logits: mx.array) -> Integers:
+    if kernels is None or mx.default_device().type != mx.DeviceType.cpu:
+        return np.array(mx.argmax(logits, axis=-1))
+    return kernels.argmax(logits.astype(mx.float32))
 
 
 def _find(logits: mx.array, temperatures: mx.array, count: int) -> tuple[Floats, Integers, Floats]:
