@@ -394,6 +394,20 @@ def test_several_threads_with_streams_of_their_own_get_the_same(backend: Backend
     assert not different
 
 
+def test_there_are_as_many_threads_as_wanted(whole: Any) -> None:
+    import mlx.core as mx
+
+    quantised = mx.quantize(mx.array(normal(0, 500, 128)), 32, 4)
+    mx.eval(quantised)
+    packed, x = whole.pack(*quantised, 4, 32), mx.array(normal(1, 20, 128))
+    before, expected = whole.threads(), np.array(whole.matmul(x, packed))
+    for count in (1, 3, 2):
+        whole.set_threads(count)
+        assert whole.threads() == count
+        assert (np.array(whole.matmul(x, packed)) == expected).all()
+    whole.set_threads(before)
+
+
 MIXTURE = TINY_CONFIG | {
     "model_type": "qwen3_moe",
     "head_dim": 16,
