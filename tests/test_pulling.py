@@ -227,7 +227,7 @@ def test_two_watch_one_pull_and_the_last_to_leave_ends_it(server: Server, hub: F
     with httpx.Client(base_url=server.url, timeout=60) as http:
         body = {"model": NAME}
         with http.stream("POST", "/api/pull", json=body) as first:
-            eventually(lambda: under_way(models))
+            eventually(lambda: bool(hub.asked("model.safetensors")) and under_way(models))
             with http.stream("POST", "/api/pull", json=body) as second:
                 assert json.loads(next(second.iter_lines())) == {"status": "pulling manifest"}
             # The first goes on.
