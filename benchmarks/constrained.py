@@ -2,9 +2,10 @@
 
     python benchmarks/constrained.py http://127.0.0.1:1337 smollm2:135m --clients 1,4,8 --rounds 5
 
-In each round so many clients ask at once for a JSON object of a schema, then as many, with prompts alike, for a story
-of as many tokens as those objects had on average. Prompts are never the same twice. The ratio is of the medians of the
-seconds that a token took, schema to free; below 1 the schema costs nothing.
+In each round so many clients ask at once for a JSON object of a schema, then as many, with prompts alike, for stories
+of as many tokens as those objects had, one by one. The schema is told in the prompt, so the others are told it too, as
+something to ignore. Prompts are never the same twice. The ratio is of the medians of the
+seconds that a round took, schema to free; below 1 the schema costs nothing.
 """
 
 import argparse
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from time import monotonic
-from typing import Any
 from urllib.request import Request, urlopen
 
 from load import new_numbers, story
@@ -34,9 +34,14 @@ SCHEMA = {
 FORMAT = {"type": "json_schema", "json_schema": {"name": "story", "strict": True, "schema": SCHEMA}}
 
 
-def ask(url: str, model: str, number: int, max_tokens: int, **fields: Any) -> int:
+IGNORED = f"Write in plain words, and pay no attention to this: {json.dumps(SCHEMA)}"
+
+
+def ask(url: str, model: str, number: int, max_tokens: int, *, held: bool) -> int:
     """Return how many tokens an answer had."""
-    messages = [{"role": "user", "content": story(number)}]
+    told = [] if held else [{"role": "system", "content": IGNORED}]
+    messages = [*told, {"role": "user", "content": story(number)}]
+    fields = {"response_format": FORMAT} if held else {}
     body = {"model": model, "messages": messages, "max_tokens": max_tokens, **fields}
     request = Request(  # noqa: S310 - http
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -46,13 +51,14 @@ def ask(url: str, model: str, number: int, max_tokens: int, **fields: Any) -> in
 
 
 def together(
-    url: str, model: str, clients: int, numbers: Iterator[int], max_tokens: int, **fields: Any
-) -> tuple[float, float]:
-    """Have so many clients ask at once; return the seconds that all took, and the tokens of an answer on average."""
+    url: str, model: str, lengths: list[int], numbers: Iterator[int], *, held: bool
+) -> tuple[float, list[int]]:
+    """Have clients ask at once for answers of at most so many tokens; return the seconds, and the tokens of each."""
     began = monotonic()
-    with ThreadPoolExecutor(clients) as pool:
-        counts = list(pool.map(lambda number: ask(url, model, number, max_tokens, **fields), islice(numbers, clients)))
-    return monotonic() - began, statistics.mean(counts)
+    with ThreadPoolExecutor(len(lengths)) as pool:
+        asked = islice(numbers, len(lengths))
+        counts = list(pool.map(lambda number, most: ask(url, model, number, most, held=held), asked, lengths))
+    return monotonic() - began, counts
 
 
 def main() -> None:
@@ -64,17 +70,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     numbers = new_numbers()
-    ask(options.url, options.model, next(numbers), 1, response_format=FORMAT)  # loads the model
+    ask(options.url, options.model, next(numbers), 1, held=True)  # loads the model
     for clients in map(int, options.clients.split(",")):
         held, free = [], []
         for _ in range(options.rounds):
-            held.append(together(options.url, options.model, clients, numbers, 400, response_format=FORMAT))
-            free.append(together(options.url, options.model, clients, numbers, round(held[-1][1])))
-        paces = [statistics.median(seconds / tokens for seconds, tokens in rounds) for rounds in (held, free)]
+            held.append(together(options.url, options.model, [400] * clients, numbers, held=True))
+            free.append(together(options.url, options.model, held[-1][1], numbers, held=False))
+        times = [statistics.median(seconds for seconds, _ in rounds) for rounds in (held, free)]
+        tokens = [statistics.mean(count for _, counts in rounds for count in counts) for rounds in (held, free)]
         print(
-            f"{clients:2} clients: {statistics.median(tokens for _, tokens in held):.0f} tokens an answer, "
-            f"by the schema {paces[0] * 1000:.1f} ms a token, free {paces[1] * 1000:.1f} ms, "
-            f"ratio {paces[0] / paces[1]:.2f}",
+            f"{clients:2} clients: {tokens[0]:.0f} tokens an answer by the schema in {times[0] * 1000:.0f} ms, "
+            f"{tokens[1]:.0f} free in {times[1] * 1000:.0f} ms, ratio {times[0] / times[1]:.2f}",
             flush=True,
         )
 

@@ -276,15 +276,18 @@ class Batch:
         return width
 
     def _most_given(self) -> int:
-        """Return how much of what each row has written a pass is to read: all, or one token if that pays better."""
+        """Return how much of what each row has written a pass is to read: as much as pays best."""
         rows = self._writing
         unread = [len(row.sequence) - row.read for row in rows]
         if len(rows) == 1:
             return min(unread[0], MOST_GIVEN_ALONE)
-        width = min(max(unread), MOST_GIVEN)
-        if not self._plain or width == 1:
+        if not self._plain or max(unread) == 1:
             return 1
-        return width if self._pace.worth(len(rows), width, sum(min(count, width) for count in unread)) else 1
+
+        def gain(width: int) -> float:
+            return self._pace.gain(len(rows), width, sum(min(count, width) for count in unread))
+
+        return max(range(1, min(max(unread), MOST_GIVEN) + 1), key=gain)
 
     def _draft(self) -> None:
         """Have every row draft, if that pays."""

@@ -30,10 +30,14 @@ class Pace:
 
     def worth(self, rows: int, width: int, expected: float) -> bool:
         """Tell whether a pass over so many tokens of each row pays, if it is expected to yield so many in all."""
+        return self.gain(rows, width, expected) > LEAST_GAIN
+
+    def gain(self, rows: int, width: int, expected: float) -> float:
+        """Return how many times as fast as one token of each row that is; 0 where nothing is known."""
         if not self._step:
-            return False
+            return 0
         token = self._token or self._step / 8
-        return expected / (self._step + token * rows * (width - 1)) > LEAST_GAIN * rows / self._step
+        return expected * self._step / (self._step + token * rows * (width - 1)) / rows
 
     def took(self, seconds: float, writing: int, read: int) -> None:
         """Learn from a step in which so many rows wrote and so many tokens were read."""
