@@ -34,7 +34,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 @pytest.fixture
 def whole(backend: Backend) -> Iterator[Any]:
     """The kernels; which instruction set they use is set back afterwards."""
-    cpu = pytest.importorskip("osaurus_cpu")
+    cpu = pytest.importorskip("osaurus_cpu", exc_type=ImportError)
     best = cpu.kernels()
     yield cpu
     cpu.use(best)
@@ -57,7 +57,7 @@ def forced(whole: Any, name: str) -> Any:
 @pytest.fixture
 def kernels(backend: Backend) -> Any:
     """What installs the kernels in a network."""
-    pytest.importorskip("osaurus_cpu")
+    pytest.importorskip("osaurus_cpu", exc_type=ImportError)
     return import_module("osaurus.engine.kernels")
 
 
@@ -370,7 +370,7 @@ def test_what_does_not_fit_is_refused(cpu: Any, call: Any) -> None:
 
 
 def test_several_threads_with_streams_of_their_own_get_the_same(backend: Backend) -> None:
-    cpu = pytest.importorskip("osaurus_cpu")
+    cpu = pytest.importorskip("osaurus_cpu", exc_type=ImportError)
     import mlx.core as mx
 
     quantised = mx.quantize(mx.array(normal(0, 500, 128)), 32, 4)
