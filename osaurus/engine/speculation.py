@@ -18,7 +18,7 @@ from attrs import define, field
 
 # Tokens that must have occurred before, the most tokens of a draft, and the steps of the shortest and longest pause.
 NGRAM = 3
-MOST_DRAFTED = 10
+MOST_DRAFTED = 16
 SHORTEST_PAUSE = 4
 LONGEST_PAUSE = 64
 # A row pauses when less than this part of what was drafted lately was right.
