@@ -122,7 +122,7 @@ void matmul(const Kernels& kernels, Pool& pool, const float* x, size_t rows, siz
                 copy_out(tile, panel, matrix, place, product->out + activations.first[n] * product->stride, product->stride);
             }
         }
-    });
+    }, rows);
 }
 
 void gated_matmul(const Kernels& kernels, Pool& pool, Gate gate, const float* x, size_t rows, size_t stride,
@@ -152,7 +152,7 @@ void gated_matmul(const Kernels& kernels, Pool& pool, Gate gate, const float* x,
                 }
             }
         }
-    });
+    }, rows);
 }
 
 void gather_matmul(const Kernels& kernels, Pool& pool, const float* x, size_t stride, const uint32_t* sources,
@@ -246,7 +246,7 @@ void attention(const Kernels& kernels, Pool& pool, const Attention& a) {
             const size_t count = std::min(heads, shared - part * heads);
             kernels.attend(a, row, head, count, place, std::min(place + length, a.queries));
         }
-    });
+    }, a.keys);
 }
 
 }  // namespace osaurus

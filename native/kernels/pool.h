@@ -8,15 +8,23 @@
 // system lets others run: hundreds of times as long as the job takes. Where that happens the caller computes alone for
 // a while, longer each time, and then tries again.
 //
+// Nor does it always pay to share: a product with one row waits for memory, which one thread may ask for as fast as two,
+// and the others are wanted elsewhere. So the pool measures jobs of each kind, alone and shared, and does them in the
+// way that pays, trying the other one now and then. The results are the same.
+//
 // A pool does one job at a time; whoever comes meanwhile, on a stream of its own, computes alone.
 #pragma once
 
 #include <atomic>
+#include <bit>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 namespace osaurus {
@@ -31,9 +39,10 @@ class Pool {
 
     int threads() const { return (int)workers_.size() + 1; }
 
-    // Call work(begin, end) until all of [0, count) is done, in pieces of `piece` or less; returns when all are.
+    // Call work(begin, end) until all of [0, count) is done, in pieces of `piece` or less; returns when all are. Jobs of
+    // the same function, with counts and sizes of the same magnitude, are taken to be of one kind.
     template <typename Work>
-    void run(size_t count, size_t piece, const Work& work) {
+    void run(size_t count, size_t piece, const Work& work, size_t size = 1) {
         if (count == 0) return;
         if (count <= piece || workers_.empty() || !busy_.try_lock()) {
             work((size_t)0, count);
@@ -45,11 +54,39 @@ class Pool {
             work((size_t)0, count);
             return;
         }
-        share(
-            count, piece, [](const void* self, size_t begin, size_t end) { (*(const Work*)self)(begin, end); }, &work);
+        static const char function = 0;
+        Kind& kind = kinds_[{&function, std::bit_width(count), std::bit_width(size)}];
+        const bool shared = kind.pays_to_share();
+        const auto began = std::chrono::steady_clock::now();
+        if (shared) {
+            share(
+                count, piece, [](const void* self, size_t begin, size_t end) { (*(const Work*)self)(begin, end); },
+                &work);
+        } else {
+            work((size_t)0, count);
+        }
+        kind.took(shared, std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / (double)count);
     }
 
   private:
+    // What jobs of one kind cost, in seconds for each of their count, as averages that follow the machine.
+    struct Kind {
+        double alone = 0, together = 0;
+        unsigned jobs = 0;
+
+        bool pays_to_share() {
+            jobs++;
+            if (alone == 0 || together == 0) return alone != 0;
+            // The other threads' processors are not free.
+            const bool pays = together * 1.25 < alone;
+            return jobs % 64 ? pays : !pays;
+        }
+        void took(bool shared, double seconds) {
+            double& average = shared ? together : alone;
+            average = average == 0 ? seconds : average + (seconds - average) / 8;
+        }
+    };
+
     using Call = void (*)(const void*, size_t, size_t);
 
     void share(size_t count, size_t piece, Call call, const void* self);
@@ -65,6 +102,7 @@ class Pool {
     std::atomic<size_t> next_{0};
     std::atomic<uint64_t> job_{0};  // its number, 0 where there is none
     uint64_t jobs_ = 0;
+    std::map<std::tuple<const void*, int, int>, Kind> kinds_;
     // How many jobs are still to be done alone, and how many it will be when a thread is waited for again.
     int alone_ = 0, next_alone_ = 0;
     std::atomic<int> inside_{0};
