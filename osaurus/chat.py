@@ -276,7 +276,10 @@ def gathered(pieces: Iterable[CallPiece]) -> tuple[ToolCall, ...]:
 
 @frozen(kw_only=True)
 class InstalledModel:
-    """A usable model folder. `size` is in bytes, `modified` in seconds since the epoch."""
+    """A usable model folder. `size` is in bytes, `modified` in seconds since the epoch.
+
+    What is part of the operating `system` has no folder; its size, and how many parameters it has, nobody knows.
+    """
 
     id: str
     repository: str
@@ -287,6 +290,7 @@ class InstalledModel:
     parameters: int
     quantization: str
     context_length: int
+    system: bool = False
 
 
 @frozen(kw_only=True)

@@ -22,6 +22,9 @@ from . import settings
 from .chat import ApiError
 from .discovery import Announcement, default_folder
 from .engine.runner import Engine, MLXRunner
+from .foundation.runner import NAME as FOUNDATION
+from .foundation.runner import FoundationRunner
+from .foundation.sdk import installed_sdk
 from .library.hub_cache import HubCache
 from .library.store import ModelStore
 from .service import OsaurusService, Port
@@ -29,6 +32,7 @@ from .serving.catalogue import Catalogue
 from .serving.limits import Limits
 from .serving.pulls import Pulls
 from .serving.residency import Residency
+from .serving.runners import Runner, RunnerForEach
 from .serving.scheduler import Scheduler
 from .web.api import Api
 from .web.front import Front
@@ -113,13 +117,21 @@ def makeService(options: Options) -> IService:
 
     make = partial(make_engine, chosen, blocking_pool.callInThread)
     runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, make, reactor)
+    store = ModelStore(chosen.models_dir, HubCache(chosen.hub_cache) if chosen.hub_cache else None)
+    runners: Runner = runner
+    sdk = installed_sdk()
+    if sdk is not None:
+        # A thread in Apple's library that does not come back must not keep the process from ending.
+        foundation = FoundationRunner(
+            lambda run: Thread(target=run, name=FOUNDATION, daemon=True).start(), reactor.callFromThread, sdk
+        )
+        runners, store.foundation = RunnerForEach(runner, {FOUNDATION: foundation}), foundation.model
     # Should the engine be gone by then, there is nothing to unload.
     residency = Residency(
-        reactor, lambda name: runner.unload(name).addErrback(lambda failure: failure.trap(ApiError)), chosen.keep_alive
+        reactor, lambda name: runners.unload(name).addErrback(lambda failure: failure.trap(ApiError)), chosen.keep_alive
     )
-    store = ModelStore(chosen.models_dir, HubCache(chosen.hub_cache) if chosen.hub_cache else None)
     limits = Limits(reactor, chosen.max_concurrent, chosen.max_per_minute)
-    scheduler = Scheduler(store, runner, residency, limits, blocking)
+    scheduler = Scheduler(store, runners, residency, limits, blocking)
     # Who is reached from other machines answers to whatever name they know, if keys protect it.
     anywhere = chosen.exposed and chosen.api_keys and not chosen.hosts
     guard = Guard(chosen.api_keys, ("*",) if anywhere else chosen.hosts, chosen.origins, chosen.read_only)

@@ -22,10 +22,12 @@ from twisted.web.http_headers import Headers
 
 from osaurus.chat import Failed, InternalError, ModelLoadFailed, NoRoomYet, Piece
 from osaurus.dialects.openai import chat_call
+from osaurus.foundation.runner import FoundationRunner
 from osaurus.library.store import ModelStore
 from osaurus.serving.catalogue import Catalogue
 from osaurus.serving.limits import Limits
 from osaurus.serving.pulls import Pulls
+from osaurus.serving.runners import Runner, RunnerForEach
 from osaurus.serving.scheduler import Scheduler
 from osaurus.web.api import Api
 from osaurus.web.front import Front
@@ -79,6 +81,7 @@ class Client:
     guard: Guard = field(factory=Guard)
     max_concurrent: int = 10
     max_per_minute: int = 100
+    foundation: FoundationRunner | None = None
     spawned: MemorySpawn = field(factory=MemorySpawn)
     scheduler: Scheduler = field(init=False)
     pulls: Pulls = field(init=False)
@@ -88,7 +91,11 @@ class Client:
         self.clock.advance(NOON)
         store = ModelStore(self.models)
         limits = Limits(self.clock, self.max_concurrent, self.max_per_minute)
-        self.scheduler = Scheduler(store, self.worker.runner, self.worker.residency, limits, inline)
+        runner: Runner = self.worker.runner
+        if self.foundation is not None:
+            store.foundation = self.foundation.model
+            runner = RunnerForEach(runner, {"foundation": self.foundation})
+        self.scheduler = Scheduler(store, runner, self.worker.residency, limits, inline)
         catalogue = Catalogue(store, inline)
         library = Library(catalogue, self.scheduler, inline, self.clock)
         self.pulls = Pulls(self.models, self.spawned, self.clock)

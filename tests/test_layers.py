@@ -20,12 +20,13 @@ BELOW = {
     "model_config": set(),
     "library": {"chat", "model_config"},
     "engine": {"chat", "model_config"},
+    "foundation": {"chat", "engine"},
     "dialects": {"chat", "durations"},
     "serving": {"chat", "library", "engine"},
     "web": {"chat", "dialects", "serving"},
     "discovery": set(),
     "service": {"discovery", "engine", "serving"},
-    "tap": {"chat", "discovery", "settings", "library", "engine", "serving", "web", "service"},
+    "tap": {"chat", "discovery", "settings", "library", "engine", "foundation", "serving", "web", "service"},
     "command": {"chat", "discovery", "settings", "library", "engine", "dialects"},
 }
 # What of the engine may be imported before MLX is: the runner, its prompts, and on the engine's thread the backend.

@@ -218,7 +218,6 @@ def test_roles_are_read(role: str, read_as: str) -> None:
     [
         ({"model": None}, "model"),
         ({"model": ["m"]}, "model"),
-        ({"model": ""}, "model"),
         ({"messages": None}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [5]}, "messages[0]"),

@@ -9,7 +9,8 @@ from .. import durations
 from ..chat import GenerationRequest, InvalidRequest, Message, Role, Sampling, TokenScore
 from .strict import Between, Items, OneOf
 
-ModelName = Annotated[str, Items(1, 512)]
+# Without a name it is Apple's on-device model, where that is.
+ModelName = Annotated[str, Items(0, 512)]
 Temperature = Annotated[float, Between(0, 2)]
 Fraction = Annotated[float, Between(0, 1)]
 Seed = Annotated[int, Between(-(2**63), 2**63 - 1)]

@@ -165,7 +165,7 @@ def _modified(model: InstalledModel) -> str:
 def _details(model: InstalledModel) -> dict[str, Any]:
     return {
         "parent_model": "",
-        "format": "safetensors",
+        "format": "" if model.system else "safetensors",
         "family": model.family,
         "families": [model.family],
         "parameter_size": _abbreviated(model.parameters),

@@ -190,7 +190,7 @@ def model(installed: InstalledModel) -> dict[str, Any]:
         "id": installed.id,
         "object": "model",
         "created": int(installed.modified),
-        "owned_by": "osaurus",
+        "owned_by": "apple" if installed.system else "osaurus",
         "context_length": installed.context_length,
     }
 

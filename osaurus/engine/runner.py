@@ -29,8 +29,20 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..chat import ApiError, Event, Failed, Finished, InternalError, ResidentModel, Sampling, ServiceUnavailable
-from .prompt import PromptEncoder
+from ..chat import (
+    ApiError,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    InternalError,
+    ResidentModel,
+    Sampling,
+    ServiceUnavailable,
+    Text,
+    Tokens,
+)
+from .prompt import EncodedPrompt
 from .shape import Shape
 
 log = Logger()
@@ -50,7 +62,8 @@ LONGEST_STOP = 10.0
 class Row:
     """One answer to be generated. Times are in nanoseconds, `arrived` on the monotonic clock.
 
-    `boundaries` are how many tokens the prompt is likely to have in common with others, ascending.
+    `boundaries` are how many tokens the prompt is likely to have in common with others, ascending. `request` is what
+    was asked, for a runner whose model is not given tokens.
     """
 
     id: int
@@ -67,13 +80,21 @@ class Row:
     """Whether the prompt ends within a thought; None if thoughts are not to be told from the answer."""
     boundaries: tuple[int, ...] = ()
     shape: Shape = field(factory=Shape)
+    request: GenerationRequest | None = None
+
+
+class Encoder(Protocol):
+    """What reads requests for a model; see PromptEncoder. On any thread."""
+
+    def encode(self, request: GenerationRequest) -> EncodedPrompt: ...  # noqa: D102
+    def spell(self, raw: Text | Tokens | None) -> str: ...  # noqa: D102
 
 
 class LoadedModel(Protocol):
     """What of a loaded model may be used on any thread."""
 
     @property
-    def prompt(self) -> PromptEncoder:
+    def prompt(self) -> Encoder:
         """Renders and tokenises conversations for it."""
 
 

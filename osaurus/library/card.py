@@ -30,6 +30,17 @@ MOST_LICENSE = 2**17
 
 def card(model: InstalledModel) -> ModelCard:
     """Return what the folder of an installed model says. Raises OSError, UnusableFolder."""
+    if model.system:
+        return ModelCard(
+            model=model,
+            architecture=model.family,
+            template="",
+            license="",
+            facts={"context_length": model.context_length},
+            fills_in=False,
+            thinks=False,
+            takes_tools=True,
+        )
     config = json_object(model.folder / "config.json")
     facts = {"context_length": context_length(config)}
     facts |= {name: value for name, keys in FACTS.items() if (value := number(config, *keys)) is not None}

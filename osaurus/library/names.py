@@ -98,6 +98,10 @@ USUAL_SIZES = {
 }
 
 
+# What Apple's on-device model answers to, where it is; whoever names no model means it as well.
+FOUNDATION_NAMES = ("foundation", "default", "")
+
+
 def in_full(name: str) -> str:
     """Return what a short name stands for, and any other name as it is; without `:latest`."""
     plain = name[: -len(":latest")] if name.lower().endswith(":latest") else name

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from twisted.logger import Logger
 from ..chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
 from .folder import UnusableFolder, describe, model_files
 from .hub_cache import HubCache, told_digest
-from .names import SHORT_NAMES, in_full, model_id
+from .names import FOUNDATION_NAMES, SHORT_NAMES, in_full, model_id
 
 log = Logger()
 
@@ -35,22 +36,27 @@ DESTINATION = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,95})/)?([A-Za-z0-9][A
 
 @define
 class ModelStore:
-    """The models below one folder, which are ours, and those of a Hugging Face cache, which are not."""
+    """The models below one folder, which are ours, and those of a Hugging Face cache, which are not.
+
+    `foundation` tells of the operating system's own model, where it has one.
+    """
 
     folder: Path
     cache: HubCache | None = None
+    foundation: Callable[[], InstalledModel | None] = lambda: None
     _described: dict[Path, tuple[object, InstalledModel | UnusableFolder]] = field(factory=dict, init=False)
     _digests: dict[Path, tuple[object, str]] = field(factory=dict, init=False)
     _stopping: bool = field(default=False, init=False)
 
     def models(self) -> list[InstalledModel]:
-        """Return every usable model: ours, then those of the cache, each by name.
+        """Return every usable model: the operating system's, ours, then those of the cache, each by name.
 
         The first of a name has it as its id, the others have their whole repository's. So a model that comes changes
         the id of another only if it stands before it. A repository that is here twice is told once, ours.
         """
-        models: list[InstalledModel] = []
-        ids: set[str] = set()
+        foundation = self.foundation()
+        models: list[InstalledModel] = [] if foundation is None else [foundation]
+        ids: set[str] = {model.id for model in models}
         repositories: set[str] = set()
         found = self._folders()
         gone = self._described.keys() - {folder for _, folder in found}
@@ -75,6 +81,8 @@ class ModelStore:
         """
         wanted = in_full(name).lower()
         models = self.models()
+        if wanted in FOUNDATION_NAMES and models and models[0].system:
+            return models[0]
         for names in (_exact_names, _bare_names):
             for model in models:
                 if wanted in names(model):
@@ -95,9 +103,13 @@ class ModelStore:
         """Return the SHA-256 of a model: of its files' names and digests, sorted by name.
 
         The first call reads every file, later ones only those whose identity has changed. Of the cache's large files
-        none is read: hundreds of gigabytes may be there, under names that are their digests.
+        none is read: hundreds of gigabytes may be there, under names that are their digests. What has no files has that
+        of its name.
         """
         whole = hashlib.sha256()
+        if model.system:
+            whole.update(model.id.encode())
+            return f"sha256:{whole.hexdigest()}"
         for path in model_files(model.folder):
             whole.update(os.fsencode(path.name) + f"\0{self._file_digest(path)}\n".encode())
         return f"sha256:{whole.hexdigest()}"
@@ -123,6 +135,7 @@ class ModelStore:
 
         The copy shares the files' content where the disk can. Raises InvalidRequest, Forbidden, OSError.
         """
+        _check_folder(model)
         match = DESTINATION.fullmatch(destination.removesuffix(":latest"))
         if match is None:
             raise InvalidRequest(
@@ -155,6 +168,7 @@ class ModelStore:
 
         Raises Forbidden if its folder is not one of ours, OSError.
         """
+        _check_folder(model)
         self._check_own(model.folder.parent)
         self._check_own(model.folder)
         doomed = model.folder.with_name(f".deleting-{secrets.token_hex(8)}")
@@ -210,6 +224,11 @@ class ModelStore:
                 )
             known = self._described[folder] = (identity, description)
         return None if isinstance(known[1], UnusableFolder) else known[1]
+
+
+def _check_folder(model: InstalledModel) -> None:
+    if model.system:
+        raise Forbidden(f"{model.id} is part of the operating system: it can be neither copied nor deleted")
 
 
 def _by_name(found: tuple[str, Path]) -> tuple[str, str, Path]:

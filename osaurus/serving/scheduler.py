@@ -24,12 +24,13 @@ from ..chat import (
     ServiceUnavailable,
     Started,
 )
-from ..engine.prompt import EncodedPrompt, PromptEncoder
-from ..engine.runner import LoadedModel, MLXRunner, Row
+from ..engine.prompt import EncodedPrompt
+from ..engine.runner import Encoder, LoadedModel, Row
 from ..library.store import ModelStore
 from .generation import Generation
 from .limits import Limits
 from .residency import Residency
+from .runners import Runner
 
 log = Logger()
 
@@ -57,7 +58,7 @@ class Scheduler:
     """Admits requests and keeps account of those that are being answered."""
 
     _store: ModelStore
-    _runner: MLXRunner
+    _runner: Runner
     _residency: Residency
     _limits: Limits
     _blocking: Blocking
@@ -213,6 +214,7 @@ class Scheduler:
                 boundaries=prompt.boundaries,
                 thinking=prompt.thinking,
                 shape=prompt.shape,
+                request=request,
             )
             for request, (prompt, _) in zip(requests, prompts, strict=True)
         ]
@@ -270,7 +272,7 @@ def _fire(line: list[Deferred[None]]) -> None:
         turn.callback(None)
 
 
-def _encode(encoder: PromptEncoder, requests: Sequence[GenerationRequest]) -> list[tuple[EncodedPrompt, str]]:
+def _encode(encoder: Encoder, requests: Sequence[GenerationRequest]) -> list[tuple[EncodedPrompt, str]]:
     """Return each request's prompt, as tokens, and what is echoed; those that follow one like it share its prompt."""
     encoded: list[tuple[EncodedPrompt, str]] = []
     for before, request in zip([None, *requests], requests, strict=False):
