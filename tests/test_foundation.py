@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import pytest_twisted
 from attrs import define, field
 
+from osaurus import tap
 from osaurus.chat import (
+    ContextLengthExceeded,
     Event,
     Finished,
     GenerationRequest,
@@ -31,6 +34,7 @@ from osaurus.foundation.asking import GO_ON
 from osaurus.foundation.runner import MOST_AT_ONCE, FoundationRunner
 from osaurus.foundation.sdk import installed_sdk
 from osaurus.library.store import ModelStore
+from osaurus.service import OsaurusService
 from osaurus.serving.limits import Limits
 from osaurus.serving.runners import RunnerForEach
 from osaurus.serving.scheduler import Scheduler
@@ -152,6 +156,24 @@ def test_the_other_models_are_the_other_runners(tiny_models: Path) -> None:
     assert client.chat().json["choices"][0]["message"]["content"] == "Hello"
 
 
+@pytest_twisted.ensureDeferred
+async def test_it_is_put_together_with_the_rest_where_the_sdk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(tap, "installed_sdk", StandIn)
+    options = tap.Options()
+    options.parseOptions(["--models-dir", str(tmp_path), "--hub-cache", "off"])
+    service = cast("OsaurusService", tap.makeService(options))
+    # Only what this model needs is started, on the real reactor, with real threads: no port, no engine.
+    service._blocking_pool.start()
+    try:
+        [answer] = await service._scheduler.submit(ask()).completions()
+    finally:
+        service._blocking_pool.stop()
+    assert (answer.text, answer.finished.reason) == ("Hello there", "stop")
+
+
 # Conversations.
 
 
@@ -213,6 +235,13 @@ def test_temperature_and_one_filter_are_handed_on(stage: Stage) -> None:
     ]
     assert [one.temperature for one in options] == [0, 0.7, 0.7]
     assert {one.maximum_response_tokens for one in options} == {50}
+
+
+def test_more_tokens_than_the_context_holds_are_refused_or_bounded_by_it(stage: Stage) -> None:
+    [error] = outcome(stage.scheduler.submit(ask(max_tokens=5000, max_tokens_may_shrink=False)).started())
+    assert isinstance(error, ContextLengthExceeded)
+    stage.answer(ask(max_tokens=5000))
+    assert stage.sdk.prompts[0][1]["options"].maximum_response_tokens == 4096
 
 
 def test_a_stop_string_ends_the_answer_before_it(stage: Stage) -> None:

@@ -262,7 +262,7 @@ def test_a_wrong_type_names_its_field(fields: dict[str, Any], param: str) -> Non
 @pytest.mark.parametrize(
     ("field", "within", "beyond"),
     [
-        ("model", ["m", "m" * 512], ["", "m" * 513]),
+        ("model", ["", "m", "m" * 512], ["m" * 513]),
         ("messages", [[TURN]], [[]]),
         ("max_tokens", [1, 100_000], [0, -1, 2**40]),
         ("max_completion_tokens", [1], [0]),

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from attrs import define, frozen
 
-from ..chat import GenerationRequest, InvalidRequest, Message, Sampling, Text, Tokens, ToolUse
+from ..chat import ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Sampling, Text, Tokens, ToolUse
 from ..engine.prompt import EncodedPrompt
 from .schemas import answer_schema, arguments_schema
 
@@ -43,14 +43,19 @@ class RequestReader:
     _context_length: int
 
     def encode(self, request: GenerationRequest) -> EncodedPrompt:
-        """Return a prompt of no tokens: the SDK has its own. Raises InvalidRequest."""
+        """Return a prompt of no tokens: the SDK has its own. Raises InvalidRequest, ContextLengthExceeded."""
         _check(request)
         asked(request)
         if request.format is not None:
             answer_schema(request.format)
         for tool in request.tools.tools if request.tools is not None else ():
             arguments_schema(self._sdk, tool)
-        return EncodedPrompt([], request.max_tokens or self._context_length)
+        most = self._context_length if request.max_tokens is None else request.max_tokens
+        if most > self._context_length and not request.max_tokens_may_shrink:
+            raise ContextLengthExceeded(
+                f"The model's context is {self._context_length} tokens; the request asks for {most}", param="max_tokens"
+            )
+        return EncodedPrompt([], min(most, self._context_length))
 
     def spell(self, raw: Text | Tokens | None) -> str:  # noqa: ARG002 - as any encoder
         """Return nothing: text is not continued here."""
