@@ -40,6 +40,8 @@ $(CLIENTS)/installed: $(VENV)/installed tests/clients/requirements.txt tests/cli
 		tests/clients/chromium/package-lock.json
 	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --prefix tests/clients
 	$(PYTHON) -m venv $(CLIENTS)
+	# The pip that Python 3.11 brings finds no versions that go together.
+	$(CLIENTS)/bin/python $(PIP) --upgrade "pip>=25"
 	$(CLIENTS)/bin/python $(PIP) -r tests/clients/requirements.txt
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/clients/chromium/install .cache/browser
 	touch $@
