@@ -203,5 +203,5 @@ def _greeting(chosen: settings.Settings) -> str:
     return (
         f"Models: {chosen.models_dir}. Try: curl http://127.0.0.1:{chosen.port}/v1/chat/completions "
         """-H 'Content-Type: application/json' """
-        """-d '{"model":"smollm2:135m","messages":[{"role":"user","content":"What is the capital of France?"}]}'"""
+        """-d '{"model":"smollm2:135m","messages":[{"role":"user","content":"Tell me the capital of France."}]}'"""
     )

@@ -15,7 +15,7 @@ from .conftest import CACHE
 
 Array = npt.NDArray[np.float32]
 
-QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: Any = [{"role": "user", "content": "Tell me the capital of France."}]
 
 pytestmark = pytest.mark.starter
 

@@ -45,7 +45,7 @@ MOST_HISTORY = 2**20
     "run",
     epilog=examples(
         "osaurus run smollm2:135m",
-        'osaurus run smollm2:135m "What is the capital of France?"',
+        'osaurus run smollm2:135m "Tell me the capital of France."',
         'osaurus run smollm2:135m "Summarise this:" < notes.txt',
         'osaurus run smollm2:135m --option temperature=0 --json "Hello"',
     ),

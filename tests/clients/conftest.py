@@ -15,7 +15,7 @@ from ..server import Server, serving
 HERE = Path(__file__).parent
 
 MODEL = "smollm2:135m"
-QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: Any = [{"role": "user", "content": "Tell me the capital of France."}]
 ANSWER = "The capital of France is Paris."
 ITALY: Any = [*QUESTION, {"role": "assistant", "content": ANSWER}, {"role": "user", "content": "And of Italy?"}]
 STORY: Any = [{"role": "user", "content": "Write a very long story."}]

@@ -75,7 +75,7 @@ def test_a_stream_that_is_left_in_the_middle_does_not_disturb_the_next_request(c
 
 
 def test_a_text_is_generated_and_goes_on_from_its_context(client: ollama.Client) -> None:
-    first = client.generate(model=MODEL, prompt="What is the capital of France?", options={"temperature": 0})
+    first = client.generate(model=MODEL, prompt="Tell me the capital of France.", options={"temperature": 0})
     assert first.response == ANSWER
     assert first.context is not None
     then = client.generate(

@@ -9,7 +9,7 @@ import { chromium } from "playwright-core";
 
 const url = process.env.OSU_TEST_URL;
 const model = "smollm2:135m";
-const messages = [{ role: "user", content: "What is the capital of France?" }];
+const messages = [{ role: "user", content: "Tell me the capital of France." }];
 const answer = "The capital of France is Paris.";
 const story = [{ role: "user", content: "Write a very long story." }];
 

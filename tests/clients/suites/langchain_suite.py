@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 URL = os.environ["OSU_TEST_URL"]
 MODEL = "smollm2:135m"
-QUESTION = "What is the capital of France?"
+QUESTION = "Tell me the capital of France."
 ANSWER = "The capital of France is Paris."
 STORY = "Write a very long story."
 

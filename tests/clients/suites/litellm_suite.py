@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 URL = os.environ["OSU_TEST_URL"]
 MODEL = "smollm2:135m"
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "Tell me the capital of France."}]
 ANSWER = "The capital of France is Paris."
 STORY = [{"role": "user", "content": "Write a very long story."}]
 

@@ -7,7 +7,7 @@ import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: `${process.env.OSU_TEST_URL}/v1`, apiKey: "none", maxRetries: 0 });
 const model = "smollm2:135m";
-const messages = [{ role: "user", content: "What is the capital of France?" }];
+const messages = [{ role: "user", content: "Tell me the capital of France." }];
 const answer = "The capital of France is Paris.";
 const weather = [{ role: "user", content: "What is the weather like in Paris today?" }];
 const getWeather = {
