@@ -41,7 +41,7 @@ WANTS_TURNS = (
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{{ message.content }}{% endfor %}"
 )
 ALL = TemplateAbilities(definitions=True, calls="objects")
-NONE = TemplateAbilities()
+NONE = TemplateAbilities(results=False)
 
 DEFINITION = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 TOOL = Tool(name="weather", definition=json.dumps(DEFINITION), parameters="{}", strict=False, asked_by="tools[0]")
@@ -61,14 +61,14 @@ def ask(*messages: Message, **fields: Any) -> GenerationRequest:
 @pytest.mark.parametrize(
     ("source", "abilities"),
     [
-        (CHATML, NONE),
+        (CHATML, TemplateAbilities()),
         (KNOWS_TOOLS, ALL),
         (TAKES_TEXTS, TemplateAbilities(definitions=True, calls="texts")),
-        (REFUSES_SYSTEM, TemplateAbilities(system=False)),
+        (REFUSES_SYSTEM, TemplateAbilities(results=False, system=False)),
         (SYSTEM_FIRST, NONE),
         (WANTS_SHORT_IDS, ALL),
         (WANTS_ONE_CALL, evolve(ALL, several=False)),
-        (WANTS_TURNS, TemplateAbilities(system=False)),
+        (WANTS_TURNS, TemplateAbilities(results=False, system=False)),
     ],
 )
 def test_what_a_template_can_is_found_out_by_trying(source: str, abilities: TemplateAbilities) -> None:
@@ -149,6 +149,12 @@ def test_what_was_called_and_answered_can_be_told_to_any_template(source: str, m
 def test_where_a_message_has_one_call_its_result_is_behind_it() -> None:
     roles = [message["role"] for message in as_given(LOOP, evolve(ALL, several=False))]
     assert roles == ["user", "assistant", "tool", "assistant", "tool", "assistant", "user"]
+
+
+def test_results_are_messages_where_a_template_has_them_without_calls() -> None:
+    assert [message["role"] for message in as_given(LOOP, TemplateAbilities())] == [
+        *("user", "assistant", "tool", "tool", "assistant", "user")
+    ]
 
 
 def test_a_result_without_a_call_is_given_as_it_is() -> None:

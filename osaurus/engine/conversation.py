@@ -24,7 +24,7 @@ To call a tool, write the call as JSON between tags, and nothing else:
 {begin}
 {{"name": "name of the tool", "arguments": {{"name of an argument": "its value"}}}}
 {end}
-What the tool answers comes back between <tool_response> tags. Call a tool only where it helps to answer."""
+What the tool answers is in the next message. Call a tool only where it helps to answer."""
 
 ANY_OBJECT_TOLD = "Answer with one JSON object, and nothing else."
 FORMAT_TOLD = "Answer with JSON of this JSON Schema, and nothing else: {schema}"
@@ -44,12 +44,14 @@ class TemplateAbilities:
     """What a chat template renders: definitions of tools, calls and their results, system messages.
 
     Calls have arguments that are objects with some templates, and JSON texts with others; `several` may stand in one
-    message, or each needs a message of its own, its result behind it.
+    message, or each needs a message of its own, its result behind it. Where there are no calls, `results` may be
+    messages of their own nevertheless.
     """
 
     definitions: bool = False
     calls: Literal["objects", "texts"] | None = None
     several: bool = True
+    results: bool = True
     system: bool = True
 
     @classmethod
@@ -83,6 +85,13 @@ class TemplateAbilities:
             called = {"role": "assistant", "content": "", "tool_calls": calls}
             return [user, called, *results, {"role": "assistant", "content": "!"}, user]
 
+        in_words = [
+            user,
+            {"role": "assistant", "content": "!"},
+            {"role": "tool", "content": RESULT},
+            {"role": "assistant", "content": "!"},
+            user,
+        ]
         value = {"place": ARGUMENT + "_value"}
         form: Literal["objects", "texts"] | None = None
         # As an object in quotes it would be a text within a text.
@@ -94,6 +103,7 @@ class TemplateAbilities:
         return cls(
             definitions=rendered([user], TOOL, ARGUMENT),
             calls=form,
+            results=form is not None or rendered(in_words, RESULT),
             several=form is None or rendered(had(arguments, "other", "another"), "another", RESULT),
             system=rendered([{"role": "system", "content": SYSTEM}, user], SYSTEM),
         )
@@ -131,7 +141,7 @@ def definitions(tools: ToolUse | None, abilities: TemplateAbilities) -> dict[str
 
 def _given(messages: Sequence[Message], abilities: TemplateAbilities) -> Iterator[dict[str, Any]]:
     if abilities.calls is None:
-        yield from _in_words(messages)
+        yield from _in_words(messages, results=abilities.results)
         return
     place = 0
     while place < len(messages):
@@ -182,23 +192,26 @@ def _results(
     return given
 
 
-def _in_words(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
-    """Yield messages for a template that knows no calls; results are part of the user's turn.
+def _in_words(messages: Sequence[Message], *, results: bool) -> Iterator[dict[str, Any]]:
+    """Yield messages for a template that knows no calls; if it knows no `results`, those are part of the user's turn.
 
     One turn for all of them and for what the user says behind: many templates want user and assistant to take turns.
     """
-    results: list[str] = []
+    waiting: list[str] = []
     for place, message in enumerate(messages):
         content = message.content
+        if message.role == "tool" and results:
+            yield {"role": "tool", "content": content}
+            continue
         if message.role == "tool":
-            results.append(f"<tool_response>\n{content}\n</tool_response>")
+            waiting.append(f"<tool_response>\n{content}\n</tool_response>")
             if place + 1 < len(messages) and messages[place + 1].role in ("tool", "user"):
                 continue
             content = ""
         elif message.calls:
             content = "\n".join(part for part in (content, *map(_call_told, message.calls)) if part)
-        if results and message.role in ("tool", "user"):
-            content, results = "\n".join([*results, *([content] if content else [])]), []
+        if waiting and message.role in ("tool", "user"):
+            content, waiting = "\n".join([*waiting, *([content] if content else [])]), []
         yield {"role": "user" if message.role == "tool" else message.role, "content": content}
 
 
