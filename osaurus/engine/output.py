@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from ..chat import CallPiece, Piece, TokenScore
+from .marks import doubtful
 from .thoughts import ThoughtScanner
 from .tool_calls import CallScanner
 
@@ -33,7 +34,7 @@ class StopScanner:
         if found:
             self.held = ""
             return text[: min(found)[1]], True
-        keep = self._doubtful(text)
+        keep = doubtful(text, self._stops)
         self.held = text[len(text) - keep :]
         return text[: len(text) - keep], False
 
@@ -41,15 +42,6 @@ class StopScanner:
         """Return what was held back, once no more text can come."""
         held, self.held = self.held, ""
         return held
-
-    def _doubtful(self, text: str) -> int:
-        """Return how many characters at the end of `text` begin a stop string."""
-        longest = min(max((len(stop) for stop in self._stops), default=1) - 1, len(text))
-        for length in range(longest, 0, -1):
-            end = text[-length:]
-            if any(stop.startswith(end) for stop in self._stops):
-                return length
-        return 0
 
 
 @define

@@ -9,6 +9,8 @@ from typing import Literal
 
 from attrs import define, field, frozen
 
+from .marks import doubtful
+
 
 @frozen
 class ThoughtTags:
@@ -75,11 +77,7 @@ class ThoughtScanner:
             self._state = "between"
             thought = thought.rstrip()
         else:
-            keep = next(
-                (length for length in range(len(self._tags.end) - 1, 0, -1) if text.endswith(self._tags.end[:length])),
-                0,
-            )
-            thought = text[: len(text) - keep].rstrip()
+            thought = text[: len(text) - doubtful(text, [self._tags.end])].rstrip()
             self.held = text[len(thought) :]
         if not self._begun:
             thought = thought.lstrip()

@@ -14,6 +14,7 @@ from typing import Literal
 from attrs import define, field
 
 from ..chat import CallPiece, Tool, ToolCall
+from .marks import doubtful
 from .tool_formats import MOST_CALLS, MOST_CHARACTERS, ToolFormat, bare_calls_in, calls_in
 
 # How a call under a grammar begins: its name is a JSON string.
@@ -131,9 +132,7 @@ class CallScanner:
                 self.held = text
                 return "", None
             self._state = "speaking"
-        keep = next(
-            (size for size in range(len(self._format.begin) - 1, 0, -1) if text.endswith(self._format.begin[:size])), 0
-        )
+        keep = doubtful(text, [self._format.begin])
         if self.complete and not text[: len(text) - keep].strip():
             keep = len(text)
         self.held = text[len(text) - keep :]
