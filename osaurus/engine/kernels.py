@@ -15,6 +15,7 @@ attributes of `mx.fast`, which every thread and model would see; code of ours fo
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -22,8 +23,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from attrs import define, field
+from attrs import define, field, frozen
 from mlx_lm.models import activations, base, gemma4_text, llama
+from mlx_lm.models.cache import BatchKVCache, BatchRotatingKVCache, KVCache, RotatingKVCache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
 # It has no types, and is not everywhere.
@@ -36,6 +38,9 @@ GROUPS = (32, 64, 128)
 # Making the graph of a pass takes a quarter as long as computing it, for a single row. So what has been made of it is
 # begun after every few layers.
 LAYERS_AHEAD = 4
+
+# Caches of keys and values that are arrays, one of each.
+CACHES = (KVCache, BatchKVCache, RotatingKVCache, BatchRotatingKVCache)
 
 # What networks ask for one after the other, of the same rows.
 SIBLINGS = ("q_proj", "k_proj", "v_proj")
@@ -202,6 +207,51 @@ def _join_siblings(module: nn.Module) -> None:
         part.join(siblings)
 
 
+@frozen
+class _HalfCache:
+    """A cache as attention sees it that is computed here: it keeps keys and values as float16.
+
+    Memory, and what is copied when rows join or their caches grow, is half of what float32 would take; kernels read
+    them as fast. llama.cpp keeps them so as well.
+    """
+
+    _cache: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Keep these, behind what is there; return all."""
+        kept: tuple[mx.array, mx.array] = self._cache.update_and_fetch(
+            keys.astype(mx.float16), values.astype(mx.float16)
+        )
+        return kept
+
+
+def _keeps_keys(call: FunctionType) -> bool:
+    """Tell whether a method puts keys and values into a cache that it is given, and attends to what is there."""
+    names = {"update_and_fetch", "scaled_dot_product_attention"}
+    return names.issubset(call.__code__.co_names) and "cache" in signature(call).parameters
+
+
+def _halving(call: FunctionType) -> Callable[..., Any]:
+    """Return the method of a module that attends, with its cache seen as one of float16."""
+    place = list(signature(call).parameters).index("cache")
+
+    def __call__(*arguments: Any, **named: Any) -> Any:  # noqa: N807 - it becomes one
+        if len(arguments) > place:
+            arguments = (*arguments[:place], _halved(arguments[place]), *arguments[place + 1 :])
+        elif "cache" in named:
+            named["cache"] = _halved(named["cache"])
+        return call(*arguments, **named)
+
+    return __call__
+
+
+def _halved(cache: Any) -> Any:
+    return _HalfCache(cache) if type(cache) in CACHES else cache
+
+
 def argmax(logits: mx.array) -> npt.NDArray[np.uint32]:
     """Return the place of each row's highest logit, the first of equals. Logits: float32, (rows, vocabulary)."""
     return np.array(osaurus_cpu.argmax(logits))
@@ -274,6 +324,9 @@ class _Functions:
                 for name, value in vars(ancestor).items()
                 if isinstance(value, FunctionType) and self._named(value)
             }
+            call = methods.get("__call__")
+            if call is not None and _keeps_keys(call):
+                methods["__call__"] = _halving(call)
             gate = _gate_of(kind)
             if gate is not None:
                 methods["__call__"] = _gated(kind, gate)
