@@ -1,5 +1,6 @@
 """An engine on a tiny real model, rows to be given to it, and what they have said."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Desk:
         return self.models / "tests" / name
 
     def step(self) -> None:
-        for number, event in self.engine.step():
+        for number, event in chain.from_iterable(self.engine.step()):
             match event:
                 case Piece(text, reasoning=thought, calls=calls):
                     self.calls.setdefault(number, []).extend(calls)

@@ -5,7 +5,7 @@ answers are written down beforehand; it keeps the protocol that MLXEngine keeps.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,7 +121,7 @@ class ScriptedEngine:
         """Whether there are rows that may speak."""
         return not self.parked.issuperset(self.rows)
 
-    def step(self) -> list[tuple[int, Event]]:
+    def step(self) -> Iterator[list[tuple[int, Event]]]:
         """Say the next thing of every row."""
         if self.failure is not None:
             raise self.failure
@@ -134,7 +134,7 @@ class ScriptedEngine:
             events.append((row_id, event))
             if isinstance(event, (Finished, Failed)):
                 del self.rows[row_id]
-        return events
+        yield events
 
     def close(self) -> None:
         """Remember."""

@@ -1,6 +1,7 @@
 """The rows of one model, on a tiny real one: real weights, real tokenizer, mlx_lm's own caches."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_log_probabilities_come_with_the_text_of_rows_that_asked(desk: Desk) -> 
     desk.add(1, "Hello", top_logprobs=2)
     desk.add(2, "Hello")
     while desk.engine.busy:
-        for number, event in desk.engine.step():
+        for number, event in chain.from_iterable(desk.engine.step()):
             if isinstance(event, Piece):
                 pieces[number].append(event)
     scores = [score for piece in pieces[1] for score in piece.scores]
@@ -310,16 +311,53 @@ def test_a_pass_of_reading_is_no_longer_than_allowed(desk: Desk, monkeypatch: py
         desk.add(number, "word " * (4 + 9 * number), max_tokens=4)
     read = Reading.read
 
-    def check(self: Reading, writing: int) -> int:
-        computed = read(self, writing)
+    def check(self: Reading, writing: int) -> tuple[int, int]:
+        computed, passes = read(self, writing)
         # What would be a pass's worth of crumbs is read along.
         assert computed <= self._pace.chunk(writing) + LEAST_SHARE * MOST_READING
-        return computed
+        return computed, passes
 
     monkeypatch.setattr(Reading, "read", check)
     desk.finish()
     assert all(isinstance(end, Finished) for end in desk.ends.values())
     assert len(desk.ends) == 8
+
+
+def test_what_is_written_is_told_before_others_read_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from osaurus.engine.reading import Reading
+
+    told: list[str] = []
+    read = Reading.read
+
+    def remember(self: Reading, writing: int) -> tuple[int, int]:
+        told.append("read")
+        return read(self, writing)
+
+    monkeypatch.setattr(Reading, "read", remember)
+    desk.add(1, "Hello")
+    while 1 not in desk.texts:
+        desk.step()
+    desk.add(2, "word " * 60)
+    told.clear()
+    for events in desk.engine.step():
+        told += ["wrote" for number, event in events if number == 1 and isinstance(event, Piece)]
+    assert told == ["wrote", "read"]
+
+
+def test_a_long_prompts_caches_have_room_for_all_of_it_from_the_first_pass(desk: Desk) -> None:
+    # What grows with each pass is copied with each pass.
+    desk.add(1, "Hello", max_tokens=400)
+    while 1 not in desk.texts:
+        desk.step()
+    desk.add(2, "word " * 120)
+    _, batch = desk.engine._resident["tiny"]
+    capacities = set()
+    while 2 not in desk.texts and 2 not in desk.ends:
+        desk.step()
+        for progress in batch._reading.readers:
+            assert len(progress.sequence) > 256
+            capacities |= {cache.keys.shape[2] for cache in progress.cache}
+    assert len(capacities) == 1
 
 
 @pytest.fixture(scope="module")

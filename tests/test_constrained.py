@@ -1,6 +1,7 @@
 """Answers that are JSON, or calls of tools, through the engine on tiny real models."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from osaurus.chat import (
+    Event,
     Failed,
     Finished,
     InvalidRequest,
@@ -161,9 +163,9 @@ def test_stop_strings_do_not_stop_json(desk: Desk) -> None:
 
 def test_scores_come_of_every_token(desk: Desk) -> None:
     desk.add(1, "Hello", format=FORMAT, top_logprobs=0, max_tokens=200)
-    events = []
+    events: list[tuple[int, Event]] = []
     while desk.engine.busy:
-        events += desk.engine.step()
+        events += chain.from_iterable(desk.engine.step())
     scores = [score for _, event in events for score in getattr(event, "scores", ())]
     [end] = [event for _, event in events if isinstance(event, Finished)]
     assert len(scores) == end.usage.completion_tokens
@@ -174,9 +176,9 @@ def test_what_is_written_to_end_in_time_has_no_scores(desk: Desk) -> None:
     schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     wanted = JsonFormat(schema=json.dumps(schema), strict=True, asked_by="format")
     desk.add(1, "Hello", format=wanted, sampling=WARM, max_tokens=40, top_logprobs=0)
-    events = []
+    events: list[tuple[int, Event]] = []
     while desk.engine.busy:
-        events += desk.engine.step()
+        events += chain.from_iterable(desk.engine.step())
     text = "".join(getattr(event, "text", "") for _, event in events)
     scores = [score.token for _, event in events for score in getattr(event, "scores", ())]
     jsonschema.validate(json.loads(text), schema)

@@ -22,15 +22,15 @@ def test_before_anything_is_known_reading_beside_writers_is_careful() -> None:
     assert Pace(128).chunk(1) == LEAST_CHUNK
 
 
-@pytest.mark.parametrize(("token", "allowed"), [(0.001, 128), (0.005, 60), (1.0, 16)])
+@pytest.mark.parametrize(("token", "allowed"), [(0.001, 128), (0.005, 40), (1.0, 8)])
 def test_reading_takes_a_few_steps_time(token: float, allowed: int) -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
     for _ in range(50):
-        pace.took(0.1, 1, 0)
-        pace.took(0.1 + 50 * token, 1, 50)
-    # Three steps of a tenth of a second, in tokens.
+        pace.took(0.1, 1, 0, 0)
+        pace.took(0.1 + 0.1 + 50 * token, 1, 50, 1)
+    # Two steps of a tenth of a second, in tokens; the third is what a pass costs that reads.
     assert abs(pace.chunk(1) - allowed) <= 1
 
 
@@ -38,25 +38,50 @@ def test_what_is_learnt_while_nobody_writes_counts_too() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(1.0, 0, 100)
-    pace.took(0.1, 1, 0)
-    assert abs(pace.chunk(1) - 30) <= 1
+    pace.took(1.0, 0, 100, 1)
+    pace.took(0.1, 1, 0, 0)
+    assert abs(pace.chunk(1) - 20) <= 1
 
 
 def test_a_step_beside_reading_tells_what_steps_cost_when_nothing_else_did() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(1.0, 0, 100)
-    pace.took(0.26, 1, 16)
-    assert abs(pace.chunk(1) - 30) <= 1
+    pace.took(1.0, 0, 100, 1)
+    pace.took(0.1 + 0.1 + 0.16, 1, 16, 1)
+    assert abs(pace.chunk(1) - 20) <= 1
 
 
 def test_a_few_tokens_tell_nothing_of_the_price_of_many() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(1.0, 0, 100)
-    pace.took(0.1, 1, 0)
-    pace.took(0.1, 1, 5)
-    assert abs(pace.chunk(1) - 30) <= 1
+    pace.took(1.0, 0, 100, 1)
+    pace.took(0.1, 1, 0, 0)
+    pace.took(0.1, 1, 5, 1)
+    assert abs(pace.chunk(1) - 20) <= 1
+
+
+def test_a_price_that_rises_is_believed_at_once_and_one_that_falls_bit_by_bit() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    for _ in range(50):
+        pace.took(0.1, 1, 0, 0)
+        pace.took(0.2 + 0.2, 1, 40, 1)
+    before = pace.chunk(1)
+    pace.took(0.2 + 0.4, 1, 40, 1)
+    assert abs(pace.chunk(1) - before // 2) <= 1
+    pace.took(0.2 + 0.2, 1, 40, 1)
+    assert before // 2 < pace.chunk(1) < before
+
+
+def test_a_pass_that_reads_costs_as_much_as_so_many_tokens() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    assert pace.price == 0
+    for _ in range(50):
+        pace.took(0.1, 1, 0, 0)
+        pace.took(0.1 + 3 * 0.1 + 0.2, 1, 40, 3)
+    assert abs(pace.price - 20) <= 1

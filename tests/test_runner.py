@@ -1,5 +1,6 @@
 """The runner, turned by hand in one thread; and once with a real thread."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from threading import get_ident
 
@@ -195,10 +196,10 @@ def stuck(worker: MemoryWorker, heard: list[Event]) -> EngineThread:
     thread = worker.thread
     worker.runner.submit("tiny", FOLDER, row(), heard.append)
 
-    def step() -> list[tuple[int, Event]]:
+    def step() -> list[list[tuple[int, Event]]]:
         for _ in range(int(LONGEST_STEP) + 2):
             worker.clock.advance(1)
-        return [(1, Piece("late"))]
+        return [[(1, Piece("late"))]]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ScriptedEngine, "step", lambda self: step())
@@ -262,7 +263,7 @@ async def test_events_of_a_real_thread_are_delivered_on_the_reactors_thread() ->
     done: Deferred[None] = Deferred()
 
     class Engine(ScriptedEngine):
-        def step(self) -> list[tuple[int, Event]]:
+        def step(self) -> Iterator[list[tuple[int, Event]]]:
             engine_threads.add(get_ident())
             return super().step()
 

@@ -19,7 +19,7 @@ be merged write one at a time, through the same loop.
 Everything here runs on the thread that owns MLX.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic_ns, perf_counter
 from typing import Any
 
@@ -82,7 +82,7 @@ class Batch:
     _parked: dict[int, Progress] = field(factory=dict, init=False)
     _caches: list[Any] = field(factory=list, init=False)
     _logits: mx.array | None = field(default=None, init=False)
-    _launched: tuple[float, int, int] | None = field(default=None, init=False)
+    _launched: tuple[float, int, int, int] | None = field(default=None, init=False)
     _steps: int = field(default=0, init=False)
 
     @_pace.default
@@ -174,14 +174,18 @@ class Batch:
         if progress is not None:
             self._reading.waiting.appendleft(progress)
 
-    def step(self) -> list[tuple[int, Event]]:
-        """Draw a token for every row that writes, and read on; return what the rows have to say.
+    def step(self) -> Iterator[list[tuple[int, Event]]]:
+        """Draw a token for every row that writes, and read on; yield what the rows have to say.
 
         An error leaves the caches in an unknown state: the rows end with it, and later ones begin anew.
         """
         events: list[tuple[int, Event]] = []
         try:
-            self._step(events)
+            began, width, joined = self._write(events)
+            # Reading may take as long as several steps.
+            yield events
+            events = []
+            self._read(began, width, joined, events)
         except Exception:  # noqa: BLE001 - whatever MLX raises, the rows must be told
             log.failure("A step failed; its rows are ended")
             failed = [progress.row.id for progress in (*self._writing, *self._reading.clear())]
@@ -189,22 +193,28 @@ class Batch:
             error = InternalError("The engine failed while generating; the server's log has the reason.")
             # A row may have ended in this very step; its listener hears the end that comes first.
             events += [(row_id, Failed(error)) for row_id in failed]
-        return events
+        yield events
 
-    def _step(self, events: list[tuple[int, Event]]) -> None:
-        """Do a step and append to `events` what the rows say."""
+    def _write(self, events: list[tuple[int, Event]]) -> tuple[float, int, bool]:
+        """Draw what rows write, append to `events` what they say, and set the next pass in motion.
+
+        Return when that began, how many tokens of each row it takes, and whether rows joined for it.
+        """
         self._wait()
         self._reading.keep()
         if self._logits is not None:
             self._draw(self._logits, events)
         joined = self._join()
         began = perf_counter()
-        width = self._launch()
+        return began, self._launch(), joined
+
+    def _read(self, began: float, width: int, joined: bool, events: list[tuple[int, Event]]) -> None:
+        """Set in motion, behind a pass that began then, as much reading as the time allows."""
         self._reading.begin(bool(self._writing), self._has_room, events)
-        read = self._reading.read(len(self._writing))
+        read, passes = self._reading.read(len(self._writing))
         # Neither the copies of a join nor drafts tell what a step takes.
         if (width == 1 or read) and not joined:
-            self._launched = (began, len(self._writing), read)
+            self._launched = (began, len(self._writing), read, passes)
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEARING == 0:
             mx.clear_cache()
@@ -312,9 +322,9 @@ class Batch:
         """Wait for what the last step set in motion, and learn what it cost."""
         if self._launched is not None:
             mx.synchronize()
-            began, writing, read = self._launched
+            began, *done = self._launched
             self._launched = None
-            self._pace.took(perf_counter() - began, writing, read)
+            self._pace.took(perf_counter() - began, *done)
 
     def _wrote(
         self, progress: Progress, token: int, scored: Scored | None, now: int, events: list[tuple[int, Event]]

@@ -98,13 +98,14 @@ class MLXEngine:
         """Whether there is a step to do."""
         return self._prefixes.unwritten or any(batch.busy for _, batch in self._resident.values())
 
-    def step(self) -> list[tuple[int, Event]]:
-        """Do one step of every batch that has rows; return the events, each with its row's id."""
+    def step(self) -> Iterator[list[tuple[int, Event]]]:
+        """Do one step of every batch that has rows; yield the events as they come, each with its row's id."""
         self._prefixes.squeeze(self._memory_limit - self._taken(None))
         self._prefixes.write_one()
-        events = [event for _, batch in list(self._resident.values()) if batch.busy for event in batch.step()]
+        for _, batch in list(self._resident.values()):
+            if batch.busy:
+                yield from batch.step()
         self._let_go()
-        return events
 
     def close(self) -> None:
         """Give everything back; the thread may end after this."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 from attrs import define, field
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from ..chat import Event, Failed, NoRoomYet
 from .keeping import Keeper
@@ -120,9 +120,12 @@ class Reading:
                 return True
         return False
 
-    def read(self, writing: int) -> int:
-        """Set reading in motion, rows in turn, as much as may be while so many rows write; return how many tokens."""
-        allowance = chunk = self._pace.chunk(writing)
+    def read(self, writing: int) -> tuple[int, int]:
+        """Set reading in motion, rows in turn, as much as may be while so many rows write.
+
+        Return how many tokens that is, and in how many passes.
+        """
+        allowance, read, passes = self._pace.chunk(writing), 0, 0
         turns = sum(1 for progress in self.readers if progress.unread)
         while turns > 0 and allowance > 0:
             group = self._next_readers(allowance)
@@ -131,12 +134,16 @@ class Reading:
             lengths = [p.stretch if p.stretch < share + LEAST_SHARE else share for p in group]
             self._read_together(group, lengths)
             for progress, length in zip(group, lengths, strict=True):
+                if self._plain:
+                    _reserve(progress.cache, len(progress.sequence))
                 progress.read += length
                 self.readers.remove(progress)
                 self.readers.append(progress)
             turns -= len(group)
-            allowance -= len(group) * max(lengths)
-        return chunk - allowance
+            passes += 1
+            read += len(group) * max(lengths)
+            allowance -= len(group) * max(lengths) + (self._pace.price if writing else 0)
+        return read, passes
 
     def _next_readers(self, allowance: int) -> list[Progress]:
         """Return the row whose turn it is to read, with others that have about as much to read."""
@@ -167,3 +174,17 @@ class Reading:
             for index, progress in enumerate(group):
                 progress.cache = [cache.extract(index) for cache in merged]
         mx.async_eval([cache.state for progress in group for cache in progress.cache])
+
+
+def _reserve(caches: Sequence[KVCache], length: int) -> None:
+    """Have room in caches for so many tokens at once.
+
+    mlx_lm lets them grow in steps, and copies all that is there each time: behind a long prompt's thousand tokens that
+    took as long as several steps.
+    """
+    capacity = -(-length // KVCache.step) * KVCache.step
+    for cache in caches:
+        keys, values = cache.keys, cache.values
+        if keys.shape[2] < capacity:
+            cache.keys = mx.pad(keys, [(0, 0), (0, 0), (0, capacity - keys.shape[2]), (0, 0)])
+            cache.values = mx.pad(values, [(0, 0), (0, 0), (0, capacity - values.shape[2]), (0, 0)])

@@ -16,7 +16,7 @@ This module does not import MLX: the engine is made on the thread, when it start
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -110,7 +110,7 @@ class Engine(Protocol):
     def resident(self) -> list[ResidentModel]: ...  # noqa: D102
     @property
     def busy(self) -> bool: ...  # noqa: D102
-    def step(self) -> list[tuple[int, Event]]: ...  # noqa: D102
+    def step(self) -> Iterable[list[tuple[int, Event]]]: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
@@ -209,9 +209,10 @@ class EngineThread:
         if engine.busy:
             self.steps += 1
             self.stepping = True
-            events = engine.step()
+            # What is said before the step is through is told at once: the rest of it may be long.
+            for events in engine.step():
+                self._crossing.post([partial(self._on_event, row_id, event) for row_id, event in events])
             self.stepping = False
-            self._crossing.post([partial(self._on_event, row_id, event) for row_id, event in events])
         if self.abandoned:
             self._close()
         return not self.abandoned
