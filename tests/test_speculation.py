@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from osaurus.chat import Finished, Sampling
 from osaurus.engine.backend import Backend
-from osaurus.engine.speculation import MOST_DRAFTED, NGRAM, Drafter
+from osaurus.engine.speculation import MOST_DRAFTED, NGRAMS, Drafter
 
 from .desk import Desk
 
@@ -40,9 +40,12 @@ def test_a_draft_has_followed_the_same_tokens_before(sequence: list[int], most: 
     draft = Drafter().draft(sequence, most)
     assert len(draft) <= min(most, MOST_DRAFTED)
     if draft:
-        wanted = [*sequence[-NGRAM:], *draft]
         whole = sequence + draft
-        assert any(whole[start : start + len(wanted)] == wanted for start in range(len(sequence) - NGRAM))
+        assert any(
+            whole[start : start + length + len(draft)] == [*sequence[-length:], *draft]
+            for length in NGRAMS
+            for start in range(len(sequence) - length)
+        )
 
 
 @given(sequence=st.lists(st.integers(0, 2), min_size=1, max_size=40))
@@ -52,21 +55,45 @@ def test_a_sequence_that_grows_is_drafted_like_one_that_is_new(sequence: list[in
         assert growing.draft(sequence[:end], 4) == Drafter().draft(sequence[:end], 4)
 
 
-def test_bad_drafts_are_given_up_for_longer_each_time_and_good_ones_are_not() -> None:
-    drafter, repeating = Drafter(), [1, 2, 3, 4, 1, 2, 3]
-    pauses: list[int] = []
-    for _ in range(10):
-        pause = 0
-        while not drafter.draft(repeating, 1):
-            pause += 1
-        drafter.checked(1, 0)
-        pauses.append(pause)
-    assert pauses == [0, 0, 4, 8, 16, 32, 64, 64, 64, 64]
-    for _ in range(20):
-        drafter.checked(1, 1)
-    for _ in range(65):
-        drafter.draft(repeating, 1)
-    assert drafter.draft(repeating, 1) == [4]
+def foretold(drafter: Drafter, sequence: list[int], drafted: int) -> float:
+    """How many tokens a pass with that much of a draft is expected to yield."""
+    drafter.draft(sequence, drafted)
+    return drafter.expected(sequence, drafted)
+
+
+def test_more_is_expected_of_a_row_that_copies() -> None:
+    copied = list(range(100, 160))
+    drafter = Drafter()
+    before = foretold(drafter, [*copied, *copied[:3]], 8)
+    assert 1 < before < 8
+    after = foretold(drafter, [*copied, *copied[:40]], 8)
+    assert before < after < 9
+
+
+def test_little_is_expected_of_a_row_that_goes_its_own_ways_and_more_soon_when_it_begins_to_copy() -> None:
+    # What was said comes again and goes on otherwise each time.
+    sequence = [token for number in range(40) for token in (1, 2, 3, 100 + number)]
+    drafter = Drafter()
+    foretold(drafter, sequence[:20], 8)
+    drafter.draft(sequence, 8)
+    at_a_loss = foretold(drafter, [*sequence, 1, 2, 3], 8)
+    assert at_a_loss < 1.5
+    copying = [*sequence, *sequence[:12]]
+    assert foretold(drafter, copying, 8) > 2 * at_a_loss
+
+
+def test_where_nothing_occurred_before_one_token_is_expected() -> None:
+    assert foretold(Drafter(), [1, 2, 3, 4], 8) == 1
+
+
+@given(sequence=st.lists(st.integers(0, 2), min_size=1, max_size=60), drafted=st.integers(0, 16))
+def test_what_is_expected_grows_with_the_draft_and_is_never_more_than_it_holds(
+    sequence: list[int], drafted: int
+) -> None:
+    drafter = Drafter()
+    for end in range(1, len(sequence)):
+        drafter.draft(sequence[:end], 4)
+    assert foretold(drafter, sequence, drafted) <= drafter.expected(sequence, drafted + 1) <= drafted + 2
 
 
 def desk(backend: Backend, models: Path, *, speculation: bool) -> Desk:
@@ -81,14 +108,19 @@ class Oracle:
     """Knows how rows go on, since it has seen them, and drafts that, with a mistake here and there."""
 
     seen: list[list[int]] = field(factory=list)
-    checked: list[tuple[int, int]] = field(factory=list)
+    drafted: list[tuple[int, int]] = field(factory=list)
+    """How long drafts were, and how much of each was right."""
     random: Random = field(factory=lambda: Random(0))
 
     def draft(self, sequence: list[int], most: int) -> list[int]:
         found = next((whole for whole in self.seen if whole[: len(sequence)] == sequence), [])
         draft = found[len(sequence) : len(sequence) + min(most, self.random.randint(0, 6))]
+        right = len(draft)
         if draft and self.random.random() < 0.6:
-            draft[self.random.randrange(len(draft))] += 1
+            right = self.random.randrange(len(draft))
+            draft[right] += 1
+        if draft:
+            self.drafted.append((len(draft), right))
         return draft
 
 
@@ -106,9 +138,8 @@ def oracle(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Oracle:
         return finished(progress, *rest)
 
     monkeypatch.setattr(Progress, "finished", see)
-    monkeypatch.setattr(Pace, "worth", lambda *_: True)
+    monkeypatch.setattr(Pace, "gain", lambda self, rows, width, expected: width)
     monkeypatch.setattr(Drafter, "draft", lambda _, sequence, most: oracle.draft(sequence, most))
-    monkeypatch.setattr(Drafter, "checked", lambda _, *counts: oracle.checked.append(counts))
     return oracle
 
 
@@ -128,7 +159,7 @@ def test_answers_are_the_same_with_and_without_drafts(
     fields = {"max_tokens": 60, **changes}
     plain = desk(backend, tiny_models, speculation=False)
     expected = [plain.alone(text, **fields) for text in TEXTS]
-    assert oracle.checked == []
+    assert oracle.drafted == []
     drafting = desk(backend, tiny_models, speculation=True)
     assert [drafting.alone(text, **fields) for text in TEXTS] == expected
     together = desk(backend, tiny_models, speculation=True)
@@ -137,7 +168,7 @@ def test_answers_are_the_same_with_and_without_drafts(
     together.finish()
     assert [together.texts.get(number, "") for number in range(len(TEXTS))] == expected
     # Some drafts were wholly right, some partly, some not at all.
-    assert {0 if not right else 2 if right == drafted else 1 for drafted, right in oracle.checked} >= {0, 2}
+    assert {0 if not right else 2 if right == drafted else 1 for drafted, right in oracle.drafted} >= {0, 2}
 
 
 def test_a_model_that_repeats_itself_takes_fewer_steps(
@@ -145,7 +176,7 @@ def test_a_model_that_repeats_itself_takes_fewer_steps(
 ) -> None:
     from osaurus.engine.pace import Pace
 
-    monkeypatch.setattr(Pace, "worth", lambda *_: True)
+    monkeypatch.setattr(Pace, "gain", lambda self, rows, width, expected: expected / rows)
     # A bias makes the model say one token for ever: every draft is right.
     forced = Sampling(temperature=0, bias=((40, 100.0),))
     steps = []
@@ -177,7 +208,7 @@ def test_rows_that_leave_and_join_beside_drafts_say_what_they_say_alone(
         together.engine.remove(number + 10)
     texts = together.finish()
     assert [texts.get(number, "") for number in range(len(TEXTS))] == expected
-    assert oracle.checked
+    assert oracle.drafted
 
 
 def test_what_was_drafted_and_kept_is_no_part_of_a_prefix(backend: Backend, tiny_models: Path, oracle: Oracle) -> None:

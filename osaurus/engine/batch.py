@@ -40,7 +40,7 @@ from .prefixes import PrefixCache
 from .progress import Progress
 from .reading import Reading
 from .runner import Row
-from .sampling import RowSampler, sample
+from .sampling import RowSampler, greatest, sample
 from .scores import Scored, score
 from .thoughts import ThoughtScanner
 
@@ -225,6 +225,10 @@ class Batch:
         # A row that has written more than was read of it draws nothing yet.
         going = [index for index, progress in enumerate(rows) if progress.in_cache == len(progress.sequence)]
         ended: set[int] = set()
+        # One wait for the device, not one for each token that was foretold.
+        best = None
+        if width > 1 and all(row.sampler.plain for row in rows):
+            best = greatest(logits.reshape(-1, logits.shape[-1])).reshape(logits.shape[:2])
         while going:
             places = [rows[index].right - 1 for index in going]
             if len(set(places)) == 1 and len(going) == len(rows):
@@ -232,7 +236,10 @@ class Batch:
             else:
                 here = logits[mx.array(going), mx.array(places)]
             masks = [rows[index].answer.allowed() for index in going]
-            tokens = sample(here, [rows[index].sampler for index in going], masks)
+            if best is None or any(mask is not None for mask in masks):
+                tokens = sample(here, [rows[index].sampler for index in going], masks)
+            else:
+                tokens = [int(best[index, place]) for index, place in zip(going, places, strict=True)]
             scores = score(here, tokens, [rows[index].row.top_logprobs for index in going])
             now = monotonic_ns()
             on: list[int] = []
@@ -243,13 +250,9 @@ class Batch:
                 elif rows[index].follow():
                     on.append(index)
             going = on
-        for progress in rows:
-            if progress.drafted:
-                certain = len(progress.given) - progress.drafted
-                progress.drafter.checked(progress.drafted, progress.right - certain)
         self._rewind([width - progress.right for progress in rows])
         for progress in rows:
-            progress.read, progress.right, progress.given, progress.drafted = progress.in_cache, 0, [], 0
+            progress.read, progress.right, progress.given = progress.in_cache, 0, []
         self._keep([index for index in range(len(rows)) if index not in ended])
 
     def _rewind(self, wrong: list[int]) -> None:
@@ -274,7 +277,7 @@ class Batch:
         most = self._most_given()
         for row in self._writing:
             row.given = row.sequence[row.read : row.read + most]
-            row.right, row.drafted = len(row.given), 0
+            row.right = len(row.given)
         if most == 1:
             self._draft()
         width = max(len(row.given) for row in self._writing)
@@ -310,13 +313,20 @@ class Batch:
             else []
             for row in rows
         ]
-        longest = max(map(len, drafts))
-        expected = sum(1 + row.drafter.rate * len(draft) for row, draft in zip(rows, drafts, strict=True))
-        if not longest or not self._pace.worth(len(rows), 1 + longest, expected):
-            return
-        for row, draft in zip(rows, drafts, strict=True):
-            row.given += draft
-            row.drafted = len(draft)
+
+        def expected(width: int) -> float:
+            return sum(
+                row.drafter.expected(row.sequence, min(len(draft), width - 1))
+                for row, draft in zip(rows, drafts, strict=True)
+            )
+
+        def gain(width: int) -> float:
+            return self._pace.gain(len(rows), width, expected(width))
+
+        width = max(range(1, 2 + max(map(len, drafts))), key=gain)
+        if self._pace.worth(len(rows), width, expected(width)):
+            for row, draft in zip(rows, drafts, strict=True):
+                row.given += draft[: width - 1]
 
     def _wait(self) -> None:
         """Wait for what the last step set in motion, and learn what it cost."""

@@ -9,7 +9,7 @@ from attrs import define
 READING_SHARE = 3.0
 LEAST_CHUNK = 8
 # What a draft must be expected to gain: expectations err.
-LEAST_GAIN = 1.15
+LEAST_GAIN = 1.1
 
 
 @define

@@ -36,7 +36,6 @@ class Progress:
     """What of the row the pass under way reads: what it has written and not read, and a draft of what follows."""
     right: int = 0
     """How much of that is known to be right."""
-    drafted: int = 0
 
     @property
     def unread(self) -> int:

@@ -79,6 +79,11 @@ class RowSampler:
         seed = self.sampling.seed
         return np.random.default_rng(None if seed is None else seed % 2**64)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it takes the most probable token, whatever was written."""
+        return self.greedy and self.penalties is None
+
     @classmethod
     def after(cls, prompt: Sequence[int], sampling: Sampling) -> "RowSampler":
         """Return the sampler of a row that has read this prompt."""
@@ -124,7 +129,7 @@ def sample(
 
 def _sample(logits: mx.array, rows: Sequence[RowSampler]) -> list[int]:
     if all(row.greedy for row in rows):
-        return [int(token) for token in _greatest(logits)]
+        return [int(token) for token in greatest(logits)]
     # Greedy rows go along at temperature 1: their best candidate is the same.
     temperatures = mx.array([1.0 if row.greedy else row.sampling.temperature for row in rows], dtype=mx.float32)
     logits = logits.astype(mx.float32)
@@ -132,7 +137,8 @@ def _sample(logits: mx.array, rows: Sequence[RowSampler]) -> list[int]:
     return [_draw(*column) for column in columns]
 
 
-def _greatest(logits: mx.array) -> Integers:
+def greatest(logits: mx.array) -> Integers:
+    """Return the most probable token of each row of logits, shape (rows, vocabulary)."""
     if kernels is None or mx.default_device().type != mx.DeviceType.cpu:
         return np.array(mx.argmax(logits, axis=-1))
     return kernels.argmax(logits.astype(mx.float32))
