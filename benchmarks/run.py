@@ -1,6 +1,7 @@
 """Start the servers and run the comparisons that docs/performance.md quotes; what `make bench` does.
 
     python benchmarks/run.py MODELS_FOLDER [[NAME=]URL=MODEL …] [--llama-server PROGRAM --gguf FILE] [--only load …]
+    python benchmarks/run.py MODELS_FOLDER --llama-server PROGRAM --gguf FILE --llama-quantize PROGRAM --only formats
 
 Osaurus, the same without speculation, mlx_lm.server with the same BLAS and weights, and llama.cpp's server if it is
 given, on ports of their own; other OpenAI-compatible servers that run already can be named. They take turns; nothing
@@ -30,6 +31,9 @@ HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MODEL = "smollm2:135m"
+
+# What llama.cpp's quantiser makes of weights, for the comparison of formats.
+FORMATS = ("Q8_0", "Q4_0", "Q4_K_M")
 
 # The tokens that llama.cpp's server sets aside in all, and for how many answers at a time. A conversation has one
 # context to itself.
@@ -193,6 +197,40 @@ class Comparisons:
             targets = self._targets(servers)
             run("load.py", *targets, "--task", "reading", "--clients", "1", "--tokens", "4", *self._rounds())
 
+    def formats(self) -> None:
+        """Weights of other formats, and of another architecture, against llama.cpp's server on the same file."""
+        if self.options.llama_quantize is None:
+            print("\nformats: left out, --llama-quantize names no program")
+            return
+        folder = Path(self.cache) / "formats"
+        folder.mkdir()
+        other = folder / "synthetic.gguf"
+        run("synthetic.py", str(self.options.gguf), str(other))
+        for source in (self.options.gguf, other):
+            for kind in FORMATS:
+                self._format(folder, source, kind)
+
+    def _format(self, folder: Path, source: Path, kind: str) -> None:
+        """Compare one kind of weights, made from a file."""
+        gguf, model = folder / f"{source.stem}.{kind}.gguf", f"{source.stem}-{kind}".replace(".", "-").lower()
+        quantise = [str(self.options.llama_quantize), "--allow-requantize", str(source), str(gguf), kind]
+        subprocess.run(quantise, check=True, capture_output=True)  # noqa: S603 - named by the user
+        bring = [str(BIN / "osaurus"), "import", str(gguf), "--name", f"formats/{model}"]
+        bring += ["--models-dir", str(folder / "models")]
+        subprocess.run(bring, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own
+        print(f"\n{source.stem} as {kind}, {gguf.stat().st_size / 2**20:.0f} MiB")
+        command, port = osaurus(
+            folder / "models", cache_dir=tempfile.mkdtemp(dir=self.cache), speculation="off", hub_cache="off"
+        )
+        servers = [
+            Server("llama-server", *llama(self.options.llama_server, gguf, *LLAMA_LOAD), "default"),
+            Server("Osaurus", command, port, model),
+        ]
+        with running(*servers):
+            targets = self._targets(servers)
+            self._run("load.py", *targets, "--clients", self.options.clients, *self._rounds())
+            run("load.py", *targets, "--task", "reading", "--clients", "1", "--tokens", "4", *self._rounds())
+
     def conversation(self) -> None:
         """A conversation of many turns, against the others."""
         servers = [*self.peers(*LLAMA_CONVERSATION), self.plain(), self.ours()]
@@ -256,6 +294,7 @@ class Comparisons:
 ORDER = [
     "load",
     "reading",
+    "formats",
     "conversation",
     "drafts",
     "latency",
@@ -275,6 +314,7 @@ def main() -> None:
     parser.add_argument("others", nargs="*", metavar="[NAME=]URL=MODEL")
     parser.add_argument("--llama-server", type=Path, metavar="PROGRAM")
     parser.add_argument("--gguf", type=Path, metavar="FILE")
+    parser.add_argument("--llama-quantize", type=Path, metavar="PROGRAM", help="of llama.cpp, for --only formats")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--only", nargs="+", choices=ORDER, default=ORDER)
     parser.add_argument("--clients", default="1,4,8,16")
@@ -284,6 +324,8 @@ def main() -> None:
     options = parser.parse_args(sys.argv[1:])
     if (options.llama_server is None) != (options.gguf is None):
         parser.error("--llama-server and --gguf belong together")
+    if options.llama_quantize is not None and options.llama_server is None:
+        parser.error("--llama-quantize goes with --llama-server")
     if options.json:
         options.json.unlink(missing_ok=True)
     os.environ["PYTHONUNBUFFERED"] = "1"
