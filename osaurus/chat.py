@@ -136,8 +136,8 @@ class GenerationRequest:
 
     The `context` are tokens that stand before the conversation. `tell_tokens` asks for all tokens, read and written,
     when the answer is complete; with `echo` the answer begins with the raw text.
-    What is read for one `owner` is no other's. `thinking` asks a model that can to think before it answers, with that
-    much effort, or not to; None leaves it to the model.
+    What is read for one `owner` is no other's. `request_id` is what the log calls the request. `thinking` asks a model
+    that can to think before it answers, with that much effort, or not to; None leaves it to the model.
 
     `max_tokens` counts tokens of the answer; None means to the end of the context. Where prompt and `max_tokens`
     together exceed the context, the answer is bounded by the context if `max_tokens_may_shrink`, else the request is
@@ -163,6 +163,11 @@ class GenerationRequest:
     tools: ToolUse | None = None
     format: JsonFormat | None = None
     owner: str = ""
+    request_id: str = ""
+
+    def has_prompt_of(self, other: "GenerationRequest") -> bool:
+        """Whether both are choices of one prompt."""
+        return self.messages is other.messages and self.raw is other.raw
 
 
 @frozen(kw_only=True)
@@ -177,12 +182,20 @@ class Usage:
 
 @frozen(kw_only=True)
 class Timings:
-    """Measured durations in nanoseconds: all of it, loading the model, reading the prompt, writing the answer."""
+    """Measured durations in nanoseconds: all of it, loading the model, reading the prompt, writing the answer.
+
+    What is left is the `queue`: waiting for memory, for other rows, and for the prompt to be made into tokens.
+    """
 
     total: int
     load: int
     prompt: int
     generation: int
+
+    @property
+    def queue(self) -> int:
+        """How long nothing was done for the answer."""
+        return self.total - self.load - self.prompt - self.generation
 
 
 @frozen

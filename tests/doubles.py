@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from osaurus.chat import Event, Failed, Finished, GenerationRequest, Piece, ResidentModel, Text, Timings, Tokens, Usage
 from osaurus.engine.prompt import EncodedPrompt
 from osaurus.engine.runner import EngineThread, MLXRunner, Row
+from osaurus.figures import Figures
 from osaurus.serving.residency import Residency
 
 T = TypeVar("T")
@@ -135,6 +136,12 @@ class ScriptedEngine:
             if isinstance(event, (Finished, Failed)):
                 del self.rows[row_id]
         yield events
+
+    def figures(self) -> Figures:
+        """Return how many rows there are, and what is in memory."""
+        parked = len(self.parked.intersection(self.rows))
+        resident = {model.id: model.nbytes for model in self.resident()}
+        return Figures(writing=len(self.rows) - parked, parked=parked, models_nbytes=resident)
 
     def close(self) -> None:
         """Remember."""

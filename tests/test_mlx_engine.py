@@ -22,6 +22,7 @@ from osaurus.chat import (
 )
 from osaurus.engine.backend import Backend
 from osaurus.engine.runner import MLXRunner, Row
+from osaurus.figures import Figures
 
 from .conftest import write_tiny_model
 from .desk import GREEDY, PROMPTS, Desk, another
@@ -236,3 +237,58 @@ def test_a_model_whose_files_were_replaced_is_loaded_anew_and_its_rows_go_on(
     desk.finish()
     assert [desk.texts[1], desk.texts[2]] == expected
     assert [model.id for model in desk.engine.resident()] == ["changing"]
+
+
+# Figures.
+
+
+def states(figures: Figures) -> tuple[int, int, int, int]:
+    return figures.waiting, figures.reading, figures.writing, figures.parked
+
+
+def test_figures_tell_what_rows_do(desk: Desk) -> None:
+    assert states(desk.engine.figures()) == (0, 0, 0, 0)
+    desk.add(1, "Hello", max_tokens=50)
+    assert states(desk.engine.figures()) == (1, 0, 0, 0)
+    desk.step()
+    assert states(desk.engine.figures()) == (0, 1, 0, 0)
+    desk.step()
+    desk.add(2, "x", name="other")
+    assert states(desk.engine.figures()) == (1, 0, 1, 0)
+    desk.engine.park(1)
+    assert states(desk.engine.figures()) == (1, 0, 0, 1)
+    desk.engine.unpark(1)
+    desk.finish()
+    assert states(desk.engine.figures()) == (0, 0, 0, 0)
+
+
+def test_figures_tell_what_memory_is_for(desk: Desk, sizes: tuple[int, int]) -> None:
+    weights, token = sizes
+    desk.add(1, "a longer prompt than the others, " * 8, max_tokens=5)
+    desk.step()
+    figures = desk.engine.figures()
+    assert figures.models_nbytes == {"tiny": weights}
+    assert figures.rows_nbytes > 5 * token
+    assert figures.memory_limit == 2**32
+    desk.finish()
+    figures = desk.engine.figures()
+    assert figures.rows_nbytes == 0
+    assert figures.prefixes_nbytes > 0
+    desk.engine.unload("tiny")
+    assert desk.engine.figures() == Figures(memory_limit=2**32)
+
+
+def test_a_model_whose_files_were_replaced_keeps_its_name(
+    backend: Backend, tmp_path: Path, tiny_models: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    shutil.copytree(tiny_models / "tests" / "tiny", tmp_path / "tests" / "tiny")
+    desk = another(backend, tmp_path)
+    desk.add(1, "Hello", max_tokens=50)
+    desk.step()
+    before = desk.engine.figures().models_nbytes
+    shutil.rmtree(tmp_path / "tests" / "tiny")
+    write_tiny_model(tmp_path / "tests" / "tiny", tiny_tokenizer, seed=2)
+    desk.add(2, "Hello", max_tokens=50)
+    assert desk.engine.figures().models_nbytes == {"tiny": 2 * before["tiny"]}
+    desk.finish()
+    assert [counts.name for counts in desk.engine._tally.counts()] == ["tiny"]

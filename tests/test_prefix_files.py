@@ -56,6 +56,14 @@ def test_the_files_are_nobody_elses_business(backend: Backend, tiny_models: Path
     assert {path.stat().st_mode & 0o777 for path in blocks(tmp_path / "p")} == {0o600}
 
 
+def test_figures_tell_what_the_files_take(backend: Backend, tiny_models: Path, tmp_path: Path) -> None:
+    kept = desk(backend, tiny_models, tmp_path / "p")
+    assert kept.engine.figures().prefix_files_nbytes == 0
+    ask(kept, SYSTEM)
+    size = sum(path.stat().st_size for path in blocks(tmp_path / "p"))
+    assert kept.engine.figures().prefix_files_nbytes == size > 0
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
 def test_a_damaged_file_is_removed_and_what_it_held_is_read_again(
     backend: Backend, tiny_models: Path, tmp_path: Path, damage: str

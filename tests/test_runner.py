@@ -11,8 +11,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
-from osaurus.chat import Event, Failed, ModelLoadFailed, Piece, Sampling, ServiceUnavailable
+from osaurus.chat import Event, Failed, Finished, ModelLoadFailed, Piece, Sampling, ServiceUnavailable
 from osaurus.engine.runner import LONGEST_STEP, LONGEST_STOP, Crossing, EngineThread, MLXRunner, Row
+from osaurus.figures import Figures
 
 from .doubles import MemoryWorker, ScriptedEngine, finished
 from .test_generation import outcome
@@ -321,3 +322,42 @@ def test_a_command_that_fails_costs_only_its_own_row(error: Exception) -> None:
     worker.runner.submit("tiny", FOLDER, row(2), heard.append)
     worker.settle()
     assert heard[-1] == finished()
+
+
+# Figures.
+
+
+def test_figures_are_those_after_the_last_step_or_command() -> None:
+    worker = MemoryWorker()
+    assert worker.runner.figures == Figures()
+    worker.runner.submit("tiny", FOLDER, row(), lambda event: None)
+    worker.turn()
+    assert worker.runner.figures == Figures(writing=1)
+    worker.runner.park(1)
+    worker.turn()
+    assert worker.runner.figures == Figures(parked=1)
+    worker.runner.cancel(1)
+    worker.turn()
+    assert worker.runner.figures == Figures()
+
+
+def test_whoever_hears_of_the_end_of_a_row_finds_the_figures_without_it() -> None:
+    worker = MemoryWorker()
+    found: list[Figures] = []
+
+    def deliver(event: Event) -> None:
+        if isinstance(event, Finished):
+            found.append(worker.runner.figures)
+
+    worker.runner.submit("tiny", FOLDER, row(), deliver)
+    worker.settle()
+    assert found == [Figures()]
+
+
+def test_when_another_thread_takes_over_nothing_is_in_memory() -> None:
+    worker = MemoryWorker()
+    worker.runner.submit("tiny", FOLDER, row(), lambda event: None)
+    worker.turn()
+    worker.engine.failure = MemoryError("no more")
+    worker.thread.run()
+    assert worker.runner.figures == Figures()

@@ -42,6 +42,7 @@ from .reading import Reading
 from .runner import Row
 from .sampling import RowSampler, greatest, sample
 from .scores import Scored, score
+from .tally import ModelTally
 from .thoughts import ThoughtScanner
 
 log = Logger()
@@ -70,6 +71,7 @@ class Batch:
     _backend: Backend
     _prefixes: PrefixCache
     _admit: Callable[["Batch", int], bool]
+    _tally: ModelTally
     _speculation: bool
     _pace: Pace = field(init=False)
     _batchable: bool = field(init=False)
@@ -95,7 +97,7 @@ class Batch:
 
     @_reading.default
     def _make_reading(self) -> Reading:
-        return Reading(self._model, self._keeper, self._pace, self._plain)
+        return Reading(self._model, self._keeper, self._pace, self._tally, self._plain)
 
     @_batchable.default
     def _find_batchable(self) -> bool:
@@ -116,6 +118,11 @@ class Batch:
     def busy(self) -> bool:
         """Whether there is a step to do."""
         return bool(self._reading or self._writing)
+
+    @property
+    def rows(self) -> tuple[int, int, int, int]:
+        """How many rows wait to begin, read, write, and stand still."""
+        return len(self._reading.waiting), len(self._reading.readers), len(self._writing), len(self._parked)
 
     @property
     def claimed(self) -> int:
@@ -148,7 +155,7 @@ class Batch:
             row.top_logprobs is None,
         )
         sampler = RowSampler.after(row.prompt, row.sampling)
-        self._reading.waiting.append(Progress(row, answer, sampler, monotonic_ns(), list(row.prompt)))
+        self._reading.waiting.append(Progress(row, answer, sampler, list(row.prompt)))
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to; an unknown one is left alone, it has ended by itself."""
@@ -164,7 +171,7 @@ class Batch:
         for progress in self._writing:
             if progress.row.id == row_id:
                 self._take_out(row_id)
-                progress.read, progress.kept, progress.right, progress.given = 0, 0, 0, []
+                progress.read, progress.kept, progress.right, progress.given, progress.wrote = 0, 0, 0, [], 0
                 self._parked[row_id] = progress
                 return
 
@@ -187,12 +194,13 @@ class Batch:
             events = []
             self._read(began, width, joined, events)
         except Exception:  # noqa: BLE001 - whatever MLX raises, the rows must be told
-            log.failure("A step failed; its rows are ended")
-            failed = [progress.row.id for progress in (*self._writing, *self._reading.clear())]
+            failed = [progress.row for progress in (*self._writing, *self._reading.clear())]
+            requests = {row.request.request_id for row in failed if row.request is not None}
+            log.failure("A step failed; its rows are ended", request_ids=sorted(requests))
             self._writing, self._caches, self._logits, self._launched = [], [], None, None
             error = InternalError("The engine failed while generating; the server's log has the reason.")
             # A row may have ended in this very step; its listener hears the end that comes first.
-            events += [(row_id, Failed(error)) for row_id in failed]
+            events += [(row.id, Failed(error)) for row in failed]
         yield events
 
     def _write(self, events: list[tuple[int, Event]]) -> tuple[float, int, bool]:
@@ -225,6 +233,8 @@ class Batch:
         # A row that has written more than was read of it draws nothing yet.
         going = [index for index, progress in enumerate(rows) if progress.in_cache == len(progress.sequence)]
         ended: set[int] = set()
+        # Nothing is written unless something is drawn.
+        now = 0
         # One wait for the device, not one for each token that was foretold.
         best = None
         if width > 1 and all(row.sampler.plain for row in rows):
@@ -252,6 +262,7 @@ class Batch:
             going = on
         self._rewind([width - progress.right for progress in rows])
         for progress in rows:
+            progress.count(self._tally, now)
             progress.read, progress.right, progress.given = progress.in_cache, 0, []
         self._keep([index for index in range(len(rows)) if index not in ended])
 

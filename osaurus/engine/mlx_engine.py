@@ -14,11 +14,13 @@ import mlx.core as mx
 from attrs import define, field
 
 from ..chat import Event, NoRoomYet, ResidentModel
+from ..figures import Figures
 from .backend import Backend
 from .batch import Batch
 from .loader import Model, identity, load
 from .prefixes import PrefixCache
 from .runner import Row
+from .tally import Tally
 
 
 @define
@@ -35,6 +37,7 @@ class MLXEngine:
     _prefixes: PrefixCache
     _memory_limit: int
     _speculation: bool = True
+    _tally: Tally = field(factory=Tally)
     _resident: dict[str, tuple[Model, Batch]] = field(factory=dict, init=False)
     _leaving: set[str] = field(factory=set, init=False)
     _numbers: Iterator[int] = field(factory=count, init=False)
@@ -93,6 +96,26 @@ class MLXEngine:
             for name, (model, _) in self._resident.items()
         ]
 
+    def figures(self) -> Figures:
+        """Return how it stands; after each step, so it takes microseconds."""
+        rows = [batch.rows for _, batch in self._resident.values()]
+        waiting, reading, writing, parked = map(sum, zip(*rows, strict=True)) if rows else (0, 0, 0, 0)
+        models_nbytes: dict[str, int] = {}
+        for model, _ in self._resident.values():
+            # One whose files were replaced stays beside the new one for as long as it has rows.
+            models_nbytes[model.name] = models_nbytes.get(model.name, 0) + model.nbytes
+        return Figures(
+            waiting=waiting,
+            reading=reading,
+            writing=writing,
+            parked=parked,
+            models_nbytes=models_nbytes,
+            rows_nbytes=sum([batch.claimed for _, batch in self._resident.values()]),
+            prefixes_nbytes=self._prefixes.nbytes,
+            prefix_files_nbytes=self._prefixes.files_nbytes,
+            memory_limit=self._memory_limit,
+        )
+
     @property
     def busy(self) -> bool:
         """Whether there is a step to do."""
@@ -130,7 +153,9 @@ class MLXEngine:
             self._resident[name] = self._resident.pop(name)
         else:
             model = load(name, folder, self._backend, self._memory_limit, self._make_room)
-            self._resident[name] = (model, Batch(model, self._backend, self._prefixes, self._admit, self._speculation))
+            tally = self._tally.of(name)
+            batch = Batch(model, self._backend, self._prefixes, self._admit, tally, self._speculation)
+            self._resident[name] = model, batch
         return self._resident[name]
 
     def _admit(self, batch: Batch, nbytes: int) -> bool:

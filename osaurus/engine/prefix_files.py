@@ -57,7 +57,8 @@ class PrefixFiles:
     _budget: int
     _run_elsewhere: Callable[[Callable[[], object]], object]
     _sizes: OrderedDict[str, int] = field(init=False)
-    _nbytes: int = field(init=False)
+    nbytes: int = field(init=False)
+    """The disk space that they take."""
     _backlog: int = field(default=0, init=False)
     _lock: Lock = field(factory=Lock, init=False)
 
@@ -75,7 +76,7 @@ class PrefixFiles:
                 log.warn("{path} is no file of the prefix cache and is left alone", path=entry.path)
         return OrderedDict((name, size) for _, name, size in sorted(found))
 
-    @_nbytes.default
+    @nbytes.default
     def _add_sizes(self) -> int:
         return sum(self._sizes.values())
 
@@ -131,16 +132,16 @@ class PrefixFiles:
         size = DIGEST_SIZE + len(content)
         with self._lock:
             # The same file may have been on its way twice.
-            self._nbytes += size - self._sizes.get(name, 0)
+            self.nbytes += size - self._sizes.get(name, 0)
             self._sizes[name] = size
-        while self._nbytes > self._budget:
+        while self.nbytes > self._budget:
             with self._lock:
                 oldest = next(iter(self._sizes))
             self._remove(oldest)
 
     def _remove(self, name: str) -> None:
         with self._lock:
-            self._nbytes -= self._sizes.pop(name, 0)
+            self.nbytes -= self._sizes.pop(name, 0)
         (self._folder / name).unlink(missing_ok=True)
 
 

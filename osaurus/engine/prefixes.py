@@ -84,6 +84,11 @@ class PrefixCache:
         return self._blocks_nbytes + self._checkpoints.nbytes
 
     @property
+    def files_nbytes(self) -> int:
+        """What the files take of the disk, all of them, those of models that are not in memory as well."""
+        return 0 if self._files is None else self._files.nbytes
+
+    @property
     def unwritten(self) -> bool:
         """Whether there is something that should still be written to files."""
         return bool(self._unwritten) or self._checkpoints.unwritten

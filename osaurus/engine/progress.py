@@ -9,6 +9,7 @@ from .answer import Answer
 from .runner import Row
 from .sampling import RowSampler
 from .speculation import Drafter
+from .tally import ModelTally
 
 
 @define(eq=False)
@@ -18,7 +19,6 @@ class Progress:
     row: Row
     answer: Answer
     sampler: RowSampler
-    added: int
     sequence: list[int]
     """The prompt, and what has been written behind it."""
     cache: list[Any] = field(factory=list)
@@ -26,7 +26,13 @@ class Progress:
     read: int = 0
     kept: int = 0
     """How much of what it has read is in the prefix cache."""
+    begun: int = 0
+    """When it began to read; 0 before that, as the times that follow."""
     prompt_read: int = 0
+    wrote: int = 0
+    """When it last wrote; 0 again once it has stood still."""
+    counted: int = 0
+    """How many of the tokens that it has written are counted."""
     fetched: int = 0
     """How many blocks were asked of the disk before it began."""
     thought: int = 0
@@ -65,6 +71,18 @@ class Progress:
             self.right += 1
         return self.in_cache == len(self.sequence)
 
+    def count(self, tally: ModelTally, now: int) -> None:
+        """Have those tokens counted that it has written since the last time."""
+        written = len(self.sequence) - len(self.row.prompt)
+        tokens = written - self.counted
+        if not tokens:
+            return
+        if self.counted:
+            tally.wrote(tokens, now - self.wrote if self.wrote else None)
+        else:
+            tally.wrote_first(tokens, now - self.row.arrived)
+        self.counted, self.wrote = written, now
+
     def finished(self, reason: FinishReason, now: int) -> Finished:
         """Return the end of the answer."""
         row = self.row
@@ -79,7 +97,7 @@ class Progress:
             timings=Timings(
                 total=now - row.arrived,
                 load=row.load,
-                prompt=self.prompt_read - self.added,
+                prompt=self.prompt_read - self.begun,
                 generation=now - self.prompt_read,
             ),
             tokens=tuple(self.sequence) if row.tell_tokens else (),

@@ -12,6 +12,7 @@ Where caches cannot be cut, reading stops at the boundaries of the prompt, for c
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic_ns
 
 import mlx.core as mx
 from attrs import define, field
@@ -23,6 +24,7 @@ from .loader import Model
 from .pace import Pace
 from .prefixes import BLOCK
 from .progress import Progress
+from .tally import ModelTally
 
 # Rows that take turns at reading; more wait.
 MOST_READING = 8
@@ -41,6 +43,7 @@ class Reading:
     _model: Model
     _keeper: Keeper
     _pace: Pace
+    _tally: ModelTally
     _plain: bool
     waiting: deque[Progress] = field(factory=deque, init=False)
     readers: deque[Progress] = field(factory=deque, init=False)
@@ -96,8 +99,9 @@ class Reading:
             self.waiting.remove(progress)
             progress.read, cache = self._keeper.taken(progress)
             progress.cache = cache or make_prompt_cache(self._model.network)
-            if not progress.written:
-                progress.cached = progress.read
+            if not progress.begun:
+                progress.begun, progress.cached = monotonic_ns(), progress.read
+                self._tally.began(len(progress.row.prompt), progress.cached)
             progress.kept = progress.read
             self.readers.append(progress)
 

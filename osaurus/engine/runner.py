@@ -42,6 +42,7 @@ from ..chat import (
     Text,
     Tokens,
 )
+from ..figures import Figures
 from .prompt import EncodedPrompt
 from .shape import Shape
 
@@ -111,17 +112,18 @@ class Engine(Protocol):
     @property
     def busy(self) -> bool: ...  # noqa: D102
     def step(self) -> Iterable[list[tuple[int, Event]]]: ...  # noqa: D102
+    def figures(self) -> Figures: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
 Command = Callable[[Engine], None]
 
 
-def _explained(error: Exception) -> ApiError:
+def _explained(error: Exception, request: GenerationRequest | None = None) -> ApiError:
     """Return an error that may be told to a client; what is not one of those goes to the log. In an except clause."""
     if isinstance(error, ApiError):
         return error
-    log.failure("The engine failed to do as it was told")
+    log.failure("The engine failed to do as it was told", request_id=None if request is None else request.request_id)
     return InternalError("The engine failed; the server's log has the reason.")
 
 
@@ -172,6 +174,8 @@ class EngineThread:
     """Whether a step is under way; for any thread to read."""
     abandoned: bool = field(default=False, init=False)
     """Whether another thread has taken over; set on the reactor."""
+    figures: Figures = field(factory=Figures, init=False)
+    """How it stood after the last step, frozen; for any thread to read."""
 
     def tell(self, command: Command | None) -> None:
         """Have a command carried out between two steps; None ends the thread. On any thread."""
@@ -211,8 +215,10 @@ class EngineThread:
             self.stepping = True
             # What is said before the step is through is told at once: the rest of it may be long.
             for events in engine.step():
+                self.figures = engine.figures()
                 self._crossing.post([partial(self._on_event, row_id, event) for row_id, event in events])
             self.stepping = False
+        self.figures = engine.figures()
         if self.abandoned:
             self._close()
         return not self.abandoned
@@ -262,6 +268,11 @@ class MLXRunner:
         watch.clock = self._clock
         return watch
 
+    @property
+    def figures(self) -> Figures:
+        """How the engine stood after its last step."""
+        return self._thread.figures
+
     def start(self) -> None:
         """Start the thread, and to watch it."""
         self._start_thread(self._thread.run)
@@ -307,7 +318,7 @@ class MLXRunner:
             try:
                 engine.add(name, folder, row)
             except Exception as error:  # noqa: BLE001 - a fault in one row must not cost the thread
-                self._crossing.post([partial(self._deliver, row.id, Failed(_explained(error)))])
+                self._crossing.post([partial(self._deliver, row.id, Failed(_explained(error, row.request)))])
 
         self._thread.tell(add)
 
