@@ -8,18 +8,20 @@ ends with an error that says so, the last bytes leave, and only then the threads
 from collections.abc import Sequence
 
 from attrs import define, field
-from twisted.application.service import Service
+from twisted.application.service import IServiceCollection, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from .discovery import Announcement
 from .engine.runner import MLXRunner
+from .logs.output import LogOutput
 from .serving.pulls import Pulls
 from .serving.scheduler import Scheduler
 
@@ -98,6 +100,13 @@ class OsaurusService(Service):
     _preload: Sequence[str]
     _greeting: str
     _announcement: Announcement
+    _log_output: LogOutput | None = None
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Become part of an application, and have twistd log where the settings say; see `logs/output.py`."""
+        if self._log_output is not None and isinstance(parent, Componentized):
+            self._log_output.attach(parent)
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Open the ports. Ends the process with status 1 and one line if one cannot be had."""

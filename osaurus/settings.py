@@ -120,6 +120,21 @@ def _switch(text: str) -> bool:
     return SWITCH[text.lower()]
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"must be {', '.join(words[:-1])} or {words[-1]}")
+        return text.lower()
+
+    return read
+
+
+def _file(text: str) -> Path:
+    if not text or text.endswith(os.sep):
+        raise ValueError("must be a file")
+    return _expanded(text).absolute()
+
+
 def _duration(text: str) -> float:
     try:
         return durations.seconds(text)
@@ -195,6 +210,27 @@ class Settings:
     )
     cpu_threads: int = _setting(
         _count, "Threads for models where there is no GPU; 0: as many as there are processors.", default=0
+    )
+
+    log_file: Path | None = _setting(
+        _file, "A file for the log. If not set: where twistd logs, which is stdout in the foreground.", default=None
+    )
+    log_file_size: int = _setting(
+        _byte_count_or_none,
+        "The size at which the log's file is put aside and another begun; 0: never, it is left to logrotate.",
+        default=10 * 2**20,
+    )
+    log_files_kept: int = _setting(_positive, "How many files of the log that were put aside are kept.", default=5)
+    log_format: str = _setting(
+        _one_of("human", "json"), "What lines of the log are: human, or json, an object each.", default="human"
+    )
+    log_level: str = _setting(
+        _one_of("debug", "info", "warn", "error", "critical"),
+        "The least that is logged: debug, info, warn, error or critical.",
+        default="info",
+    )
+    log_content: bool = _setting(
+        _switch, "Whether the log has what prompts and answers say, the last and first 4096 characters.", default=False
     )
 
     max_connections: int = _setting(

@@ -1,12 +1,14 @@
 """`twistd osaurus`: its options, and the one place where everything is put together."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from threading import Thread
 from typing import Any, ClassVar, TypeVar
 
+from prometheus_client import CollectorRegistry
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
@@ -16,31 +18,34 @@ from twisted.logger import Logger
 from twisted.protocols.policies import ThrottlingFactory
 from twisted.python import usage
 from twisted.python.threadpool import ThreadPool
-from twisted.web.server import Site
 
 from . import settings
 from .chat import ApiError
 from .discovery import Announcement, default_folder
 from .engine.runner import Engine, MLXRunner
+from .engine.tally import Tally
 from .foundation.runner import NAME as FOUNDATION
 from .foundation.runner import FoundationRunner
 from .foundation.sdk import installed_sdk
 from .library.hub_cache import HubCache
 from .library.store import ModelStore
-from .service import OsaurusService, Port
+from .logs.output import LogOutput, Wanted, log_output
+from .service import CannotStart, OsaurusService, Port
 from .serving.catalogue import Catalogue
 from .serving.limits import Limits
 from .serving.pulls import Pulls
 from .serving.residency import Residency
 from .serving.runners import Runner, RunnerForEach
 from .serving.scheduler import Scheduler
+from .web.access import AccessLog
 from .web.api import Api
 from .web.front import Front
 from .web.generating import Generating
 from .web.guard import Guard
 from .web.library import Library
+from .web.metrics import Metrics
 from .web.pulling import Pulling
-from .web.request import BoundedRequest
+from .web.request import BoundedRequest, QuietSite
 
 log = Logger()
 
@@ -115,7 +120,8 @@ def makeService(options: Options) -> IService:
     def blocking(function: Callable[..., T], *args: Any) -> Deferred[T]:
         return deferToThreadPool(reactor, blocking_pool, function, *args)
 
-    make = partial(make_engine, chosen, blocking_pool.callInThread)
+    tally = Tally()
+    make = partial(make_engine, chosen, blocking_pool.callInThread, tally)
     runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, make, reactor)
     store = ModelStore(chosen.models_dir, HubCache(chosen.hub_cache) if chosen.hub_cache else None)
     runners: Runner = runner
@@ -139,9 +145,11 @@ def makeService(options: Options) -> IService:
     library = Library(catalogue, scheduler, blocking, reactor)
     pulls = Pulls(chosen.models_dir, partial(_spawn, reactor), reactor)
     pulling = Pulling(pulls, catalogue, blocking, reactor)
-    api = Api(Generating(scheduler, blocking, guard, reactor), library, pulling, scheduler, reactor)
-    site = Site(
-        Front(api.resource(), guard),
+    metrics = Metrics(CollectorRegistry(), scheduler, lambda: runner.figures, tally.counts)
+    generating = Generating(scheduler, blocking, guard, reactor, chosen.log_content)
+    api = Api(generating, library, pulling, scheduler, metrics, reactor)
+    site = QuietSite(
+        Front(api.resource(), guard, reactor, metrics, AccessLog()),
         requestFactory=partial(BoundedRequest, max_body=chosen.max_body, clock=reactor),
         # A JSON body that a client forgot to label would be taken apart as a form.
         parsePOSTFormSubmission=False,
@@ -160,10 +168,13 @@ def makeService(options: Options) -> IService:
         chosen.preload,
         _greeting(chosen),
         Announcement(default_folder(), bool(chosen.exposed), chosen.models_dir),
+        _log_output(chosen, options.parent or {}, reactor),
     )
 
 
-def make_engine(chosen: settings.Settings, run_elsewhere: Callable[[Callable[[], object]], object]) -> Engine:
+def make_engine(
+    chosen: settings.Settings, run_elsewhere: Callable[[Callable[[], object]], object], tally: Tally
+) -> Engine:
     """Import MLX and make an engine; on the engine thread, where it takes its second or two from nobody.
 
     What writes to the disk is handed to `run_elsewhere`.
@@ -182,7 +193,26 @@ def make_engine(chosen: settings.Settings, run_elsewhere: Callable[[Callable[[],
         except OSError as error:
             log.warn("Nothing is kept of prefixes on disk: {error}", error=error)
     limit = chosen.memory_limit or int(backend.memory_bytes * MEMORY_SHARE)
-    return MLXEngine(backend, PrefixCache(chosen.prefix_cache, files), limit, chosen.speculation)
+    return MLXEngine(backend, PrefixCache(chosen.prefix_cache, files), limit, chosen.speculation, tally)
+
+
+def _log_output(chosen: settings.Settings, twistd: Mapping[str, Any], reactor: Any) -> LogOutput | None:
+    """Return where the log goes, by the settings and by twistd's own options."""
+    wanted = Wanted(
+        format=chosen.log_format,
+        level=chosen.log_level,
+        file=chosen.log_file,
+        file_size=chosen.log_file_size,
+        files_kept=chosen.log_files_kept,
+    )
+    try:
+        output = log_output(wanted, twistd)
+    except OSError as error:
+        raise CannotStart(f"osaurus: the log cannot be written: {error}") from error
+    if output is not None and output.file is not None:
+        # Signals come between two instructions of whatever runs.
+        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(output.reopen))
+    return output
 
 
 def _reactor() -> Any:

@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
@@ -22,6 +23,7 @@ from twisted.web.http_headers import Headers
 
 from osaurus.chat import Failed, InternalError, ModelLoadFailed, NoRoomYet, Piece
 from osaurus.dialects.openai import chat_call
+from osaurus.engine.tally import Tally
 from osaurus.foundation.runner import FoundationRunner
 from osaurus.library.store import ModelStore
 from osaurus.serving.catalogue import Catalogue
@@ -29,11 +31,14 @@ from osaurus.serving.limits import Limits
 from osaurus.serving.pulls import Pulls
 from osaurus.serving.runners import Runner, RunnerForEach
 from osaurus.serving.scheduler import Scheduler
+from osaurus.web.access import AccessLog
 from osaurus.web.api import Api
+from osaurus.web.exchange import Observer
 from osaurus.web.front import Front
 from osaurus.web.generating import Generating
 from osaurus.web.guard import Guard
 from osaurus.web.library import Library
+from osaurus.web.metrics import Metrics
 from osaurus.web.pulling import Pulling
 
 from .doubles import MemorySpawn, MemoryWorker, finished, inline
@@ -82,7 +87,11 @@ class Client:
     max_concurrent: int = 10
     max_per_minute: int = 100
     foundation: FoundationRunner | None = None
+    log_content: bool = False
+    observers: tuple[Observer, ...] = (AccessLog(),)
     spawned: MemorySpawn = field(factory=MemorySpawn)
+    tally: Tally = field(factory=Tally)
+    registry: CollectorRegistry = field(factory=CollectorRegistry)
     scheduler: Scheduler = field(init=False)
     pulls: Pulls = field(init=False)
     stub: Any = field(init=False)  # StubTreq has treq's functions, which its type does not tell
@@ -100,9 +109,10 @@ class Client:
         library = Library(catalogue, self.scheduler, inline, self.clock)
         self.pulls = Pulls(self.models, self.spawned, self.clock)
         pulling = Pulling(self.pulls, catalogue, inline, self.clock)
-        generating = Generating(self.scheduler, inline, self.guard, self.clock)
-        api = Api(generating, library, pulling, self.scheduler, self.clock)
-        self.stub = StubTreq(Front(api.resource(), self.guard))
+        generating = Generating(self.scheduler, inline, self.guard, self.clock, self.log_content)
+        metrics = Metrics(self.registry, self.scheduler, lambda: self.worker.runner.figures, self.tally.counts)
+        api = Api(generating, library, pulling, self.scheduler, metrics, self.clock)
+        self.stub = StubTreq(Front(api.resource(), self.guard, self.clock, metrics, *self.observers))
 
     def begin(self, method: str, path: str, body: Any = None, **headers: str) -> list[Any]:
         """Send a request; the list receives the response when its headers are there."""

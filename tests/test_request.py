@@ -39,8 +39,9 @@ class Echo(Resource):
 
 
 def connection(clock: Clock | None = None) -> tuple[Any, Wire]:
-    factory = partial(BoundedRequest, max_body=LIMIT, clock=clock or Clock())
-    site = Site(Front(Echo(), Guard()), requestFactory=factory, parsePOSTFormSubmission=False)
+    clock = clock or Clock()
+    factory = partial(BoundedRequest, max_body=LIMIT, clock=clock)
+    site = Site(Front(Echo(), Guard(), clock), requestFactory=factory, parsePOSTFormSubmission=False)
     channel = site.buildProtocol(None)
     transport = Wire()
     channel.makeConnection(transport)

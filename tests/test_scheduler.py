@@ -1,6 +1,7 @@
 """Admission: from a request to a row, and the ways it can end on the way."""
 
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any
 
 import pytest
@@ -191,6 +192,36 @@ def test_a_model_that_is_loaded_at_the_start_stays(stage: Stage) -> None:
 def test_a_model_that_cannot_be_loaded_at_the_start_stops_nothing(stage: Stage) -> None:
     assert outcome(Deferred.fromCoroutine(stage.scheduler.preload("nope"))) == [None]
     assert stage.scheduler.problem is None
+
+
+def test_those_wait_that_have_no_row_yet(stage: Stage) -> None:
+    first, second = stage.scheduler.submit(ask()), stage.scheduler.submit(ask())
+    assert stage.scheduler.waiting == 2
+    second.cancel()
+    assert stage.scheduler.waiting == 1
+    stage.worker.turn()
+    assert outcome(first.started()) == [Started(3)]
+    assert stage.scheduler.waiting == 0
+    stage.worker.settle()
+    stage.scheduler.stop()
+    assert stage.scheduler.waiting == 0
+
+
+def test_waiting_for_memory_is_not_loading(stage: Stage) -> None:
+    first = stage.scheduler.submit(ask())
+    stage.worker.turn()
+    stage.worker.engine.failure = NoRoomYet("full")
+    stage.scheduler.submit(ask("other"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "step", lambda self: [])
+        stage.worker.turn()
+    asked = monotonic_ns()
+    stage.worker.engine.failure = None
+    first.cancel()
+    stage.worker.turn(2)
+    [row] = [row for row, _ in stage.worker.engine.rows.values()]
+    assert row.arrived < asked
+    assert row.load < monotonic_ns() - asked
 
 
 def test_a_request_waits_until_there_is_room_for_its_model(stage: Stage) -> None:

@@ -255,5 +255,5 @@ class Answering:
                 return InvalidRequest(
                     f"{param}: Apple's on-device model could not keep to this schema: {error}", param=param
                 )
-        log.failure("Apple's on-device model failed")
+        log.failure("Apple's on-device model failed", request_id=self._request.request_id)
         return InternalError("Apple's on-device model failed; the server's log has the reason.")

@@ -7,6 +7,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from ..chat import Completion, Event, Failed, Finished, Piece, Started, gathered
+from .account import Account
 
 Listener = Callable[[Event], None]
 
@@ -22,6 +23,7 @@ class Generation:
     _on_cancel: Callable[["Generation"], None]
     _on_park: Callable[["Generation", bool], None]
     choices: int = 1
+    account: Account = field(factory=lambda: Account(()))
     _finished: int = field(default=0, init=False)
     _started: Deferred[Started] = field(init=False)
     _listener: Listener | None = field(default=None, init=False)
@@ -67,6 +69,7 @@ class Generation:
         """Take the next event; from the scheduler and the runner."""
         if self.over:
             return
+        self.account.hear(event)
         self._finished += isinstance(event, Finished)
         self.over = isinstance(event, Failed) or self._finished == self.choices
         if not self._started.called:

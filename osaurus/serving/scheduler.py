@@ -27,6 +27,7 @@ from ..chat import (
 from ..engine.prompt import EncodedPrompt
 from ..engine.runner import Encoder, LoadedModel, Row
 from ..library.store import ModelStore
+from .account import Account
 from .generation import Generation
 from .limits import Limits
 from .residency import Residency
@@ -77,12 +78,17 @@ class Scheduler:
         """Why no answer can be generated; None while one can."""
         return "The server is stopping" if self._stopping else self._runner.problem
 
-    def submit(self, *requests: GenerationRequest) -> Generation:
-        """Begin to answer; whatever goes wrong is told through the Generation.
+    @property
+    def waiting(self) -> int:
+        """How many requests have no rows yet: they wait for their model, or for memory for it."""
+        return sum(1 for generation in self._ending if generation not in self._rows)
+
+    def submit(self, *requests: GenerationRequest, account: Account | None = None) -> Generation:
+        """Begin to answer; whatever goes wrong is told through the Generation, and to the account.
 
         Several, all of one model, are the choices of one answer.
         """
-        generation = Generation(self._end, self._park, len(requests))
+        generation = Generation(self._end, self._park, len(requests), account or Account(requests))
         if self._stopping:
             generation.deliver(Failed(_stopping()))
             return generation
@@ -152,13 +158,12 @@ class Scheduler:
 
         Else those that ask for a model in memory would keep it there, and the other out, for as long as they come.
         """
-        began = monotonic_ns()
         while self._short_of_room:
             await self._wait(self._waiting_behind)
         asked = object()
         try:
             while True:
-                ended = self._ended
+                began, ended = monotonic_ns(), self._ended
                 try:
                     model = await self._runner.load(stored.repository, stored.folder)
                 except NoRoomYet:
@@ -184,6 +189,7 @@ class Scheduler:
         first = requests[0]
         try:
             stored = await self._blocking(self._store.find, first.model)
+            generation.account.model = stored.repository
             self._limits.enter(stored.repository, generation, len(requests))
             self._residency.begin(stored.repository, first.keep_alive)
             self._using[generation] = stored.repository
@@ -195,7 +201,7 @@ class Scheduler:
             self._deliver(generation, 0, Failed(error))
             return
         except Exception:  # noqa: BLE001 - the client must be told whatever it was
-            log.failure("Admitting a request failed")
+            log.failure("Admitting a request failed", request_id=first.request_id)
             problem = InternalError("The request could not be prepared; see the server's log.")
             self._deliver(generation, 0, Failed(problem))
             return
@@ -276,7 +282,7 @@ def _encode(encoder: Encoder, requests: Sequence[GenerationRequest]) -> list[tup
     """Return each request's prompt, as tokens, and what is echoed; those that follow one like it share its prompt."""
     encoded: list[tuple[EncodedPrompt, str]] = []
     for before, request in zip([None, *requests], requests, strict=False):
-        if before is not None and before.messages is request.messages and before.raw is request.raw:
+        if before is not None and request.has_prompt_of(before):
             encoded.append(encoded[-1])
         else:
             prompt = encoder.encode(request)

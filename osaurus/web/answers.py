@@ -2,7 +2,6 @@
 
 import re
 from typing import Any
-from uuid import uuid4
 
 from twisted.web.http import Request, datetimeToString
 
@@ -10,6 +9,7 @@ from .. import __version__
 from ..chat import ApiError, MethodNotAllowed
 from ..dialects import ollama, openai
 from ..dialects.encoding import encode_json
+from .exchange import exchange_of
 
 OLLAMA_SDKS = ("ollama-python/", "ollama-js/", "ollama/")
 
@@ -29,11 +29,11 @@ def body(request: Request) -> bytes:
     return bytes(request.content.read())
 
 
-def stamp(request: Request) -> None:
+def stamp(request: Request, request_id: str) -> None:
     """Set the headers that every answer has."""
     request.setHeader("Date", datetimeToString())
     request.setHeader("Server", f"osaurus/{__version__}")
-    request.setHeader("X-Request-Id", f"req_{uuid4().hex}")
+    request.setHeader("X-Request-Id", request_id)
     request.setHeader("Access-Control-Allow-Origin", "*")
     request.setHeader("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
     request.setHeader("Access-Control-Allow-Headers", ", ".join(_allowed_headers(request)))
@@ -60,6 +60,7 @@ def json_answer(request: Request, value: dict[str, Any]) -> bytes:
 
 def error_answer(request: Request, error: ApiError) -> bytes:
     """Return the body of an error answer, having set its status and headers."""
+    exchange_of(request).error = error.code
     request.setResponseCode(error.status)
     if error.retry_after is not None:
         request.setHeader("Retry-After", str(error.retry_after))

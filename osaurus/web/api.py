@@ -1,6 +1,9 @@
 """The resource tree: every path, its methods, and who answers; and what is answered when something goes wrong."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
 
 from attrs import define
 from klein import Klein
@@ -16,11 +19,13 @@ from ..chat import ApiError, InternalError, MethodNotAllowed, NotFound
 from ..dialects import completions, ollama, ollama_generate, ollama_models, openai
 from ..serving.scheduler import Scheduler
 from .answers import error_answer, json_answer
+from .exchange import exchange_of
 from .generating import Generating
 from .library import Library
+from .metrics import Metrics
 from .openapi import document
 from .pulling import Pulling
-from .routes import EVENTS, JSON, LINES, Route
+from .routes import EVENTS, JSON, LINES, PLAIN, Route
 
 log = Logger()
 
@@ -36,14 +41,16 @@ class Api:
     _library: Library
     _pulling: Pulling
     _scheduler: Scheduler
+    _metrics: Metrics
     _clock: IReactorTime
 
     def routes(self) -> list[Route]:
         """Return all that is served, under each prefix and bare."""
         generating, library = self._generating, self._library
         return [
-            Route("GET", "/", self.root, answers=("text/plain",)),
+            Route("GET", "/", self.root, answers=(PLAIN,)),
             Route("GET", "/health/", self.health, also={"503": "No answer can be generated; the reason is told"}),
+            Route("GET", "/metrics/", self._metrics.metrics, answers=(PLAIN, "application/openmetrics-text")),
             Route("GET", "/openapi.json/", self.description),
             Route("GET", "/models/", library.models, "/v1"),
             Route("GET", "/models/<path:name>/", library.model, "/v1"),
@@ -81,9 +88,9 @@ class Api:
         app = Klein()
         app.url_map.merge_slashes = False
         for route in self.routes():
-            app.route(route.path, methods=[route.method], endpoint=route.path)(route.answer)
+            app.route(route.path, methods=[route.method], endpoint=route.path)(_noted(route.template, route.answer))
         for path in UNSERVED:
-            app.route(f"/{path}/", methods=["POST"], endpoint=path)(self.unserved)
+            app.route(f"/{path}/", methods=["POST"], endpoint=path)(_noted(f"/{path}", self.unserved))
         app.handle_errors(Exception)(self.error)  # type: ignore[arg-type]  # Klein types the request by its interface
         resource: IResource = app.resource()
         return resource
@@ -115,13 +122,13 @@ class Api:
     def error(self, request: Request, failure: Failure) -> bytes:
         """Answer an error in the shape that the client takes."""
         problem = failure.value
-        request_id = request.responseHeaders.getRawHeaders("X-Request-Id", [""])[0]
-        what = f"{request_id}: {_text(request.method)} {_text(request.path)}"
+        exchange = exchange_of(request)
+        what = f"{exchange.method} {exchange.path}"
         match problem:
             case ApiError():
                 error = problem
                 if error.status >= 500:
-                    log.error("{what} failed: {error}", what=what, error=error)
+                    log.error("{what} failed: {error}", what=what, error=error, request_id=exchange.id)
             case NoSuchMethod():
                 allow = tuple(sorted(problem.valid_methods or ()))
                 error = MethodNotAllowed(
@@ -130,9 +137,20 @@ class Api:
             case HTTPException():
                 error = NotFound(f"There is no {_text(request.path)} here")
             case _:
-                log.failure("{what} failed", failure, what=what)
+                log.failure("{what} failed", failure, what=what, request_id=exchange.id)
                 error = InternalError("The server failed to answer; its log has the reason under this request's id.")
         return error_answer(request, error)
+
+
+def _noted(template: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a route noted as the one that was taken."""
+
+    @wraps(answer)
+    def noted(request: Request, **parameters: str) -> Any:
+        exchange_of(request).route = template
+        return answer(request, **parameters)
+
+    return noted
 
 
 def _text(data: bytes) -> str:

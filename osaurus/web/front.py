@@ -6,12 +6,14 @@ the path here, and one resource tree, whose rules all end in a slash, serves the
 
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import NO_CONTENT
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
 from ..chat import ApiError, NotFound
 from .answers import error_answer, stamp
+from .exchange import Observer, begin
 from .guard import Guard
 
 # The longer first.
@@ -19,24 +21,31 @@ PREFIXES = ([b"v1", b"api"], [b"v1"], [b"api"])
 
 
 class Front(Resource):
-    """Stamps every answer, answers preflights, lets in who may, takes off prefixes; the rest is the API's."""
+    """Stamps every answer, answers preflights, lets in who may, takes off prefixes; the rest is the API's.
+
+    The observers hear of every exchange when it is over.
+    """
 
     isLeaf = True  # a path is Klein's to take apart
 
-    def __init__(self, api: IResource, guard: Guard) -> None:
+    def __init__(self, api: IResource, guard: Guard, clock: IReactorTime, *observers: Observer) -> None:
         super().__init__()
         self._api = api
         self._guard = guard
+        self._clock = clock
+        self._observers = observers
 
     def render(self, request: Request) -> bytes | int:
         """Answer a request."""
-        stamp(request)
+        exchange = begin(request, self._clock, self._observers)
+        stamp(request, exchange.id)
         self._guard.allow_origin(request)
         try:
             path = _segments(request)
         except ValueError:
             return error_answer(request, NotFound("The path is none"))
         taken = next((len(prefix) for prefix in PREFIXES if path[: len(prefix)] == prefix), 0)
+        exchange.path = b"/".join([b"", *path]).decode("utf-8", "replace")
         request.prepath, request.postpath = path[:taken], path[taken:]
         try:
             asked = b"/".join(request.postpath).decode("utf-8")

@@ -15,21 +15,27 @@ from twisted.web.http import Request
 
 from ..chat import Event, GenerationRequest
 from ..dialects import completions, ollama, ollama_generate, openai
+from ..serving.account import Account
 from ..serving.generation import Generation
 from ..serving.scheduler import Blocking, Scheduler
 from ..serving.stream import TokenStream
 from .answers import body, header, json_answer
+from .exchange import exchange_of
 from .guard import Guard
 
 
 @define(eq=False)
 class Generating:
-    """Answers over a scheduler. `clock` tells the time of day, in seconds since the epoch."""
+    """Answers over a scheduler. `clock` tells the time of day, in seconds since the epoch.
+
+    The log has prompts and answers if it `logs_content`.
+    """
 
     _scheduler: Scheduler
     _blocking: Blocking
     _guard: Guard
     _clock: IReactorTime
+    _logs_content: bool = False
 
     async def chat_completions(self, request: Request) -> bytes | None:
         """Continue a conversation as OpenAI does."""
@@ -104,8 +110,10 @@ class Generating:
         return None
 
     def _submit(self, request: Request, asked: tuple[GenerationRequest, ...]) -> Generation:
-        owner = self._guard.owner(request)
-        return self._scheduler.submit(*(evolve(one, owner=owner) for one in asked))
+        exchange, owner = exchange_of(request), self._guard.owner(request)
+        requests = [evolve(one, owner=owner, request_id=exchange.id) for one in asked]
+        exchange.account = Account(requests, self._logs_content)
+        return self._scheduler.submit(*requests, account=exchange.account)
 
     def _stream(
         self, generation: Generation, encode: Callable[[Event], bytes], filler: Callable[[], bytes], request: Request

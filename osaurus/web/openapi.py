@@ -1,14 +1,11 @@
 """The API's own description, in OpenAPI 3.1, made from the routes and from the classes that read their bodies."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from .. import __version__
 from ..dialects.schema import Schemas
-from .routes import Route
-
-PARAMETER = re.compile(r"<path:(\w+)>")
+from .routes import PARAMETER, Route
 
 # Statuses that an endpoint may answer with beside its own; which is when is in docs/openai.md.
 ERRORS = ("400", "401", "403", "404", "405", "413", "429", "500", "503")
@@ -42,8 +39,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     schemas = Schemas("#/components/schemas/", {"error": ERROR})
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        path = route.prefix + PARAMETER.sub(r"{\1}", route.path).rstrip("/")
-        paths.setdefault(path or "/", {})[route.method.lower()] = _operation(route, schemas)
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, schemas)
     return {
         "openapi": "3.1.0",
         "info": {

@@ -1,13 +1,17 @@
 """What a route is: a path, its method, who answers, and what there is to tell about it."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import field, frozen
 
+PLAIN = "text/plain"
 JSON = "application/json"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
+
+PARAMETER = re.compile(r"<path:(\w+)>")
 
 
 @frozen
@@ -25,3 +29,8 @@ class Route:
     body: type[Any] | None = None
     answers: tuple[str, ...] = (JSON,)
     also: Mapping[str, str] = field(factory=dict)
+
+    @property
+    def template(self) -> str:
+        """The path as OpenAPI spells it."""
+        return (self.prefix + PARAMETER.sub(r"{\1}", self.path)).rstrip("/") or "/"

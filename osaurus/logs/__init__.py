@@ -1,0 +1,1 @@
+"""The log: what a line looks like, and where it goes."""
