@@ -46,7 +46,7 @@ def settings(models: Path, **more: str) -> dict[str, str]:
 
     What keeps one client from others' share has no place in a comparison: limits on clients are lifted here.
     """
-    lifted = {"max_concurrent": "0", "max_per_minute": "0"}
+    lifted = {"max_concurrent": "0", "requests_per_minute": "0"}
     return {"models_dir": str(models), "keep_alive": "-1", **lifted, **more}
 
 

@@ -239,7 +239,7 @@ class Settings:
     max_concurrent: int = _setting(
         _count, "Requests for one model at the same time, waiting or being answered; 0: any number.", default=10
     )
-    max_per_minute: int = _setting(_count, "Requests for one model within a minute; 0: any number.", default=100)
+    requests_per_minute: int = _setting(_count, "Requests for one model within a minute; 0: any number.", default=100)
     api_keys: tuple[str, ...] = _setting(
         _keys,
         "Keys, one of which every request must have, separated by commas; or a file with one on each line, "

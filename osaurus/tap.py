@@ -136,7 +136,7 @@ def makeService(options: Options) -> IService:
     residency = Residency(
         reactor, lambda name: runners.unload(name).addErrback(lambda failure: failure.trap(ApiError)), chosen.keep_alive
     )
-    limits = Limits(reactor, chosen.max_concurrent, chosen.max_per_minute)
+    limits = Limits(reactor, chosen.max_concurrent, chosen.requests_per_minute)
     scheduler = Scheduler(store, runners, residency, limits, blocking)
     # Who is reached from other machines answers to whatever name they know, if keys protect it.
     anywhere = chosen.exposed and chosen.api_keys and not chosen.hosts

@@ -85,7 +85,7 @@ class Client:
     clock: Clock = field(factory=Clock)
     guard: Guard = field(factory=Guard)
     max_concurrent: int = 10
-    max_per_minute: int = 100
+    requests_per_minute: int = 100
     foundation: FoundationRunner | None = None
     log_content: bool = False
     observers: tuple[Observer, ...] = (AccessLog(),)
@@ -99,7 +99,7 @@ class Client:
     def __attrs_post_init__(self) -> None:
         self.clock.advance(NOON)
         store = ModelStore(self.models)
-        limits = Limits(self.clock, self.max_concurrent, self.max_per_minute)
+        limits = Limits(self.clock, self.max_concurrent, self.requests_per_minute)
         runner: Runner = self.worker.runner
         if self.foundation is not None:
             store.foundation = self.foundation.model
@@ -589,7 +589,7 @@ def test_a_client_that_leaves_makes_place(client: Client) -> None:
 
 
 def test_the_request_beyond_the_minutes_is_refused(tiny_models: Path) -> None:
-    client = Client(tiny_models, max_per_minute=2)
+    client = Client(tiny_models, requests_per_minute=2)
     assert [client.chat().status for _ in range(3)] == [200, 200, 429]
     assert client.chat().headers["retry-after"] == "60"
     assert client.chat(model="other").status == 200
@@ -726,7 +726,7 @@ def test_a_stay_beyond_reason_is_without_end(client: Client) -> None:
 
 
 def test_requests_that_only_load_have_limits_as_well(tiny_models: Path) -> None:
-    client = Client(tiny_models, max_per_minute=1)
+    client = Client(tiny_models, requests_per_minute=1)
     assert client.ollama(messages=[]).status == 200
     assert client.ollama(messages=[]).status == 429
 

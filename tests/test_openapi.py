@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Itera
     """A server with models of its own: they may be deleted."""
     folder = tmp_path_factory.mktemp("openapi")
     shutil.copytree(tiny_models, folder / "models")
-    with serving(folder, folder / "models", "--max-per-minute", "0", "--prefix-disk", "0") as started:
+    with serving(folder, folder / "models", "--requests-per-minute", "0", "--prefix-disk", "0") as started:
         yield started
 
 

@@ -34,7 +34,7 @@ EVERY = [
     ("log_content", "on", True, "maybe"),
     ("max_connections", "64", 64, "0"),
     ("max_concurrent", "0", 0, "-1"),
-    ("max_per_minute", "1000", 1000, "many"),
+    ("requests_per_minute", "1000", 1000, "many"),
     ("api_keys", "one, two", ("one", "two"), ","),
     ("no_auth", "on", True, "maybe"),
     ("expose", "off", False, "maybe"),

@@ -57,7 +57,7 @@ def absent(what: str) -> NoReturn:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, starter_models: Path) -> Iterator[Server]:
     """A server with the starter model, one for all clients, who together ask more often than one may."""
-    with serving(tmp_path_factory.mktemp("clients"), starter_models, "--max-per-minute=0") as running:
+    with serving(tmp_path_factory.mktemp("clients"), starter_models, "--requests-per-minute=0") as running:
         yield running
 
 
