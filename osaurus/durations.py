@@ -2,6 +2,7 @@
 
 import math
 import re
+from datetime import timedelta
 
 import durationpy
 
@@ -23,3 +24,8 @@ def seconds(text: str) -> float:
 def without_end(number: float) -> float:
     """Return this many seconds; infinitely many for a negative number, as Ollama has it, or beyond a century."""
     return math.inf if number < 0 or number > CENTURY else number
+
+
+def text(number: float) -> str:
+    """Return how a number of seconds is written: `1h30m`; `-1` for infinitely many."""
+    return "-1" if math.isinf(number) else durationpy.to_str(timedelta(seconds=number))

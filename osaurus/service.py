@@ -1,19 +1,24 @@
 """Starting and stopping, in order.
 
 Twisted's MultiService stops its children at once and in reverse; here the order is the point. The ports come first, so
-that a taken port ends the start before anything else happened. On the way out the ports close, what is being answered
-ends with an error that says so, the last bytes leave, and only then the threads end.
+that a taken port ends the start before anything else happened. On the way out the ports close and new work is refused;
+what is being answered goes on until it is complete or the setting `drain` is over, and then ends with an error that
+says so; the last bytes leave; the threads end, after the prefix cache is written. Whoever is in a hurry (a second
+signal) waits for no answer, no step and no disk.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 from attrs import define, field
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import TimeoutError as DrainOver
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -22,10 +27,18 @@ from twisted.python.threadpool import ThreadPool
 from .discovery import Announcement
 from .engine.runner import MLXRunner
 from .logs.output import LogOutput
+from .notify import READY, stopping
+from .reload import Reload
+from .serving.idleness import Idleness
 from .serving.pulls import Pulls
 from .serving.scheduler import Scheduler
+from .signals import Signals
+from .web.connections import Connections
 
 log = Logger()
+
+# For the last bytes of answers to be sent, in seconds.
+LAST_WORDS = 1.0
 
 
 class CannotStart(SystemExit, Exception):
@@ -92,6 +105,7 @@ class OsaurusService(Service):
 
     _clock: IReactorTime
     _ports: Sequence[Port]
+    _connections: Connections
     _scheduler: Scheduler
     _pulls: Pulls
     _runner: MLXRunner
@@ -100,7 +114,13 @@ class OsaurusService(Service):
     _preload: Sequence[str]
     _greeting: str
     _announcement: Announcement
+    _reload: Reload
+    _signals: Signals
+    _idleness: Idleness
+    _notify: Callable[[str], None]
     _log_output: LogOutput | None = None
+    _draining: Deferred[None] | None = field(default=None, init=False)
+    _hurried: bool = field(default=False, init=False)
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Become part of an application, and have twistd log where the settings say; see `logs/output.py`."""
@@ -125,6 +145,10 @@ class OsaurusService(Service):
         self._announce()
         for name in self._preload:
             Deferred.fromCoroutine(self._scheduler.preload(name)).addErrback(_log_preload, name)
+        self._signals.watch(self._reload.begin, self.hurry)
+        self._idleness.start()
+        # When the reactor runs, and signals are heard.
+        self._clock.callLater(0, self._notify, READY)
         log.info("Osaurus is running. {greeting}", greeting=self._greeting)
 
     def stopService(self) -> Deferred[None]:
@@ -132,28 +156,71 @@ class OsaurusService(Service):
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
+    def hurry(self) -> None:
+        """Have the end, which has begun, wait for nothing that can be done without."""
+        self._hurried = True
+        if self._draining is not None:
+            self._draining.cancel()
+        self._runner.leave_behind()
+
     async def _stop(self) -> None:
+        self._signals.ending()
+        self._idleness.stop()
+        self._scheduler.refuse()
+        longest = self._reload.settings.longest_end
+        self._notify(stopping(longest))
+        self._tell(partial(self._announcement.tell_end, math.ceil(longest)))
         for port in self._ports:
             await port.close()
-        self._scheduler.stop()
+        # They are resumed by whoever asks again, and may take hours.
         pulls_ended = self._pulls.stop()
-        # The last writes leave on the reactor's next turn.
-        await deferLater(self._clock, 0, lambda: None)
-        await self._runner.stop()
+        await self._drain(self._reload.settings.drain)
+        self._scheduler.stop()
+        # The errors leave, to clients that take them.
+        with suppress(DrainOver):
+            await self._connections.drain().addTimeout(LAST_WORDS, self._clock)
+        stopped = self._runner.stop()
+        if self._hurried:
+            self._runner.leave_behind()
+        await stopped
         await pulls_ended
+        # Stopping a pool waits for its threads, and one that is stuck never ends.
         if not self._runner.abandoned:
-            # Stopping the pool waits for its threads, and one that is stuck never ends.
             self._engine_pool.stop()
-        self._blocking_pool.stop()
+        if not self._hurried:
+            self._blocking_pool.stop()
         # Whoever waits for this to be gone may begin anew at once.
         self._announcement.withdraw()
+        self._signals.stop()
+
+    async def _drain(self, seconds: float) -> None:
+        """Wait until what is being answered is complete, for so long at most."""
+        self._draining = self._connections.drain()
+        if not self._draining.called:
+            log.info(
+                "The server stops. Answers under way: {count}; they have {seconds:g} s to become complete, "
+                "unless a second signal ends them",
+                count=self._connections.answering,
+                seconds=seconds,
+            )
+        if self._hurried:
+            self._draining.cancel()
+        try:
+            await self._draining.addTimeout(seconds, self._clock)
+        except DrainOver:
+            log.warn("Answers that are not complete, and end now: {count}", count=self._connections.answering)
+        except CancelledError:
+            log.info("A second signal: answers end now")
 
     def _announce(self) -> None:
         address = next(filter(None, (port.address for port in self._ports)), None)
+        self._tell(partial(self._announcement.publish, address))
+
+    def _tell(self, announce: Callable[[], None]) -> None:
         try:
-            self._announcement.publish(address)
+            announce()
         except OSError as error:
-            log.warn("Programs on this machine are not told that the server runs: {error}", error=error)
+            log.warn("Programs on this machine are not told how the server is: {error}", error=error)
 
 
 def _log_preload(failure: Failure, name: str) -> None:

@@ -1,9 +1,10 @@
 """`twistd osaurus`: its options, and the one place where everything is put together."""
 
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Thread
 from typing import Any, ClassVar, TypeVar
@@ -15,11 +16,10 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.protocols.policies import ThrottlingFactory
 from twisted.python import usage
 from twisted.python.threadpool import ThreadPool
 
-from . import settings
+from . import settings, sources
 from .chat import ApiError
 from .discovery import Announcement, default_folder
 from .engine.runner import Engine, MLXRunner
@@ -29,23 +29,28 @@ from .foundation.runner import FoundationRunner
 from .foundation.sdk import installed_sdk
 from .library.hub_cache import HubCache
 from .library.store import ModelStore
+from .live import Live, patience, rules
 from .logs.output import LogOutput, Wanted, log_output
+from .notify import notify
+from .reload import Reload
 from .service import CannotStart, OsaurusService, Port
 from .serving.catalogue import Catalogue
+from .serving.idleness import Idleness
 from .serving.limits import Limits
 from .serving.pulls import Pulls
 from .serving.residency import Residency
 from .serving.runners import Runner, RunnerForEach
 from .serving.scheduler import Scheduler
+from .signals import Signals
 from .web.access import AccessLog
 from .web.api import Api
+from .web.connections import Connections
 from .web.front import Front
 from .web.generating import Generating
 from .web.guard import Guard
 from .web.library import Library
 from .web.metrics import Metrics
 from .web.pulling import Pulling
-from .web.request import BoundedRequest, QuietSite
 
 log = Logger()
 
@@ -58,6 +63,9 @@ BLOCKING_THREADS = 4
 # Of the machine's memory, unless it is set. The rest is for what cannot be foreseen: copies while caches are put
 # together, buffers that MLX keeps for use again, and everybody else.
 MEMORY_SHARE = 0.75
+
+# What Twisted says of an option that it does not know.
+UNKNOWN_OPTION = re.compile(r"option --(\S+) not recognized")
 
 # One at a time runs an engine; the others are for taking over from one that is stuck.
 ENGINE_THREADS = 4
@@ -72,19 +80,34 @@ class Options(usage.Options):
     optParameters: ClassVar[list[list[Any]]] = [
         ["config", None, None, "A TOML file with settings."],
         *(
-            [name.replace("_", "-"), None, None, meaning]
-            for name, meaning in settings.table()
-            if name not in ("listen", *settings.FLAGS)
+            [setting.option.removeprefix("--"), None, None, setting.meaning]
+            for setting in settings.table()
+            if setting.name not in ("listen", *settings.FLAGS)
         ),
     ]
     optFlags: ClassVar[list[list[Any]]] = [
-        [name.replace("_", "-"), None, meaning] for name, meaning in settings.table() if name in settings.FLAGS
+        [setting.option.removeprefix("--"), None, setting.meaning]
+        for setting in settings.table()
+        if setting.name in settings.FLAGS
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self._endpoints: list[str] = []
         self.settings = settings.Settings()
+        self.sources = sources.Sources({}, {})
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Take the command line apart; of an option that is unknown the nearest is named."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            unknown = UNKNOWN_OPTION.search(str(error))
+            if unknown is None:
+                raise
+            known = [setting.option for setting in settings.table()]
+            hint = sources.did_you_mean(f"--{unknown[1]}", known, "--")
+            raise usage.UsageError(f"There is no option --{unknown[1]}{hint}") from error
 
     def opt_listen(self, endpoint: str) -> None:
         """A Twisted server endpoint string to listen on instead of the port on 127.0.0.1; can be given repeatedly."""
@@ -97,9 +120,11 @@ class Options(usage.Options):
         given = {name: value for name, value in given.items() if name not in settings.FLAGS or value}
         if self._endpoints:
             given["listen"] = self._endpoints
+        # As it is now: what is read again later is what the server was started with.
+        self.sources = sources.Sources(given, dict(os.environ))
         try:
-            self.settings = settings.load(given, os.environ)
-        except settings.BadSetting as error:
+            self.settings = self.sources.find().settings
+        except sources.BadSetting as error:
             raise usage.UsageError(str(error)) from error
         for endpoint in self.settings.endpoints:
             try:
@@ -112,10 +137,13 @@ def makeService(options: Options) -> IService:
     """Put the server together. Nothing is started, and no thread made to run, before the service is."""
     reactor = _reactor()
     chosen = options.settings
+    for warning in options.sources.unknown_variables():
+        log.warn("{warning}", warning=warning)
     engine_pool = ThreadPool(1, ENGINE_THREADS, "engine")
-    # A thread that is stuck must not keep the process from ending.
-    engine_pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]  # it is only called
     blocking_pool = ThreadPool(1, BLOCKING_THREADS, "blocking")
+    for pool in (engine_pool, blocking_pool):
+        # A thread that is stuck must not keep the process from ending.
+        pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]  # it is only called
 
     def blocking(function: Callable[..., T], *args: Any) -> Deferred[T]:
         return deferToThreadPool(reactor, blocking_pool, function, *args)
@@ -138,9 +166,7 @@ def makeService(options: Options) -> IService:
     )
     limits = Limits(reactor, chosen.max_concurrent, chosen.requests_per_minute)
     scheduler = Scheduler(store, runners, residency, limits, blocking)
-    # Who is reached from other machines answers to whatever name they know, if keys protect it.
-    anywhere = chosen.exposed and chosen.api_keys and not chosen.hosts
-    guard = Guard(chosen.api_keys, ("*",) if anywhere else chosen.hosts, chosen.origins, chosen.read_only)
+    guard = Guard(**rules(chosen))
     catalogue = Catalogue(store, blocking)
     library = Library(catalogue, scheduler, blocking, reactor)
     pulls = Pulls(chosen.models_dir, partial(_spawn, reactor), reactor)
@@ -148,18 +174,21 @@ def makeService(options: Options) -> IService:
     metrics = Metrics(CollectorRegistry(), scheduler, lambda: runner.figures, tally.counts)
     generating = Generating(scheduler, blocking, guard, reactor, chosen.log_content)
     api = Api(generating, library, pulling, scheduler, metrics, reactor)
-    site = QuietSite(
+    idleness = Idleness(reactor, reactor.stop, patience(chosen))
+    connections = Connections(
         Front(api.resource(), guard, reactor, metrics, AccessLog()),
-        requestFactory=partial(BoundedRequest, max_body=chosen.max_body, clock=reactor),
-        # A JSON body that a client forgot to label would be taken apart as a form.
-        parsePOSTFormSubmission=False,
+        reactor,
+        idleness,
+        most=chosen.max_connections,
+        max_body=chosen.max_body,
     )
-    # One beyond them is closed at once.
-    limited = ThrottlingFactory(site, maxConnectionCount=chosen.max_connections)
-    ports = [Port(endpoint, serverFromString(reactor, endpoint), limited) for endpoint in chosen.endpoints]
+    output = _log_output(chosen, options.parent or {}, reactor)
+    live = Live(guard, limits, residency, connections, idleness, generating, output)
+    ports = [Port(endpoint, serverFromString(reactor, endpoint), connections) for endpoint in chosen.endpoints]
     return OsaurusService(
         reactor,
         ports,
+        connections,
         scheduler,
         pulls,
         runner,
@@ -168,7 +197,11 @@ def makeService(options: Options) -> IService:
         chosen.preload,
         _greeting(chosen),
         Announcement(default_folder(), bool(chosen.exposed), chosen.models_dir),
-        _log_output(chosen, options.parent or {}, reactor),
+        Reload(chosen, options.sources.find, live.apply, blocking),
+        Signals(reactor),
+        idleness,
+        notify,
+        output,
     )
 
 

@@ -1,6 +1,7 @@
 """A real server in a process of its own, for the tests that go through sockets."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,11 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from attrs import frozen
 
 from .conftest import CACHE
 
 TWISTD = Path(sys.executable).with_name("twistd")
+
+
+def needs(program: str) -> str:
+    """Return where a program of the system is. Without it the test is skipped; under `make test-system` it fails."""
+    path = shutil.which(program)
+    if path is None:
+        reason = f"{program} is not on this machine; `make test-system` installs it"
+        if os.environ.get("OSU_TEST_SYSTEM") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
 
 
 def free_port() -> int:
@@ -63,6 +76,16 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def wait_for_line(self, text: str) -> str:
+        """Wait until the log has a line with this text, and return it."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for line in self.log.read_text().splitlines():
+                if text in line:
+                    return line
+            time.sleep(0.05)
+        raise AssertionError(f"the log does not say {text!r}: {self.log.read_text()}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status; twistd stops in order and then ends by that same signal."""

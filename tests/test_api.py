@@ -94,6 +94,7 @@ class Client:
     registry: CollectorRegistry = field(factory=CollectorRegistry)
     scheduler: Scheduler = field(init=False)
     pulls: Pulls = field(init=False)
+    front: Front = field(init=False)
     stub: Any = field(init=False)  # StubTreq has treq's functions, which its type does not tell
 
     def __attrs_post_init__(self) -> None:
@@ -112,7 +113,8 @@ class Client:
         generating = Generating(self.scheduler, inline, self.guard, self.clock, self.log_content)
         metrics = Metrics(self.registry, self.scheduler, lambda: self.worker.runner.figures, self.tally.counts)
         api = Api(generating, library, pulling, self.scheduler, metrics, self.clock)
-        self.stub = StubTreq(Front(api.resource(), self.guard, self.clock, metrics, *self.observers))
+        self.front = Front(api.resource(), self.guard, self.clock, metrics, *self.observers)
+        self.stub = StubTreq(self.front)
 
     def begin(self, method: str, path: str, body: Any = None, **headers: str) -> list[Any]:
         """Send a request; the list receives the response when its headers are there."""

@@ -19,7 +19,24 @@ from .commandline import PROGRAM, CommandLine
 from .server import environment, free_port, serving
 from .test_discovery import wait_for_word
 
-COMMANDS = ("serve", "pull", "import", "list", "show", "rm", "cp", "run", "ps", "stop", "status", "doctor", "version")
+COMMANDS = (
+    "serve",
+    "pull",
+    "import",
+    "list",
+    "show",
+    "rm",
+    "cp",
+    "run",
+    "ps",
+    "stop",
+    "status",
+    "settings",
+    "doctor",
+    "version",
+)
+# Whose options are those of docs/settings.md.
+WITH_SETTINGS = ("serve", "settings")
 PAGE = Path(__file__).parent.parent / "docs" / "command.md"
 
 
@@ -39,9 +56,13 @@ def test_each_subcommand_has_help_with_examples(command_line: CommandLine, name:
 def test_each_subcommand_and_each_of_its_options_is_on_the_page(name: str) -> None:
     sections = re.split(r"^#{2,3} ", PAGE.read_text("utf-8"), flags=re.MULTILINE)
     [section] = [text for text in sections if re.match(rf"`osaurus {name}\b", text)]
-    if name != "serve":  # its options are those of docs/settings.md
-        options = [option.opts[0] for option in main.commands[name].params if isinstance(option, click.Option)]
-        assert [option for option in options if f"`{option}" not in section] == []
+    command = main.commands[name]
+    parts = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    params = [param for part in parts for param in part.params]
+    known = {setting.option for setting in settings.table()} if name in WITH_SETTINGS else set()
+    options = {option.opts[0] for option in params if isinstance(option, click.Option)} - known - {"--config"}
+    assert [option for option in options if f"`{option}" not in section] == []
+    assert [part.name for part in parts if f"`{part.name}`" not in section and f"osaurus {name}" not in section] == []
 
 
 def test_the_first_words_are_how_to_begin(command_line: CommandLine) -> None:
@@ -58,7 +79,7 @@ def test_the_version_is_told(command_line: CommandLine) -> None:
 def test_serve_has_every_setting_as_an_option() -> None:
     assert [param.name for param in main.commands["serve"].params] == [
         "config",
-        *(name for name, _ in settings.table()),
+        *(setting.name for setting in settings.table()),
     ]
 
 

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_IMODE
 from time import sleep
 
 import pytest
+from attrs import evolve
 
 from osaurus.discovery import FILE, Announcement, Instance, running
 
@@ -89,11 +91,44 @@ def test_the_latest_comes_first(tmp_path: Path) -> None:
 def test_withdrawn_it_is_gone_with_its_folder(tmp_path: Path) -> None:
     announcement = published(tmp_path)
     [instance] = running(tmp_path)
-    assert instance.is_alive()
+    assert instance.now() == instance
     announcement.withdraw()
     assert list(tmp_path.iterdir()) == []
-    assert not instance.is_alive()
+    assert instance.now() is None
     announcement.withdraw()
+
+
+def test_one_that_stops_says_by_when_and_is_known_until_then(tmp_path: Path) -> None:
+    announcement = published(tmp_path)
+    [before] = running(tmp_path)
+    assert before.ends_by is None
+    announcement.tell_end(60)
+    [instance] = running(tmp_path)
+    assert instance.ends_by is not None
+    assert instance.ends_by > datetime.now(UTC)
+    assert before.now() == instance == evolve(before, ends_by=instance.ends_by)
+    announcement.withdraw()
+    assert (before.now(), list(tmp_path.iterdir())) == (None, [])
+
+
+def test_who_looks_at_the_file_just_then_does_not_take_it_for_dead(tmp_path: Path) -> None:
+    announcement = published(tmp_path)
+    [file] = tmp_path.glob(f"*/{FILE}")
+    with file.open() as looking:
+        announcement.tell_end(60)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(looking, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_one_that_told_nothing_tells_no_end(tmp_path: Path) -> None:
+    Announcement(tmp_path, exposed=False, models_dir=Path("/models")).tell_end(60)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["soon", 1, None])
+def test_an_end_that_makes_no_sense_is_none(tmp_path: Path, moment: object) -> None:
+    left_behind(tmp_path, health="stopping", endsBy=moment)
+    assert [instance.ends_by for instance in running(tmp_path)] == [None]
 
 
 def test_where_nothing_can_be_locked_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +177,7 @@ def test_a_server_is_told_of_while_it_runs(tmp_path: Path) -> None:
         instance = wait_for_word(runtime)
         assert (instance.url, instance.pid, instance.exposed) == (server.url, server.process.pid, False)
         assert instance.models_dir == tmp_path / "models"
-        assert instance.is_alive()
+        assert instance.now() == instance
         server.stop()
         assert list(runtime.iterdir()) == []
 
@@ -183,7 +218,7 @@ def test_a_server_that_cannot_tell_of_itself_serves_all_the_same(tmp_path: Path)
     with serving(tmp_path, tmp_path / "models") as server:
         # The port is open before anybody is told.
         deadline = time.monotonic() + 30
-        while "are not told that the server runs" not in server.log.read_text():
+        while "are not told how the server is" not in server.log.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert server.stop() == -signal.SIGTERM

@@ -19,14 +19,23 @@ ROOT = Path(osaurus.__file__).parent
 DOCS = ROOT.parent / "docs"
 
 
-@pytest.mark.parametrize(("name", "meaning"), settings.table())
-def test_every_setting_has_its_row_with_all_four_spellings(name: str, meaning: str) -> None:
-    rows = [line for line in (DOCS / "settings.md").read_text("utf-8").splitlines() if line.startswith(f"| `{name}`")]
-    assert len(rows) == 1
-    [row] = rows
-    assert f"`OSU_{name.upper()}`" in row
-    assert f"`--{name.replace('_', '-')}`" in row
-    assert row.endswith(f"| {meaning} |")
+@pytest.mark.parametrize("setting", settings.table(), ids=lambda setting: setting.name)
+def test_every_setting_has_its_row_in_the_table(setting: settings.Setting) -> None:
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in (DOCS / "settings.md").read_text("utf-8").splitlines()
+        if line.startswith(f"| `{setting.name}`")
+    ]
+    [[name, variable, option, kind, default, live, meaning]] = rows
+    assert (name, variable, option) == (f"`{setting.name}`", f"`{setting.variable}`", f"`{setting.option}`")
+    assert (kind, live, meaning) == (setting.kind.name, "yes" if setting.live else "", setting.meaning)
+    if setting.default not in (None, ()):
+        assert default == setting.shown(setting.default)
+
+
+def test_the_settings_page_has_no_other_rows() -> None:
+    rows = re.findall(r"^\| `(\w+)`", (DOCS / "settings.md").read_text("utf-8"), re.MULTILINE)
+    assert rows == [setting.name for setting in settings.table()]
 
 
 def test_the_architecture_page_names_every_module_and_no_other() -> None:

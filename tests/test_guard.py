@@ -208,3 +208,31 @@ def test_an_error_depends_on_origin_and_agent(tiny_models: Path) -> None:
     client = new_client(tiny_models, Guard(origins=(PAGE,)))
     [response] = client.begin("GET", "/nope", Origin=PAGE)
     assert response.headers.getRawHeaders("Vary") == ["Origin", "User-Agent"]
+
+
+# Other rules while the server runs.
+
+
+def test_other_rules_hold_from_the_next_request_on(tiny_models: Path) -> None:
+    client = new_client(tiny_models, Guard())
+    assert client.ask("GET", "/v1/models").status == 200
+    client.guard.apply(api_keys=("new",), hosts=(), origins=("*",), read_only=True)
+    assert client.ask("GET", "/v1/models").status == 401
+    assert client.ask("GET", "/v1/models", Authorization="Bearer new").status == 200
+    assert client.ask("POST", "/api/pull", {"model": "tiny"}, Authorization="Bearer new").status == 403
+
+
+def test_an_answer_goes_on_though_its_key_is_taken_away(tiny_models: Path) -> None:
+    client = new_client(tiny_models, Guard(api_keys=("old",)))
+    responses = client.begin("POST", "/v1/chat/completions", {**HELLO, "stream": True}, Authorization="Bearer old")
+    client.worker.turn(2)
+    client.stub.flush()
+    client.guard.apply(api_keys=("new",), hosts=(), origins=("*",), read_only=False)
+    [response] = responses
+    content: list[bytes] = []
+    response.content().addCallback(content.append)
+    client.worker.settle()
+    client.stub.flush()
+    assert content[0].endswith(b"data: [DONE]\n\n")
+    assert b'"error"' not in content[0]
+    assert client.ask("GET", "/v1/models", Authorization="Bearer old").status == 401

@@ -94,3 +94,18 @@ def test_one_request_asks_for_no_more_answers_than_there_may_be_requests(
     with pytest.raises(InvalidRequest, match=rf"at most {most} .* not {most + 1}") as caught:
         limits.enter("m", "more", most + 1)
     assert caught.value.param == "n"
+
+
+def test_other_limits_hold_from_then_on_and_whoever_is_in_stays(clock: Clock) -> None:
+    limits = Limits(clock, 3, 0)
+    for number in range(3):
+        limits.enter("m", number)
+    limits.apply(2, 0)
+    refusal(limits)
+    limits.leave("m", 0)
+    refusal(limits)
+    limits.leave("m", 1)
+    limits.enter("m", "again")
+    limits.apply(0, 1)
+    limits.enter("m", "one")
+    assert "within a minute" in refusal(limits).message

@@ -16,8 +16,8 @@ from twisted.application.service import Application
 from twisted.logger import ILogObserver, LogLevel
 from twisted.python.components import Componentized
 
-from osaurus import settings
 from osaurus.logs.output import FORMATS, LogOutput, Wanted, log_output
+from osaurus.sources import BadSetting, load
 
 from .server import TWISTD, environment, free_port, serving, wait_for_port
 
@@ -62,13 +62,31 @@ def texts(path: Path) -> list[str]:
 def test_settings_and_output_know_the_same_words() -> None:
     levels = [level.name for level in LogLevel.iterconstants()]
     for level in levels:
-        assert settings.load({"log_level": level}, {}).log_level == level
+        assert load({"log_level": level}, {}).log_level == level
     for name in FORMATS:
-        assert settings.load({"log_format": name}, {}).log_format == name
-    with pytest.raises(settings.BadSetting, match=f"must be {', '.join(levels[:-1])} or {levels[-1]}"):
-        settings.load({"log_level": "loud"}, {})
-    with pytest.raises(settings.BadSetting, match=f"must be {' or '.join(FORMATS)}"):
-        settings.load({"log_format": "xml"}, {})
+        assert load({"log_format": name}, {}).log_format == name
+    with pytest.raises(BadSetting, match=f"must be {', '.join(levels[:-1])} or {levels[-1]}"):
+        load({"log_level": "loud"}, {})
+    with pytest.raises(BadSetting, match=f"must be {' or '.join(FORMATS)}"):
+        load({"log_format": "xml"}, {})
+
+
+def test_another_level_holds_from_then_on(wanted: Wanted, opened: Opened) -> None:
+    output = opened(wanted)
+    said = [("info", LogLevel.info), ("debug", LogLevel.debug), ("error", LogLevel.error)]
+    for level in ("error", "debug", "info"):
+        output.apply(level)
+        for text, of in said:
+            say(output, f"{level}: {text}", of)
+    assert wanted.file is not None
+    assert texts(wanted.file) == [
+        "error: error",
+        "debug: info",
+        "debug: debug",
+        "debug: error",
+        "info: info",
+        "info: error",
+    ]
 
 
 # Files.

@@ -40,7 +40,7 @@ class Echo(Resource):
 
 def connection(clock: Clock | None = None) -> tuple[Any, Wire]:
     clock = clock or Clock()
-    factory = partial(BoundedRequest, max_body=LIMIT, clock=clock)
+    factory = partial(BoundedRequest, max_body=LIMIT, clock=clock, begun=lambda _: None)
     site = Site(Front(Echo(), Guard(), clock), requestFactory=factory, parsePOSTFormSubmission=False)
     channel = site.buildProtocol(None)
     transport = Wire()

@@ -93,3 +93,11 @@ def test_after_the_end_nothing_is_unloaded(house: House) -> None:
     house.residency.stop()
     house.residency.end("a")
     assert house.clock.getDelayedCalls() == []
+
+
+def test_another_keep_alive_holds_from_the_next_use_on(house: House) -> None:
+    house.use("a")
+    house.residency.apply(10)
+    assert house.residency.remaining("a") == 300
+    house.use("a")
+    assert house.residency.remaining("a") == 10

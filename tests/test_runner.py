@@ -248,6 +248,19 @@ def test_stopping_does_not_wait_for_ever() -> None:
     assert worker.runner.abandoned == 1
 
 
+def test_whoever_is_in_a_hurry_does_not_wait_at_all() -> None:
+    worker = MemoryWorker()
+    worker.runner.leave_behind()
+    assert worker.runner.abandoned == 0
+    ended = worker.runner.stop()
+    worker.runner.leave_behind()
+    assert ended.called
+    assert worker.clock.getDelayedCalls() == []
+    # Once.
+    worker.runner.leave_behind()
+    assert worker.runner.abandoned == 1
+
+
 def test_stopping_between_two_threads_starts_no_more() -> None:
     worker = dead()
     assert worker.runner.stop().called

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from osaurus import settings
-from osaurus.settings import BadSetting, Settings, load
+from osaurus.settings import Settings
+from osaurus.sources import BadSetting, load
 
 # Each setting: a text that it can have, what that means, and a text that it cannot have.
 EVERY = [
@@ -32,6 +33,8 @@ EVERY = [
     ("log_format", "JSON", "json", "xml"),
     ("log_level", "warn", "warn", "loud"),
     ("log_content", "on", True, "maybe"),
+    ("drain", "1m", 60.0, "-1"),
+    ("exit_when_idle", "30m", 1800.0, "0"),
     ("max_connections", "64", 64, "0"),
     ("max_concurrent", "0", 0, "-1"),
     ("requests_per_minute", "1000", 1000, "many"),
@@ -88,7 +91,26 @@ def test_nothing_need_be_set(home: Path) -> None:
 
 
 def test_the_table_above_has_every_setting() -> None:
-    assert [name for name, _ in settings.table()] == [name for name, *_ in EVERY]
+    assert [setting.name for setting in settings.table()] == [name for name, *_ in EVERY]
+
+
+@pytest.mark.parametrize(("name", "text", "value", "_"), EVERY)
+def test_a_value_is_written_as_it_can_be_read(name: str, text: str, value: Any, _: str) -> None:
+    [kind] = [setting.kind for setting in settings.table() if setting.name == name]
+    assert kind.read(kind.write(value)) == value
+
+
+def test_what_people_are_shown_of_a_value() -> None:
+    shown = {setting.name: setting.shown for setting in settings.table()}
+    assert shown["max_body"](33554432) == "32MiB"
+    assert shown["max_body"](1234567) == "1234567"
+    assert shown["prefix_disk"](0) == "0"
+    assert shown["keep_alive"](5400.0) == "1h30m"
+    assert shown["keep_alive"](math.inf) == "-1"
+    assert shown["memory_limit"](None) == "not set"
+    assert shown["hosts"](()) == "none"
+    assert shown["read_only"](False) == "off"
+    assert "secret" not in shown["api_keys"](("secret", "other"))
 
 
 @pytest.mark.parametrize(("name", "text", "value", "_"), EVERY)
@@ -141,6 +163,27 @@ def test_an_unknown_key_unlike_any_is_answered_with_all(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="quux") as caught:
         load({"config": toml(tmp_path, "quux = 1")}, {})
     assert all(name in str(caught.value) for name, *_ in EVERY)
+
+
+def test_the_names_that_scripts_rely_on_stay(home: Path) -> None:
+    """Nobody who has set one is to find it without effect after an update."""
+    found = {setting.variable: setting.shown(getattr(load({}, {}), setting.name)) for setting in settings.table()}
+    expected = {
+        "OSU_PORT": "1337",
+        "OSU_LISTEN": "none",
+        "OSU_EXPOSE": "off",
+        "OSU_MODELS_DIR": str(home / "MLXModels"),
+        "OSU_MAX_CONCURRENT": "10",
+        "OSU_REQUESTS_PER_MINUTE": "100",
+        "OSU_KEEP_ALIVE": "5m",
+        "OSU_MEMORY_LIMIT": "not set",
+        "OSU_SPECULATION": "on",
+        "OSU_MAX_BODY": "32MiB",
+        "OSU_CACHE_DIR": str(home / ".osaurus" / "cache"),
+        "OSU_API_KEYS": "none",
+        "OSU_PRELOAD": "none",
+    }
+    assert found.items() >= expected.items()
 
 
 @pytest.mark.parametrize(("name", "_", "__", "bad"), EVERY)
@@ -310,6 +353,15 @@ def test_the_hugging_face_cache_is_where_its_own_library_has_it(
         [sys.executable, "-c", "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"], text=True
     )
     assert load({}, {}).hub_cache == Path(told.strip())
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("90", 90), ("10m", 600)])
+def test_the_time_for_the_end_has_an_end(text: str, seconds: float) -> None:
+    assert load({"drain": text}, {}).longest_end == seconds + settings.BEYOND_DRAIN
+
+
+def test_idle_for_ever_is_said_by_a_negative_duration() -> None:
+    assert load({"exit_when_idle": "-1"}, {}).exit_when_idle == math.inf
 
 
 @pytest.mark.parametrize("text", ["off", "OFF", "0"])

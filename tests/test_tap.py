@@ -47,6 +47,7 @@ def test_a_taken_port_is_exit_status_1_and_one_line(tmp_path: Path) -> None:
     ("options", "environ", "said"),
     [
         (["--no-such-option"], {}, "no-such-option"),
+        (["--prot=80"], {}, "There is no option --prot; did you mean --port?"),
         (["--listen", "carrier-pigeon:1337"], {}, "carrier-pigeon"),
         (["--port", "seventy"], {}, "--port must be a port number"),
         ([], {"OSU_MAX_BODY": "plenty"}, "OSU_MAX_BODY must be a number of bytes"),
@@ -130,10 +131,10 @@ def test_it_listens_on_every_endpoint_it_was_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_in_the_middle_of_a_stream_ends_it_with_an_error_event(
+def test_without_a_drain_stopping_in_the_middle_of_a_stream_ends_it_with_an_error_event(
     tmp_path: Path, tiny_models: Path, number: int
 ) -> None:
-    with serving(tmp_path, tiny_models) as server:
+    with serving(tmp_path, tiny_models, "--drain=0") as server:
         with urlopen(chat(server.url, stream=True), timeout=60) as answer:
             answer.readline()
             status = server.stop(number)
@@ -182,3 +183,69 @@ def test_as_a_daemon_it_answers_and_stops(tmp_path: Path, tiny_models: Path) -> 
             sleep(0.05)
     assert not (tmp_path / "twistd.pid").exists()
     assert "Traceback" not in (tmp_path / "twistd.log").read_text()
+
+
+def status_of(url: str) -> int:
+    try:
+        with urlopen(f"{url}/v1/models", timeout=30) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        error.close()
+        return error.code
+
+
+def write_settings(home: Path, text: str) -> None:
+    folder = home / ".osaurus"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.toml").write_text(text)
+
+
+def test_a_hang_up_has_the_settings_read_again(tmp_path: Path) -> None:
+    with serving(tmp_path, tmp_path / "models", OSU_PROT="8080") as server:
+        server.wait_for_line("OSU_PROT is no setting and has no effect; did you mean OSU_PORT?")
+        server.wait_for_line("Osaurus is running")
+        assert status_of(server.url) == 200
+        write_settings(tmp_path, "api_keys = 'secret'\ncpu_threads = 1")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_line("api_keys is now 1 of them, not shown")
+        server.wait_for_line("cpu_threads would be 1, but that takes a restart")
+        assert status_of(server.url) == 401
+        write_settings(tmp_path, "api_kyes = 'secret'")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_line("stay as they were")
+        assert status_of(server.url) == 401
+        write_settings(tmp_path, "")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_line("api_keys is now none")
+        assert status_of(server.url) == 200
+        assert server.stop() == -signal.SIGTERM
+        assert "Traceback" not in server.log.read_text()
+        assert "secret" not in server.log.read_text()
+
+
+def test_a_daemon_hears_it_too(tmp_path: Path) -> None:
+    port = free_port()
+    environ = environment(tmp_path, tmp_path / "models", port)
+    subprocess.run([TWISTD, "osaurus"], cwd=tmp_path, env=environ, check=True, timeout=60)
+    pid, log = int((tmp_path / "twistd.pid").read_text()), tmp_path / "twistd.log"
+    try:
+        wait_for_port(port)
+        write_settings(tmp_path, "api_keys = 'secret'")
+        os.kill(pid, signal.SIGHUP)
+        deadline = monotonic() + 60
+        while "api_keys is now" not in log.read_text():
+            assert monotonic() < deadline
+            sleep(0.05)
+        assert status_of(f"http://127.0.0.1:{port}") == 401
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        deadline = monotonic() + 30
+        while (tmp_path / "twistd.pid").exists() and monotonic() < deadline:
+            sleep(0.05)
+    assert "Traceback" not in log.read_text()
+
+
+def test_it_ends_by_itself_when_nobody_asks_and_that_is_no_error(tmp_path: Path) -> None:
+    with serving(tmp_path, tmp_path / "models", "--exit-when-idle=500ms") as server:
+        assert server.process.wait(60) == 0
+        assert "Traceback" not in server.log.read_text()

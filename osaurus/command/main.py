@@ -6,7 +6,9 @@ from .. import __version__
 from .chat import run_model
 from .doctor import doctor
 from .models import copy_model, import_model, list_models, pull_model, remove_models, show_model
-from .server import resident, serve, status, stop
+from .server import resident, serve, status
+from .settings import show_settings
+from .stop import stop
 from .surroundings import json_option
 from .terminal import examples, print_json
 
@@ -46,6 +48,7 @@ for command in (
     resident,
     stop,
     status,
+    show_settings,
     doctor,
     version,
 ):

@@ -1,24 +1,18 @@
-"""The subcommands about the server: running it, ending it, and what it does at the moment."""
+"""The subcommands about the server: running it, and what it does at the moment."""
 
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from time import monotonic, sleep
 from typing import Any
 
 import click
 from rich.filesize import decimal
 
-from .. import settings
-from ..discovery import Instance
 from .client import NoServer, understanding
+from .settings import setting_options
 from .surroundings import Surroundings, host_option, json_option, pass_surroundings
 from .terminal import ago, examples, print_json, print_table, printable
 
 HEALTH_SECONDS = 5.0
-# For a server to end: what it answers at the moment ends with an error, but a step of the engine may be long.
-STOP_SECONDS = 30.0
 
 
 def _serve(**options: Any) -> None:
@@ -38,19 +32,10 @@ def _serve(**options: Any) -> None:
     os.execv(sys.executable, [*command, "osaurus", *arguments])  # noqa: S606 - this very Python, no shell
 
 
-def _option(name: str, meaning: str) -> click.Option:
-    if name in settings.FLAGS:
-        return click.Option([f"--{name.replace('_', '-')}", name], is_flag=True, help=meaning)
-    return click.Option([f"--{name.replace('_', '-')}", name], multiple=name == "listen", help=meaning)
-
-
 serve = click.Command(
     "serve",
     callback=_serve,
-    params=[
-        _option("config", "A TOML file with settings."),
-        *(_option(name, meaning) for name, meaning in settings.table()),
-    ],
+    params=setting_options(),
     help=_serve.__doc__,
     epilog=examples("osaurus serve", "osaurus serve --port 8080 --preload smollm2:135m"),
 )
@@ -113,64 +98,3 @@ def resident(surroundings: Surroundings, host: str | None, as_json: bool) -> Non
         print_json(models)
         return
     print_table(surroundings.out, ("NAME", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
-
-
-@click.command("stop", epilog=examples("osaurus stop", "osaurus stop smollm2:135m"))
-@click.argument("model", required=False)
-@click.option("--all", "every", is_flag=True, help="Every server of this user on this machine.")
-@host_option
-@pass_surroundings
-def stop(surroundings: Surroundings, model: str | None, every: bool, host: str | None) -> None:
-    """Stop the server on this machine; with MODEL only take that model out of its memory.
-
-    What is being answered ends with an error that says so.
-    """
-    if model is not None:
-
-        async def unload(reactor: Any) -> None:
-            client = surroundings.client(reactor, surroundings.server(host))
-            await client.post("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
-
-        surroundings.run(unload)
-        click.echo(f"{model} is no longer in memory")
-        return
-    if host:
-        raise click.UsageError("--host is for `stop MODEL`; a server is stopped on its own machine")
-    for instance in _chosen(surroundings, every):
-        stop_server(instance)
-        click.echo(f"Stopped the server at {instance.url or 'its socket'}, process {instance.pid}")
-
-
-def _chosen(surroundings: Surroundings, every: bool) -> Sequence[Instance]:
-    """Return the servers to stop."""
-    ours = [instance for instance in surroundings.instances() if instance.pid is not None]
-    if surroundings.environ.get("OSU_PORT") and not every:
-        ours = [instance for instance in ours if instance.url == surroundings.server(None).url]
-    if not ours:
-        raise click.ClickException("No server of yours runs on this machine that could be stopped")
-    if len(ours) > 1 and not every:
-        listed = ", ".join(f"{instance.url} (process {instance.pid})" for instance in ours)
-        raise click.UsageError(f"Several servers run: {listed}. Say which by its port, with OSU_PORT, or --all")
-    return ours
-
-
-def stop_server(instance: Instance) -> None:
-    """End a server on this machine in order, and wait for it. Raises click.ClickException.
-
-    Its file is locked as long as it lives (osaurus/discovery.py), so that the process is the one that wrote it.
-    """
-    assert instance.pid is not None, "chosen for it"
-    try:
-        if instance.is_alive():
-            os.kill(instance.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return
-    except PermissionError as error:
-        raise click.ClickException(f"Process {instance.pid} may not be ended by you") from error
-    deadline = monotonic() + STOP_SECONDS
-    while instance.is_alive():
-        if monotonic() > deadline:
-            raise click.ClickException(
-                f"Process {instance.pid} was asked to end and is still there after {STOP_SECONDS:.0f} seconds"
-            )
-        sleep(0.05)

@@ -29,7 +29,7 @@ from attrs import define, field, frozen
 from rich.console import Console
 from twisted.internet.defer import CancelledError, Deferred
 
-from .. import settings
+from .. import settings, sources
 from ..discovery import Instance, default_folder, running
 from ..library.hub_cache import HubCache
 from ..library.store import ModelStore
@@ -105,15 +105,15 @@ class Surroundings:
     out: Console = field(factory=lambda: Console(highlight=False, markup=False, emoji=False))
     err: Console = field(factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False))
 
-    def instances(self) -> list[Instance]:
-        """Return the servers that run on this machine, the latest first."""
-        return running(self.runtime)
+    def instances(self, *, stopping: bool = False) -> list[Instance]:
+        """Return the servers that run on this machine, the latest first; and those that are `stopping`, if asked."""
+        return [instance for instance in running(self.runtime) if stopping or instance.ends_by is None]
 
     def settings(self, **given: str) -> settings.Settings:
         """Return the settings, `given` as if on the command line. Raises click.ClickException."""
         try:
-            return settings.load(given, self.environ)
-        except settings.BadSetting as error:
+            return sources.load(given, self.environ)
+        except sources.BadSetting as error:
             raise click.ClickException(str(error)) from error
 
     def named_host(self, host: str | None) -> str | None:

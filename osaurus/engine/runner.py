@@ -291,9 +291,17 @@ class MLXRunner:
             self._stopped()
         else:
             self._thread.tell(None)
-            patience = self._clock.callLater(LONGEST_STOP, self._leave_behind)
+            patience = self._clock.callLater(LONGEST_STOP, self.leave_behind)
             ended.addCallback(lambda _: patience.cancel() if patience.active() else None)
         return ended
+
+    def leave_behind(self) -> None:
+        """Wait no longer for a thread that was told to end."""
+        if self._ended is not None and not self._ended.called:
+            log.warn("The engine thread is not waited for; it is left behind")
+            self._thread.abandoned = True
+            self.abandoned += 1
+            self._stopped()
 
     def load(self, name: str, folder: Path) -> Deferred[LoadedModel]:
         """Have a model in memory; fires with it, or fails with ModelLoadFailed."""
@@ -403,12 +411,6 @@ class MLXRunner:
         pause = min(2.0**self._failures - 1, LONGEST_PAUSE)
         self._failures += 1
         self._restart = self._clock.callLater(pause, self._start_thread, self._thread.run)
-
-    def _leave_behind(self) -> None:
-        log.warn("The engine thread does not end; it is left behind")
-        self._thread.abandoned = True
-        self.abandoned += 1
-        self._stopped()
 
     def _stopped(self) -> None:
         self._give_up("The engine has stopped")

@@ -89,6 +89,11 @@ class LogOutput:
 
     observer: ILogObserver
     file: RotatingFile | None
+    _filter: LogLevelFilterPredicate
+
+    def apply(self, level: str) -> None:
+        """Log this and what is worse from now on."""
+        self._filter.setLogLevelForNamespace("", LogLevel.levelWithName(level))
 
     def reopen(self) -> None:
         """Open the file anew, if it is one."""
@@ -117,11 +122,8 @@ def log_output(wanted: Wanted, twistd: Mapping[str, Any]) -> LogOutput | None:
     if file is None and isinstance(stream, TextIOWrapper):
         # Not every terminal has every character.
         stream.reconfigure(errors="backslashreplace")
-    observer = FilteringLogObserver(
-        FileLogObserver(stream, FORMATS[wanted.format]),
-        [LogLevelFilterPredicate(LogLevel.levelWithName(wanted.level))],
-    )
-    return LogOutput(observer, file)
+    level = LogLevelFilterPredicate(LogLevel.levelWithName(wanted.level))
+    return LogOutput(FilteringLogObserver(FileLogObserver(stream, FORMATS[wanted.format]), [level]), file, level)
 
 
 def _opened(path: Path, wanted: Wanted) -> RotatingFile:

@@ -36,6 +36,10 @@ class Limits:
     _per_minute: int
     _accounts: dict[str, _Account] = field(factory=dict, init=False)
 
+    def apply(self, concurrent: int, per_minute: int) -> None:
+        """Have other limits from now on. Whoever is in stays."""
+        self._concurrent, self._per_minute = concurrent, per_minute
+
     def enter(self, model: str, request: object, choices: int = 1) -> None:
         """Let a request in that asks for so many answers. Raises RateLimitExceeded, InvalidRequest."""
         most = self._concurrent or MOST_CHOICES

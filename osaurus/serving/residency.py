@@ -31,6 +31,10 @@ class Residency:
     _uses: dict[str, _Use] = field(factory=dict, init=False)
     _staying: set[str] = field(factory=set, init=False)
 
+    def apply(self, keep_alive: float) -> None:
+        """Have models stay for so long from their next use on."""
+        self._keep_alive = keep_alive
+
     def begin(self, name: str, keep_alive: float | None = None) -> None:
         """Take note that a model is in use, by one user more. `keep_alive` None means the usual."""
         use = self._uses.setdefault(name, _Use())

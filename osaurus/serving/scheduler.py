@@ -137,9 +137,13 @@ class Scheduler:
         except ServiceUnavailable as error:
             log.info("{model} needs not be unloaded: {error}", model=model.repository, error=error)
 
+    def refuse(self) -> None:
+        """Refuse what comes from now on; what is being answered goes on."""
+        self._stopping = True
+
     def stop(self) -> None:
         """Refuse what comes from now on and end what is being answered with an error."""
-        self._stopping = True
+        self.refuse()
         self._store.stop()
         self._residency.stop()
         for generation, end in list(self._ending.items()):

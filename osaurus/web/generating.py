@@ -37,6 +37,10 @@ class Generating:
     _clock: IReactorTime
     _logs_content: bool = False
 
+    def apply(self, logs_content: bool) -> None:
+        """Have the log say what prompts and answers say, or not, from the next request on."""
+        self._logs_content = logs_content
+
     async def chat_completions(self, request: Request) -> bytes | None:
         """Continue a conversation as OpenAI does."""
         return await self._openai(request, openai.chat_call, openai.ChatAnswer)

@@ -40,6 +40,12 @@ class Guard:
     _read_only: bool = False
     _own_name: str = field(factory=lambda: socket.gethostname().lower())
 
+    def apply(
+        self, api_keys: tuple[str, ...], hosts: tuple[str, ...], origins: tuple[str, ...], read_only: bool
+    ) -> None:
+        """Let in by other rules from the next request on; whoever is being answered is not asked again."""
+        self._api_keys, self._hosts, self._origins, self._read_only = api_keys, hosts, origins, read_only
+
     def check(self, request: Request, path: str) -> None:
         """Raise Forbidden or Unauthorized unless the request may go on; `path` is without its prefix."""
         self._check_host(request)

@@ -6,6 +6,7 @@ that goes on for many times the limit is cut off, and so is one that takes too l
 long as something comes now and then.
 """
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -21,12 +22,18 @@ LONGEST_ARRIVAL = 120.0
 
 
 class BoundedRequest(Request):
-    """A request with a body of at most `max_body` bytes; `refusal` is the answer to one that is too large."""
+    """A request with a body of at most `max_body` bytes; `refusal` is the answer to one that is too large.
 
-    def __init__(self, channel: Any, *args: Any, max_body: int, clock: IReactorTime) -> None:
+    `begun` is called with it when it is complete and will be answered.
+    """
+
+    def __init__(
+        self, channel: Any, *args: Any, max_body: int, clock: IReactorTime, begun: Callable[[Request], object]
+    ) -> None:
         super().__init__(channel, *args)
         self._patience = clock.callLater(LONGEST_ARRIVAL, channel.forceAbortClient)
         self._max_body = max_body
+        self._begun = begun
         self.refusal: ApiError | None = None
         self._received = 0
         self._body = BytesIO()
@@ -57,6 +64,7 @@ class BoundedRequest(Request):
     def process(self) -> None:
         """Answer the request, now that its body is complete."""
         self._arrived()
+        self._begun(self)
         if self._received > self._max_body:
             limit = f"{self._max_body / 2**20:g} MiB"
             self.refusal = RequestTooLarge(f"The body has {self._received} bytes; the limit is {limit}")

@@ -1,0 +1,109 @@
+"""The subcommand that ends a server, in order or at once.
+
+How long that takes is the server's to know: when it begins to stop, it writes into its file (osaurus/discovery.py) by
+when it will have ended, and that is waited for.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from time import monotonic, sleep
+from typing import Any
+
+import click
+
+from ..discovery import Instance
+from .surroundings import Surroundings, host_option, pass_surroundings
+from .terminal import examples
+
+# In seconds: until a server has begun to stop, and beyond the time by which it says it will have ended.
+BEGIN_SECONDS = 30.0
+GRACE_SECONDS = 5.0
+LOOK_EVERY = 0.05
+
+
+@click.command("stop", epilog=examples("osaurus stop", "osaurus stop --now", "osaurus stop smollm2:135m"))
+@click.argument("model", required=False)
+@click.option("--all", "every", is_flag=True, help="Every server of this user on this machine.")
+@click.option("--now", is_flag=True, help="Do not wait for answers under way: they end with an error.")
+@host_option
+@pass_surroundings
+def stop(surroundings: Surroundings, model: str | None, every: bool, now: bool, host: str | None) -> None:
+    """Stop the server on this machine; with MODEL only take that model out of its memory.
+
+    What is being answered becomes complete first, for as long as the server's setting `drain` says.
+    """
+    if model is not None:
+
+        async def unload(reactor: Any) -> None:
+            client = surroundings.client(reactor, surroundings.server(host))
+            await client.post("/api/generate", {"model": model, "keep_alive": 0, "stream": False})
+
+        surroundings.run(unload)
+        click.echo(f"{model} is no longer in memory")
+        return
+    if host:
+        raise click.UsageError("--host is for `stop MODEL`; a server is stopped on its own machine")
+    for instance in _chosen(surroundings, every):
+        stop_server(instance, now)
+        click.echo(f"Stopped the server at {instance.url or 'its socket'}, process {instance.pid}")
+
+
+def _chosen(surroundings: Surroundings, every: bool) -> Sequence[Instance]:
+    """Return the servers to stop."""
+    ours = [instance for instance in surroundings.instances(stopping=True) if instance.pid is not None]
+    if surroundings.environ.get("OSU_PORT") and not every:
+        ours = [instance for instance in ours if instance.url == surroundings.server(None).url]
+    if not ours:
+        raise click.ClickException("No server of yours runs on this machine that could be stopped")
+    if len(ours) > 1 and not every:
+        listed = ", ".join(f"{instance.url} (process {instance.pid})" for instance in ours)
+        raise click.UsageError(f"Several servers run: {listed}. Say which by its port, with OSU_PORT, or --all")
+    return ours
+
+
+def stop_server(instance: Instance, now: bool) -> None:
+    """End a server on this machine and wait for it; `now` has it wait for nobody. Raises click.ClickException."""
+    if instance.ends_by is None:
+        _signal(instance)
+    # A second signal hurries, but one that comes before the first was heard is none.
+    wait_for_end(instance, (lambda: _signal(instance)) if now else None)
+
+
+def wait_for_end(instance: Instance, hurry: Callable[[], None] | None = None) -> None:
+    """Wait until a server has ended that was told to; once it has begun to, `hurry` it. Raises click.ClickException."""
+    patience = monotonic() + BEGIN_SECONDS
+    told = False
+    while (found := instance.now()) is not None:
+        left = patience - monotonic()
+        if found.ends_by is not None:
+            left = (found.ends_by - datetime.now(UTC)).total_seconds() + GRACE_SECONDS
+            if not told:
+                told = True
+                if hurry is not None:
+                    hurry()
+                else:
+                    click.echo(
+                        "It completes what it is answering, "
+                        f"until {found.ends_by.astimezone():%H:%M:%S} at the latest (--now: at once)",
+                        err=True,
+                    )
+        if left < 0:
+            raise click.ClickException(f"Process {instance.pid} was asked to end and is still there")
+        sleep(LOOK_EVERY)
+
+
+def _signal(instance: Instance) -> None:
+    """Tell a server to end.
+
+    Its file is locked as long as it lives, so that the process is the one that wrote it.
+    """
+    assert instance.pid is not None, "chosen for it"
+    try:
+        if instance.now() is not None:
+            os.kill(instance.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError as error:
+        raise click.ClickException(f"Process {instance.pid} may not be ended by you") from error

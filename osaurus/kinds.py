@@ -1,0 +1,202 @@
+"""What settings may be: how each kind is read from text, what is said of text that is none, and how it is written."""
+
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from . import durations
+
+UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+LARGEST_UNITS = (("GiB", 2**30), ("GB", 10**9), ("MiB", 2**20), ("MB", 10**6), ("KiB", 2**10), ("kB", 10**3), ("", 1))
+SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+
+
+@frozen
+class Kind:
+    """What a setting may be. `read` takes it from text, or raises ValueError with what would be right."""
+
+    name: str
+    read: Callable[[str], Any]
+    write: Callable[[Any], str] = str
+
+
+def _kind(name: str, write: Callable[[Any], str] = str) -> Callable[[Callable[[str], Any]], Kind]:
+    """Make a kind of the function that reads it."""
+    return lambda read: Kind(name, read, write)
+
+
+def _written_bytes(count: int) -> str:
+    unit, size = next((unit, size) for unit, size in LARGEST_UNITS if count % size == 0)
+    return f"{count // size}{unit}" if count else "0"
+
+
+def _comma(words: tuple[str, ...]) -> str:
+    return ",".join(words)
+
+
+@_kind("port")
+def port(text: str) -> int:
+    """A TCP port."""
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ValueError("must be a port number, 1 to 65535")
+    return int(text)
+
+
+@_kind("bytes", _written_bytes)
+def byte_count(text: str) -> int:
+    """A number of bytes, with a unit or without."""
+    match = re.fullmatch(r"(\d+) ?([A-Za-z]*)", text)
+    if match is None or match[2].upper() not in UNITS or int(match[1]) == 0:
+        raise ValueError("must be a number of bytes such as 33554432 or 32MiB")
+    return int(match[1]) * UNITS[match[2].upper()]
+
+
+@_kind("bytes", _written_bytes)
+def byte_count_or_none(text: str) -> int:
+    """The same, or 0."""
+    return 0 if text == "0" else int(byte_count.read(text))
+
+
+@_kind("folder")
+def folder(text: str) -> Path:
+    """A folder, made absolute."""
+    if not text:
+        raise ValueError("must be a folder")
+    return expanded(text).absolute()
+
+
+def expanded(text: str) -> Path:
+    """Return a path, `~` being somebody's home. Raises ValueError."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError("must be a folder; there is no such home") from error
+
+
+@_kind("endpoints", " ".join)
+def endpoints(text: str) -> tuple[str, ...]:
+    """Endpoint strings of Twisted, separated by spaces."""
+    endpoints = tuple(text.split())
+    if not endpoints:
+        raise ValueError("must be one or more endpoint strings, such as tcp:1337:interface=127.0.0.1")
+    return endpoints
+
+
+@_kind("names", _comma)
+def names(text: str) -> tuple[str, ...]:
+    """Names of models, separated by commas."""
+    names = tuple(text.replace(",", " ").split())
+    if not names:
+        raise ValueError("must be one or more names of models, separated by commas")
+    return names
+
+
+@_kind("names", _comma)
+def words(text: str) -> tuple[str, ...]:
+    """Words in any case, separated by commas."""
+    words = tuple(text.lower().replace(",", " ").split())
+    if not words:
+        raise ValueError("must be one or more, separated by commas")
+    return words
+
+
+@_kind("keys", _comma)
+def keys(text: str) -> tuple[str, ...]:
+    """API keys, or the file that has them."""
+    if text.startswith(("/", "~", ".")):
+        try:
+            text = expanded(text).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ValueError(f"names a file that cannot be read ({reason})") from error
+    keys = tuple(text.replace(",", " ").split())
+    if not keys or not all(key.isascii() for key in keys):
+        raise ValueError("must be one or more keys of ASCII characters, separated by commas, or a file of them")
+    return keys
+
+
+@_kind("number")
+def count(text: str) -> int:
+    """A whole number from 0."""
+    if not text.isdecimal():
+        raise ValueError("must be a whole number from 0")
+    return int(text)
+
+
+@_kind("number")
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if count.read(text) == 0:
+        raise ValueError("must be a whole number from 1")
+    return int(text)
+
+
+@_kind("on or off", lambda value: "on" if value else "off")
+def switch(text: str) -> bool:
+    """On or off."""
+    if text.lower() not in SWITCH:
+        raise ValueError("must be on or off")
+    return SWITCH[text.lower()]
+
+
+def one_of(*words: str) -> Kind:
+    """One of these words, in any case."""
+
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"must be {', '.join(words[:-1])} or {words[-1]}")
+        return text.lower()
+
+    return Kind(" or ".join(words), read)
+
+
+@_kind("file")
+def file(text: str) -> Path:
+    """A file, made absolute."""
+    if not text or text.endswith(os.sep):
+        raise ValueError("must be a file")
+    return expanded(text).absolute()
+
+
+@_kind("duration", durations.text)
+def duration(text: str) -> float:
+    """A duration in seconds; without end if negative."""
+    try:
+        return durations.seconds(text)
+    except ValueError as error:
+        raise ValueError("must be a duration such as 5m or 1h30m; negative: without end") from error
+
+
+@_kind("duration", durations.text)
+def bounded_duration(text: str) -> float:
+    """One that has an end."""
+    try:
+        seconds = durations.seconds(text)
+    except ValueError:
+        seconds = math.inf
+    if math.isinf(seconds):
+        raise ValueError("must be a duration such as 30s or 5m; 0: none")
+    return seconds
+
+
+@_kind("duration", durations.text)
+def duration_of_quiet(text: str) -> float:
+    """One that is not none; without end if negative."""
+    try:
+        seconds = durations.seconds(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds:
+        raise ValueError("must be a duration such as 30m; negative: never")
+    return seconds
+
+
+@_kind("folder")
+def folder_or_none(text: str) -> Path | None:
+    """A folder, made absolute, or `off`."""
+    return None if text.lower() in ("off", "0") else folder.read(text)
