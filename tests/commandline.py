@@ -32,6 +32,9 @@ class CommandLine:
     server: Any = None
     asked: list[str] = field(factory=list)
     bodies: list[Any] = field(factory=list)
+    platform: str = "linux"
+    programs: Any = None
+    """What is run in the place of launchctl and systemctl; there is none unless a test has one."""
 
     def start_server(self, models: Path | None = None, **options: Any) -> Client:
         """Have a server run, and tell of itself."""
@@ -46,6 +49,9 @@ class CommandLine:
             runtime=self.home / "runtime",
             history=self.home / "history",
             run=self._drive,
+            platform=self.platform,
+            root=self.home / "root",
+            run_program=self.programs,
             http=lambda _: self,  # type: ignore[arg-type,return-value]  # of an HTTP client it has what is used
         )
         return CliRunner().invoke(main, arguments, obj=surroundings, input=said, prog_name="osaurus")

@@ -32,6 +32,7 @@ COMMANDS = (
     "stop",
     "status",
     "settings",
+    "service",
     "doctor",
     "version",
 )

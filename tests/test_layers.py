@@ -29,6 +29,7 @@ BELOW = {
     "dialects": {"chat", "durations"},
     "serving": {"chat", "library", "engine"},
     "web": {"chat", "dialects", "figures", "serving"},
+    "boot": {"settings", "sources"},
     "live": {"inherited", "settings", "logs", "serving", "web"},
     "reload": {"settings", "sources", "serving"},
     "signals": set(),
@@ -52,7 +53,7 @@ BELOW = {
         "notify",
         "service",
     },
-    "command": {"chat", "discovery", "settings", "sources", "library", "engine", "dialects"},
+    "command": {"chat", "discovery", "boot", "settings", "sources", "library", "engine", "dialects"},
 }
 # What of the engine may be imported before MLX is: the runner, its prompts, and on the engine's thread the backend.
 WITHOUT_MLX = {

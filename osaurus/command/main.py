@@ -7,6 +7,7 @@ from .chat import run_model
 from .doctor import doctor
 from .models import copy_model, import_model, list_models, pull_model, remove_models, show_model
 from .server import resident, serve, status
+from .service import service
 from .settings import show_settings
 from .stop import stop
 from .surroundings import json_option
@@ -49,6 +50,7 @@ for command in (
     stop,
     status,
     show_settings,
+    service,
     doctor,
     version,
 ):

@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
+from ..boot.manager import ManagerFailed
 from ..discovery import Instance
+from .boot import managing
 from .surroundings import Surroundings, host_option, pass_surroundings
 from .terminal import examples
 
@@ -46,8 +48,10 @@ def stop(surroundings: Surroundings, model: str | None, every: bool, now: bool, 
     if host:
         raise click.UsageError("--host is for `stop MODEL`; a server is stopped on its own machine")
     for instance in _chosen(surroundings, every):
-        stop_server(instance, now)
+        managed = stop_server(surroundings, instance, now)
         click.echo(f"Stopped the server at {instance.url or 'its socket'}, process {instance.pid}")
+        if managed:
+            click.echo("`osaurus service start` starts it again, and so does the next login or boot")
 
 
 def _chosen(surroundings: Surroundings, every: bool) -> Sequence[Instance]:
@@ -63,12 +67,23 @@ def _chosen(surroundings: Surroundings, every: bool) -> Sequence[Instance]:
     return ours
 
 
-def stop_server(instance: Instance, now: bool) -> None:
-    """End a server on this machine and wait for it; `now` has it wait for nobody. Raises click.ClickException."""
+def stop_server(surroundings: Surroundings, instance: Instance, now: bool) -> bool:
+    """End a server on this machine and wait for it; `now` has it wait for nobody.
+
+    Returns whether what starts it at boot was told, which would have started it again. Raises click.ClickException.
+    """
+    manager = managing(surroundings, instance)
     if instance.ends_by is None:
-        _signal(instance)
+        if manager is None:
+            _signal(instance)
+        else:
+            try:
+                manager.stop()
+            except ManagerFailed as error:
+                raise click.ClickException(str(error)) from error
     # A second signal hurries, but one that comes before the first was heard is none.
     wait_for_end(instance, (lambda: _signal(instance)) if now else None)
+    return manager is not None
 
 
 def wait_for_end(instance: Instance, hurry: Callable[[], None] | None = None) -> None:

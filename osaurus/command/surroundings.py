@@ -19,6 +19,7 @@ that its user owns.
 import asyncio
 import os
 import re
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,8 @@ from rich.console import Console
 from twisted.internet.defer import CancelledError, Deferred
 
 from .. import settings, sources
+from ..boot.manager import Run
+from ..boot.manager import run as run_program
 from ..discovery import Instance, default_folder, running
 from ..library.hub_cache import HubCache
 from ..library.store import ModelStore
@@ -95,13 +98,19 @@ def run_reactor(task: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
 @define
 class Surroundings:
-    """The environment, the servers on this machine, the terminal and the reactor; click's context object."""
+    """The environment, the servers on this machine, the terminal and the reactor; click's context object.
+
+    `run_program` runs what starts servers at boot on a `platform`, whose files are below `root`.
+    """
 
     environ: Mapping[str, str] = field(factory=lambda: os.environ)
     runtime: Path = field(factory=default_folder)
     history: Path = field(factory=lambda: Path.home() / ".osaurus" / "history")
     run: Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Any] = run_reactor
     http: Callable[[Any], HTTPClient] = http_client
+    platform: str = sys.platform
+    root: Path = Path("/")
+    run_program: Run = run_program
     out: Console = field(factory=lambda: Console(highlight=False, markup=False, emoji=False))
     err: Console = field(factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False))
 
