@@ -9,6 +9,7 @@ from functools import partial
 from threading import Thread
 from typing import Any, ClassVar, TypeVar
 
+from attrs import evolve
 from prometheus_client import CollectorRegistry
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
@@ -123,9 +124,13 @@ class Options(usage.Options):
         # As it is now: what is read again later is what the server was started with.
         self.sources = sources.Sources(given, dict(os.environ))
         try:
-            self.settings = self.sources.find().settings
+            found = self.sources.find()
         except sources.BadSetting as error:
             raise usage.UsageError(str(error)) from error
+        self.settings = found.settings
+        if found.file is not None:
+            # It is the same file wherever twistd goes from here (`--rundir`).
+            self.sources = evolve(self.sources, options={**given, "config": str(found.file)})
         for endpoint in self.settings.endpoints:
             try:
                 serverFromString(_reactor(), endpoint)

@@ -107,7 +107,7 @@ def test_the_service_says_what_systemd_is_to_do(users: Systemd, chosen: Job, tmp
     assert [words(each) for each in service["Environment"]] == [["PATH=/usr/bin"], ["OSU_PORT=8080"]]
     assert service["Type"] == ["notify"]
     assert service["Restart"] == ["on-failure"]
-    assert service["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert service["ExecReload"] == ['/bin/sh -c "kill -HUP ${MAINPID}"']
     assert (service["TimeoutStopSec"], service["KillMode"]) == (["60"], ["mixed"])
     assert service["NoNewPrivileges"] == ["yes"]
     assert "User" not in service

@@ -223,14 +223,17 @@ def test_a_hang_up_has_the_settings_read_again(tmp_path: Path) -> None:
         assert "secret" not in server.log.read_text()
 
 
-def test_a_daemon_hears_it_too(tmp_path: Path) -> None:
+def test_a_daemon_hears_it_too_wherever_it_runs(tmp_path: Path) -> None:
     port = free_port()
     environ = environment(tmp_path, tmp_path / "models", port)
-    subprocess.run([TWISTD, "osaurus"], cwd=tmp_path, env=environ, check=True, timeout=60)
+    (tmp_path / "mine.toml").write_text("drain = '1s'")
+    (tmp_path / "elsewhere").mkdir()
+    command = [str(TWISTD), "--rundir=elsewhere", "osaurus", "--config=mine.toml"]
+    subprocess.run(command, cwd=tmp_path, env=environ, check=True, timeout=60)
     pid, log = int((tmp_path / "twistd.pid").read_text()), tmp_path / "twistd.log"
     try:
         wait_for_port(port)
-        write_settings(tmp_path, "api_keys = 'secret'")
+        (tmp_path / "mine.toml").write_text("api_keys = 'secret'")
         os.kill(pid, signal.SIGHUP)
         deadline = monotonic() + 60
         while "api_keys is now" not in log.read_text():

@@ -136,7 +136,8 @@ class Systemd:
             + "\n[Service]\n"
             "Type=notify\n"
             f"ExecStart={start}\n"
-            "ExecReload=/bin/kill -HUP $MAINPID\n"
+            # By the shell, which is everywhere: /bin/kill is a package of its own.
+            'ExecReload=/bin/sh -c "kill -HUP ${MAINPID}"\n'
             "Restart=on-failure\n"
             "RestartSec=5\n"
             f"TimeoutStopSec={job.stop_seconds}\n"
