@@ -134,7 +134,7 @@ class OsaurusService(Service):
             try:
                 port.open()
             except (CannotListenError, OSError, OverflowError) as error:
-                raise CannotStart(f"osaurus: {error}") from error
+                raise CannotStart(f"osaurus: cannot listen on {port.description}: {_reason(error)}") from error
 
     def startService(self) -> None:
         """Start the threads and serve."""
@@ -221,6 +221,13 @@ class OsaurusService(Service):
             announce()
         except OSError as error:
             log.warn("Programs on this machine are not told how the server is: {error}", error=error)
+
+
+def _reason(error: Exception) -> str:
+    """Return why there is no listening, in words for whoever set where to listen."""
+    reason = str(error.socketError if isinstance(error, CannotListenError) else error)
+    # Twisted holds a link beside each Unix socket, which a process that died leaves and the next one takes over.
+    return "another process does already" if reason == "Cannot acquire lock" else reason
 
 
 def _log_preload(failure: Failure, name: str) -> None:

@@ -135,7 +135,7 @@ class Options(usage.Options):
             try:
                 serverFromString(_reactor(), endpoint)
             except Exception as error:  # parsers of endpoint plugins raise what they like
-                raise usage.UsageError(f"--listen: {endpoint!r} is no endpoint string: {error}") from error
+                raise usage.UsageError(f"--listen {endpoint!r} will not do: {_reason(endpoint, error)}") from error
 
 
 def makeService(options: Options) -> IService:
@@ -258,6 +258,15 @@ def _reactor() -> Any:
     from twisted.internet import reactor
 
     return reactor
+
+
+def _reason(endpoint: str, error: Exception) -> str:
+    """Return what is wrong with an endpoint string, where Twisted's error speaks of Twisted's insides."""
+    if isinstance(error, ImportError):
+        return f"{error}. `pip install 'Twisted[tls]'` brings what TLS needs"
+    if isinstance(error, LookupError) and endpoint.startswith("systemd:"):
+        return "systemd has handed over no such socket"
+    return str(error)
 
 
 def _spawn(reactor: Any, protocol: ProcessProtocol, arguments: list[str]) -> Any:

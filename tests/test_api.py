@@ -441,6 +441,7 @@ def test_an_ollama_chat_has_the_specified_shape(client: Client) -> None:
 def test_an_ollama_stream_is_one_object_a_line(client: Client) -> None:
     answer = client.ollama(stream=True)
     assert answer.headers["content-type"] == "application/x-ndjson"
+    assert answer.headers["x-accel-buffering"] == "no"
     assert [line["message"]["content"] for line in answer.lines] == ["Hel", "lo", ""]
     assert [line["done"] for line in answer.lines] == [False, False, True]
 

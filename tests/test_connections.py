@@ -74,9 +74,6 @@ class House:
         wire = Wire()
         wire.slow = slow
         wire.protocol = self.connections.buildProtocol(ADDRESS)
-        if wire.protocol is None:
-            wire.connected = False
-            return wire
         wire.protocol.makeConnection(wire)
         if path:
             ask(wire, path, body)

@@ -58,6 +58,7 @@ def test_a_pull_is_told_line_by_line(client: Client) -> None:
     process(client).end()
     answer = finish(client, responses)
     assert answer.headers["content-type"] == "application/x-ndjson"
+    assert answer.headers["x-accel-buffering"] == "no"
     assert answer.lines == [
         {"status": "pulling manifest"},
         {**FILE, "completed": 3},

@@ -267,6 +267,8 @@ def test_the_port_is_on_this_machine_only() -> None:
         "tcp:1337:interface=0.0.0.0",
         "tcp6:1337",
         "ssl:443:interface=192.168.1.2",
+        "ssl:443:privateKey=server.pem",
+        "tls:/etc/certificates:443",
         "systemd:domain=INET:index=0",
     ],
 )
@@ -279,7 +281,14 @@ def test_an_endpoint_that_others_can_reach_needs_keys(endpoint: str) -> None:
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["unix:/run/osaurus", "tcp:1337:interface=127.0.0.1", "tcp6:1337:interface=\\:\\:1", "tcp:1:interface=localhost"],
+    [
+        "unix:/run/osaurus",
+        "unix:/run/osaurus:mode=660",
+        "tcp:1337:interface=127.0.0.1",
+        "tcp6:1337:interface=\\:\\:1",
+        "tcp:1:interface=localhost",
+        "ssl:443:privateKey=server.pem:interface=127.0.0.1",
+    ],
 )
 def test_an_endpoint_that_only_this_machine_can_reach_needs_none(endpoint: str) -> None:
     assert load({"listen": endpoint}, {}).exposed == ()

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 from attrs import define
+from OpenSSL.SSL import Error as SSLError
+from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
@@ -132,7 +134,7 @@ class Client:
             raise self._nobody() from error
         except (CancelledError, ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed) as error:
             if not _is_cancelled(error):
-                raise self._somebody_else() from error
+                raise self._distrusted(error) or self._somebody_else() from error
             if seconds is None:
                 raise CancelledError from error
             # The time is over.
@@ -168,6 +170,18 @@ class Client:
             f"No server answers at {self.url}. Start one with `osaurus serve`, "
             "or say where it is with --host, OSU_HOST or OSU_PORT."
         )
+
+    def _distrusted(self, error: BaseException) -> NoServer | None:
+        """Return what to say if it was the certificate that ended the connection."""
+        for reason in getattr(error, "reasons", []):
+            if reason.check(VerificationError):
+                return NoServer(f"The certificate of what answers at {self.url} is for another name.")
+            if reason.check(SSLError) and "certificate verify failed" in str(reason.value):
+                return NoServer(
+                    f"The certificate of what answers at {self.url} was not made by anybody whom this machine trusts; "
+                    "SSL_CERT_FILE can name a file of certificates to trust."
+                )
+        return None
 
     def _somebody_else(self) -> NoServer:
         return NoServer(f"What answers at {self.url} is no Osaurus. Does another program use the port?")

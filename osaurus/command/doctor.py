@@ -140,7 +140,10 @@ class Examination:
 
     def _server(self, settings: Settings) -> Finding:
         """Look at the port: free, ours, or somebody else's."""
-        place = self._surroundings.server(None)
+        try:
+            place = self._surroundings.server(None)
+        except click.ClickException as error:
+            return Finding(about="server", found=error.message, state="warning")
 
         async def ask(reactor: Any) -> dict[str, Any]:
             return await self._surroundings.client(reactor, place).health(HEALTH_SECONDS)

@@ -141,6 +141,11 @@ class Surroundings:
         latest = next((instance for instance in instances if instance.url), None)
         if latest is not None and latest.url:
             return Place(url=latest.url, instance=latest)
+        if instances:
+            raise click.ClickException(
+                f"The server that runs here (process {instances[0].pid}) listens on no plain TCP port. Name it with "
+                "--host https://NAME:PORT, or have it listen on tcp:1337:interface=127.0.0.1 as well."
+            )
         return Place(url=f"http://127.0.0.1:{self.settings().port}")
 
     def client(self, reactor: Any, place: Place) -> Client:

@@ -58,6 +58,13 @@ def json_answer(request: Request, value: dict[str, Any]) -> bytes:
     return encoded
 
 
+def begin_stream(request: Request, content_type: str) -> None:
+    """Set the headers of an answer that is written bit by bit, which no proxy is to gather before it passes it on."""
+    request.setHeader("Content-Type", content_type)
+    request.setHeader("Cache-Control", "no-cache")
+    request.setHeader("X-Accel-Buffering", "no")
+
+
 def error_answer(request: Request, error: ApiError) -> bytes:
     """Return the body of an error answer, having set its status and headers."""
     exchange_of(request).error = error.code

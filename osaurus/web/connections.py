@@ -11,18 +11,18 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.protocols.policies import ThrottlingFactory
 from twisted.web.http import HTTPChannel, Request
 from twisted.web.resource import IResource
 
 from ..serving.idleness import Idleness
 from .request import BoundedRequest, QuietSite
+from .tls import BoundedFactory
 
 # Asked by what watches the server, which is no use of it. The last part of paths.
 WATCHING = (b"health", b"metrics")
 
 
-class Connections(ThrottlingFactory):
+class Connections(BoundedFactory):
     """Connections on which `root` answers; one beyond `most` is closed at once. Bodies have `max_body` bytes."""
 
     def __init__(self, root: IResource, clock: IReactorTime, idleness: Idleness, *, most: int, max_body: int) -> None:

@@ -19,9 +19,10 @@ from ..serving.account import Account
 from ..serving.generation import Generation
 from ..serving.scheduler import Blocking, Scheduler
 from ..serving.stream import TokenStream
-from .answers import body, header, json_answer
+from .answers import begin_stream, body, header, json_answer
 from .exchange import exchange_of
 from .guard import Guard
+from .routes import EVENTS, LINES
 
 
 @define(eq=False)
@@ -76,9 +77,7 @@ class Generating:
         )
         if not call.stream:
             return json_answer(request, answer.completion(await generation.completions()))
-        request.setHeader("Cache-Control", "no-cache")
-        request.setHeader("X-Accel-Buffering", "no")
-        request.setHeader("Content-Type", "text/event-stream")
+        begin_stream(request, EVENTS)
         if opening := answer.opening():
             request.write(opening)
         await self._stream(generation, answer.event, lambda: openai.FILLER, request)
@@ -90,7 +89,7 @@ class Generating:
         call = await self._blocking(read, body(request))
         answer = ollama.Answer(model=call.model, spoken=spoken)
         # Ollama's Go client expects a stream and asks for one in this way alone.
-        stream = "application/x-ndjson" in header(request, b"Accept") if call.stream is None else call.stream
+        stream = LINES in header(request, b"Accept") if call.stream is None else call.stream
         if call.request is None:
             if call.keep_alive == 0:
                 await self._scheduler.unload(call.model)
@@ -99,7 +98,7 @@ class Generating:
                 loaded = await self._scheduler.load(call.model, call.keep_alive)
                 idle = answer.idle("load", loaded.duration, self._now())
             if stream:
-                request.setHeader("Content-Type", "application/x-ndjson")
+                request.setHeader("Content-Type", LINES)
                 return ollama.line(idle)
             return json_answer(request, idle)
         generation = self._submit(request, (call.request,))
@@ -107,7 +106,7 @@ class Generating:
         if not stream:
             [completion] = await generation.completions()
             return json_answer(request, answer.completion(completion, self._now()))
-        request.setHeader("Content-Type", "application/x-ndjson")
+        begin_stream(request, LINES)
         await self._stream(
             generation, lambda event: answer.event(event, self._now()), lambda: answer.filler(self._now()), request
         )

@@ -15,7 +15,8 @@ from ..serving.catalogue import Catalogue
 from ..serving.pulls import MANIFEST, SUCCESS, Progress, Pulls, Watch
 from ..serving.scheduler import Blocking
 from ..serving.stream import LONGEST_PAUSE, LONGEST_QUIET
-from .answers import body, json_answer
+from .answers import begin_stream, body, json_answer
+from .routes import LINES
 
 
 @implementer(IPushProducer)
@@ -74,7 +75,7 @@ class Pulling:
         if asked.quantize is None and await self._is_installed(asked.name):
             if not asked.stream:
                 return json_answer(request, {"status": SUCCESS})
-            request.setHeader("Content-Type", "application/x-ndjson")
+            request.setHeader("Content-Type", LINES)
             return b"".join(ollama_models.progress_line(Progress(status)) for status in (MANIFEST, SUCCESS))
         watch = await self._pulls.watch(asked.name, asked.quantize)
         try:
@@ -98,7 +99,7 @@ class Pulling:
         # Until it is known that there is such a model nothing is said: an error has its real status.
         while (progress := await watch.next()).status == MANIFEST:
             pass
-        request.setHeader("Content-Type", "application/x-ndjson")
+        begin_stream(request, LINES)
         gate = Gate(request, self._clock)
         request.registerProducer(gate, True)
         try:
