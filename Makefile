@@ -1,8 +1,10 @@
 # make venv   build .venv in the checkout, with everything installed
 # make run    the same, fetch the starter model if there is no model, and serve in the foreground
-# make clients  the same, and install the clients that tests/clients run: Node.js packages, LangChain, LiteLLM, Chromium
-# make test   the same, and run every check and test; needs only Python, pip and a C/C++ compiler
+# make test   the same, and run every check and test that takes only Python, pip and a C/C++ compiler
 # make test-native  the tests of the CPU kernels that need no MLX, under the sanitizers; part of make test
+# make docs   build docs/ as a site, .cache/docs/index.html; part of make test
+# make test-system  install clients and programs from npm and Debian, and run the tests that take them
+# make clients  install only the clients: Node.js packages, LangChain, LiteLLM, Chromium
 # make bench  the same, run the comparisons of docs/performance.md and draw its figure; nothing else should run meanwhile
 #             (BENCH="--llama-server PROGRAM --gguf FILE" compares with llama.cpp as well)
 # make clean  remove what these made
@@ -14,17 +16,19 @@ BIN = $(VENV)/bin
 # What runs on a CPU-only Linux and on a Mac alike; elsewhere say EXTRAS=cuda.
 EXTRAS ?= cpu
 
+DOCS = .cache/docs
 CLIENTS = .cache/clients
+PROGRAMS = .cache/system
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: venv clients run test test-native check lint types bench clean
+.PHONY: venv clients run test test-system test-native check docs lint types bench clean
 
 venv: $(VENV)/installed $(VENV)/kernels.log
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) --upgrade "pip>=23.2"
-	$(BIN)/python $(PIP) -e ".[$(EXTRAS),test,bench,dev]"
+	$(BIN)/python $(PIP) -e ".[$(EXTRAS),test,docs,bench,dev]"
 	touch $@
 
 # The CPU kernels need a C++ compiler; without them everything works, more slowly.
@@ -50,7 +54,11 @@ run: venv
 	@$(BIN)/osaurus list | grep -q . || $(BIN)/osaurus pull smollm2:135m
 	OSU_PORT=$(OSU_PORT) $(BIN)/twistd -n --pidfile= osaurus
 
-test: lint types test-native check
+test: lint types docs test-native check
+
+test-system: clients
+	tests/system/install $(PROGRAMS)
+	OSU_TEST_SYSTEM=1 $(BIN)/python -m pytest -m system
 
 # Once as they are, once for each family of sanitizers.
 test-native: venv
@@ -68,8 +76,12 @@ lint: venv
 types: venv
 	$(BIN)/mypy
 
-check: clients
-	$(BIN)/python -m pytest
+check: venv
+	$(BIN)/python -m pytest -m "not system"
+
+# All of it each time: a warning is given where a page is read, and not again while it stays as it is.
+docs: venv
+	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --nitpicky --fresh-env --quiet docs $(DOCS)
 
 bench: venv
 	OSU_MODELS_DIR=.cache/models $(BIN)/osaurus pull smollm2:135m

@@ -1,15 +1,16 @@
-"""The server that all clients share, and the programs that they run with: Node.js, a browser, another Python."""
+"""The server that all clients share, and the programs they run with: curl, Node.js, a browser, another Python."""
 
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from ..conftest import CACHE
+from ..programs import absent, program
 from ..server import Server, serving
 
 HERE = Path(__file__).parent
@@ -47,11 +48,16 @@ BROWSERS = (
 )
 
 
-def absent(what: str) -> NoReturn:
-    """Skip the test for want of `what`; where everything has to be there, fail it."""
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
+# Fixtures that take what pip does not bring into this environment.
+PROGRAMS = {"curl", "node", "clients_python", "chromium"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have whatever asks for a program be a test for `make test-system`."""
+    for item in items:
+        if PROGRAMS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("system")
 
 
 @pytest.fixture(scope="session")
@@ -74,11 +80,17 @@ def client_environment(server: Server) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def curl() -> str:
+    """What the pages' commands begin with."""
+    return program("curl")
+
+
+@pytest.fixture(scope="session")
 def node() -> Path:
     """Node.js, with the packages of package.json."""
     path = Path(sys.executable).with_name("node")
     if not path.exists() or not (HERE / "node_modules" / "openai").exists():
-        absent("needs Node.js and its packages: run `make clients`")
+        absent("needs Node.js and its packages: run `make test-system`")
     return path
 
 
@@ -87,16 +99,15 @@ def clients_python() -> Path:
     """The Python that has LangChain and LiteLLM."""
     path = CACHE / "clients" / "bin" / "python"
     if not path.exists():
-        absent("needs LangChain and LiteLLM: run `make clients`")
+        absent("needs LangChain and LiteLLM: run `make test-system`")
     return path
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """A browser: what CHROME names, one that is installed, or the one that `make clients` fetched."""
+    """A browser: what CHROME names, one that is installed, or the one that `make test-system` fetched."""
     packaged = CACHE / "browser" / "chromium"
     found = [os.environ.get("CHROME"), *map(shutil.which, BROWSERS), str(packaged) if packaged.exists() else None]
-    for path in found:
-        if path:
-            return path
-    absent("needs Chromium: run `make clients` (as root, or with Chromium installed), or set CHROME to its path")
+    return next(filter(None, found), None) or absent(
+        "needs Chromium: run `make test-system`, or set CHROME to its path"
+    )

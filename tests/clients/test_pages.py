@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from attrs import frozen
 
 from ..server import Server
-from .conftest import HERE, absent
+from .conftest import HERE
 
 ROOT = HERE.parent.parent
 PAGES = sorted((ROOT / "docs" / "clients").glob("*.md"))
@@ -61,7 +60,9 @@ def those(language: str) -> list[object]:
     """The programs in a language on all pages, as a test's parameters."""
     found = [program for page in [*OTHERS, *PAGES] for program in programs(page)]
     return [
-        pytest.param(program, id=program.page.name)
+        pytest.param(
+            program, id=program.page.name, marks=[pytest.mark.system] if program.page.name in ELSEWHERE else []
+        )
         for program in found
         if program.language == language and program.page.name not in IN_A_PAGE
     ]
@@ -109,10 +110,9 @@ def test_javascript(node: Path, program: Program, server: Server, client_environ
     check(program, run([str(node), "--input-type=module", "-"], program, server, client_environment, HERE))
 
 
+@pytest.mark.usefixtures("curl")
 @pytest.mark.parametrize("program", those("console"))
 def test_commands(program: Program, server: Server, client_environment: dict[str, str], tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        absent("needs curl")
     commands = re.findall(r"^\$ (curl (?:.*\\\n)*.*\n)", program.source, re.MULTILINE)
     assert commands
     for command in commands:
@@ -160,12 +160,11 @@ def values(text: str) -> list[object]:
     return found
 
 
+@pytest.mark.usefixtures("curl")
 @pytest.mark.parametrize("program", examples())
 def test_the_dialects_pages_show_what_comes_back(
     program: Program, server: Server, client_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    if shutil.which("curl") is None:
-        absent("needs curl")
     if "/api/ps" in program.source:
         # It tells of something only while there is something.
         urlopen(f"{server.url}/api/chat", b'{"model": "smollm2:135m", "messages": []}').close()

@@ -19,7 +19,7 @@ from .conftest import HERE
 
 SUITES = HERE / "suites"
 
-pytestmark = pytest.mark.starter
+pytestmark = [pytest.mark.starter, pytest.mark.system]
 
 
 @frozen

@@ -1,0 +1,1 @@
+"""The server among programs of the system: proxies in front of it."""
