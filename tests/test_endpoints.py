@@ -5,6 +5,7 @@ One server listens on all of them at once; what one kind has of its own is tried
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -37,6 +38,10 @@ from .programs import program
 from .server import TWISTD, environment, free_port
 
 reactor: Any = twisted_reactor
+
+DOCS = Path(__file__).parent.parent / "docs"
+# As the page has it.
+PATH = "/run/osaurus/socket"
 
 KINDS = ["tcp", "tcp6", "ssl", "tls", "unix", "systemd: TCP", "systemd: Unix"]
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "seed": 3, "max_tokens": 40}
@@ -403,6 +408,16 @@ async def test_treq_asks_through_a_unix_socket(tmp_path: Path, tiny_models: Path
         agent = Agent.usingEndpointFactory(reactor, Through(unix))
         answer = await treq.post("http://localhost/v1/chat/completions", json=CHAT, agent=agent)
         assert (await answer.json())["object"] == "chat.completion"
+
+
+def test_the_program_of_the_page_asks_through_a_unix_socket(tmp_path: Path, tiny_models: Path, unix: Path) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", (DOCS / "endpoints.md").read_text("utf-8"), re.DOTALL)
+    assert PATH in program
+    names: dict[str, Any] = {}
+    with listening(tmp_path, tiny_models, f"unix:{unix}"):
+        exec(program.replace(PATH, str(unix)), names)
+        with names["client"] as client:
+            assert [model.id for model in client.models.list()] == ["other", "tiny"]
 
 
 @pytest.mark.system

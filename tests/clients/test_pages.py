@@ -16,7 +16,7 @@ from .conftest import HERE
 ROOT = HERE.parent.parent
 PAGES = sorted((ROOT / "docs" / "clients").glob("*.md"))
 # Beside those, pages with programs.
-OTHERS = [ROOT / "README.md", ROOT / "docs" / "function-calling.md"]
+OTHERS = [ROOT / "README.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "function-calling.md"]
 BASE = "http://127.0.0.1:1337"
 
 # What these pages' Python needs is not in this environment.
