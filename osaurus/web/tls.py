@@ -18,8 +18,9 @@ class HangUp(Protocol):
     """Ends a connection before anything is said."""
 
     def connectionMade(self) -> None:
-        """End it, without waiting for whoever is at its other end."""
-        self.transport.abortConnection()  # type: ignore[union-attr]  # every stream transport has it
+        """End it in order: a reset could reach whoever is still connecting, as an error of the network."""
+        assert self.transport is not None
+        self.transport.loseConnection()
 
 
 @implementer(IProtocolNegotiationFactory)
