@@ -50,6 +50,7 @@ from .web.front import Front
 from .web.generating import Generating
 from .web.guard import Guard
 from .web.library import Library
+from .web.page import Page
 from .web.metrics import Metrics
 from .web.pulling import Pulling
 
@@ -178,7 +179,7 @@ def makeService(options: Options) -> IService:
     pulling = Pulling(pulls, catalogue, blocking, reactor)
     metrics = Metrics(CollectorRegistry(), scheduler, lambda: runner.figures, tally.counts)
     generating = Generating(scheduler, blocking, guard, reactor, chosen.log_content)
-    api = Api(generating, library, pulling, scheduler, metrics, reactor)
+    api = Api(generating, library, pulling, scheduler, metrics, Page.of_package(), reactor)
     idleness = Idleness(reactor, reactor.stop, patience(chosen))
     connections = Connections(
         Front(api.resource(), guard, reactor, metrics, AccessLog()),
@@ -277,8 +278,9 @@ def _spawn(reactor: Any, protocol: ProcessProtocol, arguments: list[str]) -> Any
 def _greeting(chosen: settings.Settings) -> str:
     if chosen.listen:
         return f"Models: {chosen.models_dir}."
+    where = f"http://127.0.0.1:{chosen.port}"
     return (
-        f"Models: {chosen.models_dir}. Try: curl http://127.0.0.1:{chosen.port}/v1/chat/completions "
+        f"Models: {chosen.models_dir}. In a browser: {where}/ui - or try: curl {where}/v1/chat/completions "
         """-H 'Content-Type: application/json' """
         """-d '{"model":"smollm2:135m","messages":[{"role":"user","content":"Tell me the capital of France."}]}'"""
     )

@@ -39,6 +39,7 @@ from osaurus.web.generating import Generating
 from osaurus.web.guard import Guard
 from osaurus.web.library import Library
 from osaurus.web.metrics import Metrics
+from osaurus.web.page import Page
 from osaurus.web.pulling import Pulling
 
 from .doubles import MemorySpawn, MemoryWorker, finished, inline
@@ -112,7 +113,7 @@ class Client:
         pulling = Pulling(self.pulls, catalogue, inline, self.clock)
         generating = Generating(self.scheduler, inline, self.guard, self.clock, self.log_content)
         metrics = Metrics(self.registry, self.scheduler, lambda: self.worker.runner.figures, self.tally.counts)
-        api = Api(generating, library, pulling, self.scheduler, metrics, self.clock)
+        api = Api(generating, library, pulling, self.scheduler, metrics, Page.of_package(), self.clock)
         self.front = Front(api.resource(), self.guard, self.clock, metrics, *self.observers)
         self.stub = StubTreq(self.front)
 

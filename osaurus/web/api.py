@@ -24,6 +24,7 @@ from .generating import Generating
 from .library import Library
 from .metrics import Metrics
 from .openapi import document
+from .page import Page
 from .pulling import Pulling
 from .routes import EVENTS, JSON, LINES, PLAIN, Route
 
@@ -42,6 +43,7 @@ class Api:
     _pulling: Pulling
     _scheduler: Scheduler
     _metrics: Metrics
+    _page: Page
     _clock: IReactorTime
 
     def routes(self) -> list[Route]:
@@ -52,6 +54,7 @@ class Api:
             Route("GET", "/health/", self.health, also={"503": "No answer can be generated; the reason is told"}),
             Route("GET", "/metrics/", self._metrics.metrics, answers=(PLAIN, "application/openmetrics-text")),
             Route("GET", "/openapi.json/", self.description),
+            Route("GET", "/ui/", self._page.page, answers=("text/html",)),
             Route("GET", "/models/", library.models, "/v1"),
             Route("GET", "/models/<path:name>/", library.model, "/v1"),
             Route(
@@ -89,6 +92,7 @@ class Api:
         app.url_map.merge_slashes = False
         for route in self.routes():
             app.route(route.path, methods=[route.method], endpoint=route.path)(_noted(route.template, route.answer))
+        app.route("/ui/<name>/", methods=["GET"], endpoint="/ui/<name>/")(_noted("/ui/{name}", self._page.file))
         for path in UNSERVED:
             app.route(f"/{path}/", methods=["POST"], endpoint=path)(_noted(f"/{path}", self.unserved))
         app.handle_errors(Exception)(self.error)  # type: ignore[arg-type]  # Klein types the request by its interface

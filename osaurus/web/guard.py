@@ -21,8 +21,10 @@ from ..chat import Forbidden, Unauthorized
 LOCAL_NAMES = re.compile(r"localhost|.+\.(localhost|local|internal)")
 # `host`, `host:port`, `[::1]:port`.
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)\.?(?::[0-9]{1,5})?", re.IGNORECASE)
-# The first part of paths: open to whoever has no key, and closed to pages of other origins.
+# Paths that are open to whoever has no key, and first parts of more of them.
 OPEN = ("", "health")
+OPEN_BELOW = ("ui",)
+# First parts of paths that are closed to pages of other origins.
 OWN_PAGES_ONLY = ("blobs", "copy", "create", "delete", "metrics", "pull", "push")
 
 
@@ -49,10 +51,11 @@ class Guard:
     def check(self, request: Request, path: str) -> None:
         """Raise Forbidden or Unauthorized unless the request may go on; `path` is without its prefix."""
         self._check_host(request)
-        if self._api_keys and path.strip("/") not in OPEN:
-            self._check_key(request)
         # However many slashes come first, the route is the same.
-        if path.lstrip("/").partition("/")[0] in OWN_PAGES_ONLY:
+        first = path.lstrip("/").partition("/")[0]
+        if self._api_keys and path.strip("/") not in OPEN and first not in OPEN_BELOW:
+            self._check_key(request)
+        if first in OWN_PAGES_ONLY:
             self._check_origin(request)
             if self._read_only and request.method != b"GET":
                 raise Forbidden("This server lets clients use models, not change what is installed (`read_only`)")

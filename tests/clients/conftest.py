@@ -5,11 +5,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from ..conftest import CACHE
+from ..hub import running_hub
 from ..programs import absent, program
 from ..server import Server, serving
 
@@ -111,3 +113,31 @@ def chromium() -> str:
     return next(filter(None, found), None) or absent(
         "needs Chromium: run `make test-system`, or set CHROME to its path"
     )
+
+
+@pytest.fixture(scope="session")
+def page_servers(tmp_path_factory: pytest.TempPathFactory, starter_models: Path, tiny_models: Path) -> Iterator[Any]:
+    """What suites/page.mjs is told: servers with a key, without models in front of a hub, and read only.
+
+    The key's takes one request at a time. Of the hub's models one comes at once, and of the other only half.
+    """
+    folder = tmp_path_factory.mktemp("page")
+    folders = {name: folder / name for name in ("locked", "pulling", "read-only")}
+    for each in folders.values():
+        each.mkdir()
+    limits = ("--max-concurrent=1", "--requests-per-minute=0")
+    with running_hub() as hub:
+        hub.add("tests/quick", tiny_models / "tests" / "tiny")
+        slow = hub.add("tests/slow", tiny_models / "tests" / "tiny")
+        slow.files["model-slow.safetensors"] = slow.files.pop("model.safetensors")
+        hub.held["model-slow.safetensors"] = Event()
+        with (
+            serving(folders["locked"], starter_models, *limits, OSU_API_KEYS="right-key") as locked,
+            serving(folders["pulling"], folder / "models", HF_ENDPOINT=hub.endpoint) as pulling,
+            serving(folders["read-only"], folder / "none", "--read-only") as read_only,
+        ):
+            yield {
+                "OSU_LOCKED_URL": locked.url,
+                "OSU_PULLING_URL": pulling.url,
+                "OSU_READ_ONLY_URL": read_only.url,
+            }

@@ -36,10 +36,17 @@ def declared(suite: str) -> list[str]:
     return re.findall(pattern, (SUITES / suite).read_text("utf-8"), re.MULTILINE)
 
 
+NAMES = (
+    "openai.mjs",
+    "ollama.mjs",
+    "browser.mjs",
+    "page.mjs",
+    "page_modules.mjs",
+    "langchain_suite.py",
+    "litellm_suite.py",
+)
 CASES = [
-    pytest.param(suite, case, id=f"{suite.partition('.')[0]}: {case}")
-    for suite in ("openai.mjs", "ollama.mjs", "browser.mjs", "langchain_suite.py", "litellm_suite.py")
-    for case in declared(suite)
+    pytest.param(suite, case, id=f"{suite.partition('.')[0]}: {case}") for suite in NAMES for case in declared(suite)
 ]
 
 
@@ -52,7 +59,12 @@ def runner(suite: str, request: pytest.FixtureRequest) -> tuple[list[str], dict[
         return [python, "-m", "pytest", "--import-mode=importlib", *alone, "--junitxml={report}"], {}
     node = str(request.getfixturevalue("node"))
     command = [node, "--test", "--test-reporter=junit", "--test-reporter-destination={report}"]
-    return command, {"CHROME": request.getfixturevalue("chromium")} if suite == "browser.mjs" else {}
+    more: dict[str, str] = {}
+    if suite in ("browser.mjs", "page.mjs"):
+        more["CHROME"] = request.getfixturevalue("chromium")
+    if suite == "page.mjs":
+        more |= request.getfixturevalue("page_servers")
+    return command, more
 
 
 def read(report: Path) -> dict[str, str | None]:

@@ -1,0 +1,146 @@
+// The chat: what was said, and the answer that is being written.
+
+import { Answer } from "./answer.js";
+import { complete } from "./completion.js";
+import { Conversation } from "./conversation.js";
+import { element, make } from "./elements.js";
+import { explained } from "./server.js";
+
+// So near its end, in pixels, a conversation is followed as it grows.
+const NEAR = 48;
+
+/** Runs the chat's part of the page. */
+export class Chat {
+  /** @param {import("./server.js").Server} server */
+  constructor(server) {
+    this._server = server;
+    this._conversation = new Conversation();
+    /** @type {AbortController | null} */
+    this._running = null;
+    this._place = element("conversation");
+    this._welcome = element("welcome");
+    this._welcomeText = element("welcome-text");
+    this._welcomePull = element("welcome-pull");
+    this._message = element("message");
+    this._send = element("send");
+    this._model = element("model");
+    element("composer").addEventListener("submit", (/** @type {Event} */ event) => {
+      event.preventDefault();
+      if (this._running) this._running.abort();
+      else this._ask();
+    });
+    this._message.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+      // While characters are being composed, Enter is for whoever composes them.
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      if (!this._running) this._ask();
+    });
+    this._message.addEventListener("input", () => this._fit());
+    element("new").addEventListener("click", () => this._begin());
+  }
+
+  /**
+   * Has these models to choose from.
+   * @param {string[]} models
+   */
+  offer(models) {
+    const chosen = this._model.value;
+    this._model.replaceChildren(...models.map((name) => make("option", { value: name, textContent: name })));
+    if (models.includes(chosen)) this._model.value = chosen;
+    if (!models.length) this._model.append(make("option", { value: "", textContent: "No model" }));
+    this._model.disabled = !models.length;
+    this._welcomeText.textContent = models.length ? "Ask something." : "No model is installed yet.";
+    this._welcomePull.hidden = models.length > 0;
+  }
+
+  _begin() {
+    this._running?.abort();
+    this._conversation = new Conversation();
+    this._place.replaceChildren(this._welcome);
+    element("told").textContent = "A new conversation.";
+    this._message.focus();
+  }
+
+  _ask() {
+    const question = this._message.value.trim();
+    if (!question) return;
+    if (!this._model.value) {
+      element("told").textContent = this._welcomeText.textContent;
+      return;
+    }
+    const temperature = element("temperature");
+    if (!temperature.validity.valid) {
+      element("options").open = true;
+      temperature.reportValidity();
+      return;
+    }
+    this._message.value = "";
+    this._fit();
+    this._welcome.remove();
+    this._place.append(make("article", { className: "question" }, make("h3", { className: "unseen", textContent: "You" }),
+      make("p", { textContent: question })));
+    this._answer(this._conversation.ask(question));
+  }
+
+  /**
+   * Has a question answered, for the first time or again.
+   * @param {import("./conversation.js").Turn} turn
+   */
+  async _answer(turn) {
+    const conversation = this._conversation;
+    const running = new AbortController();
+    const model = this._model.value;
+    const temperature = element("temperature").valueAsNumber;
+    const answer = new Answer(model, (change) => this._follow(change));
+    this._running = running;
+    this._send.textContent = "Stop";
+    this._place.append(answer.element);
+    this._place.scrollTop = this._place.scrollHeight;
+    element("told").textContent = `${model} is answering.`;
+    let told = "";
+    try {
+      const asked = {
+        model,
+        messages: conversation.messages(turn, element("system").value.trim()),
+        ...(Number.isNaN(temperature) ? {} : { temperature }),
+      };
+      for await (const part of complete(this._server, asked, running.signal)) answer.take(part);
+      told = answer.end({});
+    } catch (error) {
+      if (running.signal.aborted) told = answer.end({ stopped: true });
+      else told = answer.end({ problem: explained(error), again: () => this._again(turn, answer) });
+    }
+    turn.answer = answer.text;
+    if (this._conversation === conversation) element("told").textContent = told;
+    // A new conversation may have begun, and have an answer of its own under way.
+    if (this._running !== running) return;
+    this._running = null;
+    this._send.textContent = "Send";
+  }
+
+  /**
+   * @param {import("./conversation.js").Turn} turn
+   * @param {Answer} failed
+   */
+  _again(turn, failed) {
+    if (this._running) return;
+    failed.element.remove();
+    turn.answer = "";
+    this._message.focus();
+    this._answer(turn);
+  }
+
+  /** @param {() => void} change */
+  _follow(change) {
+    const place = this._place;
+    const near = place.scrollHeight - place.scrollTop - place.clientHeight < NEAR;
+    change();
+    if (near) place.scrollTop = place.scrollHeight;
+  }
+
+  /** Has the message's field as high as what is in it; the style sheet bounds it. */
+  _fit() {
+    this._message.style.height = "auto";
+    this._message.style.height = `${this._message.scrollHeight + 2}px`;
+  }
+}

@@ -1,0 +1,137 @@
+// What the server is doing: whether it is there, and its numbers.
+
+import { element, make } from "./elements.js";
+import { parse, reading } from "./metrics.js";
+import { drawn, Plot } from "./plot.js";
+import { Rates } from "./rates.js";
+import { Refusal } from "./server.js";
+import { bytes, percent } from "./units.js";
+
+const SPAN = 300;
+const GAP = 15;
+const PATIENCE = 10000;
+
+/** @typedef {"running" | "failing" | "locked" | "away" | "unknown"} State */
+
+/** @type {Record<State, string>} */
+const WORDS = {
+  running: "Running", failing: "Cannot answer", locked: "Key needed", away: "Not reachable", unknown: "Connecting",
+};
+
+/** @type {[string, string][]} the kinds of memory, and their names */
+const KINDS = [["models", "Models"], ["rows", "Answers under way"], ["prefixes", "Prompts read before"]];
+
+/** Asks the server how it is, and shows it. */
+export class Overview {
+  /**
+   * @param {import("./server.js").Server} server
+   * @param {import("./models.js").Models} models
+   */
+  constructor(server, models) {
+    this._server = server;
+    this._models = models;
+    /** @type {State} */
+    this.state = "unknown";
+    this.reason = "";
+    this._numbers = true; // whether the server tells them
+    this._tokens = new Rates(SPAN, 1.5, GAP);
+    this._requests = new Rates(SPAN, 10, GAP);
+    this._tokensPlot = new Plot(element("tokens-plot"), "tokens a second");
+    this._requestsPlot = new Plot(element("requests-plot"), "requests a second");
+  }
+
+  /**
+   * Looks once; returns whether the server answered.
+   * @returns {Promise<boolean>}
+   */
+  async look() {
+    const now = await this._health();
+    if (!this._server.locked && this.state !== "away") {
+      await Promise.all([this._running(now), this._metrics()].map((asked) => asked.catch(() => {})));
+    }
+    if (this.state === "away") this._numbers = true;
+    if (this._server.locked && this.state === "running") this.state = "locked";
+    const sign = element("state");
+    if (sign.dataset.state !== this.state) {
+      sign.dataset.state = this.state;
+      element("state-text").textContent = WORDS[this.state];
+    }
+    return this.state !== "away";
+  }
+
+  /** Asks how the server is; returns its time, in milliseconds since the epoch. */
+  async _health() {
+    this.reason = "";
+    let told;
+    try {
+      told = await (await this._server.ask("health", { signal: AbortSignal.timeout(PATIENCE) })).json();
+    } catch (error) {
+      // A proxy's errors say that there is no server behind it.
+      this.state = error instanceof Refusal && error.status === 503 && error.told ? "failing" : "away";
+      if (error instanceof Error) this.reason = error.message;
+      return Date.now();
+    }
+    this.state = "running";
+    return Date.parse(told.timestamp);
+  }
+
+  /** @param {number} now */
+  async _running(now) {
+    const answer = await this._server.ask("ps", { signal: AbortSignal.timeout(PATIENCE) });
+    this._models.showResident((await answer.json()).models, now);
+  }
+
+  async _metrics() {
+    if (!this._numbers) return;
+    try {
+      const answer = await this._server.ask("metrics", { signal: AbortSignal.timeout(PATIENCE) });
+      this._showNumbers(reading(parse(await answer.text())));
+    } catch (error) {
+      if (!(error instanceof Refusal) || error.status === 401) throw error;
+      // Not asked for again until another server may be there.
+      this._numbers = false;
+      this._showNumbers(null);
+    }
+  }
+
+  /** @param {import("./metrics.js").Reading | null} told null where the server does not tell */
+  _showNumbers(told) {
+    for (const card of ["throughput", "work", "memory", "cache"]) element(card).hidden = !told;
+    if (!told) return;
+    const now = performance.now() / 1000;
+    this._tokens.add(now, told.tokens);
+    this._requests.add(now, told.requests);
+    this._tokensPlot.show(this._tokens, now);
+    this._requestsPlot.show(this._requests, now);
+    for (const state of ["writing", "reading", "waiting", "parked"]) {
+      element(`rows-${state}`).textContent = String(told.rows[state] ?? 0);
+    }
+    element("queue").textContent = String(told.queue ?? 0);
+    element("cache-rate").textContent = percent(told.hits, told.hits + told.misses);
+    element("cache-memory").textContent = bytes(told.prefixes.memory ?? 0);
+    element("cache-disk").textContent = bytes(told.prefixes.disk ?? 0);
+    showMemory(told.memory);
+  }
+}
+
+/** @param {Record<string, number>} memory in bytes, by kind */
+function showMemory(memory) {
+  const used = KINDS.map(([kind, name]) => ({ kind, name, size: memory[kind] ?? 0 }));
+  const sum = used.reduce((total, { size }) => total + size, 0);
+  const limit = Math.max(memory.limit ?? 0, sum, 1);
+  const bar = drawn("svg", { viewBox: "0 0 1000 1", preserveAspectRatio: "none", class: "bar", role: "img" });
+  bar.append(drawn("rect", { class: "free", width: 1000, height: 1 }));
+  let x = 0;
+  for (const { kind, size } of used) {
+    const width = (1000 * size) / limit;
+    bar.append(drawn("rect", { class: kind, x, width, height: 1 }));
+    x += width;
+  }
+  const summary = `${bytes(sum)} of ${bytes(memory.limit ?? limit)}, ${percent(sum, limit)}`;
+  bar.setAttribute("aria-label", `Memory in use: ${summary}`);
+  const legend = make("ul", { className: "legend" }, ...used.map(({ kind, name, size }) => {
+    const mark = make("span", { className: `mark ${kind}` });
+    return make("li", {}, mark, `${name} `, make("b", { textContent: bytes(size) }));
+  }));
+  element("memory-bar").replaceChildren(make("p", { className: "sum", textContent: summary }), bar, legend);
+}

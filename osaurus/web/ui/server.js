@@ -1,0 +1,144 @@
+// The server that the page came from: where it is, the key that it may ask for, and what it says when it refuses.
+
+// The page's files lie in a folder below the server's root, wherever a proxy has put that.
+const ROOT = new URL("..", import.meta.url);
+const KEY = "osaurus-key";
+
+/**
+ * An answer that is an error. `retryAfter` is in seconds, if the server says when to ask again; `told` is whether it was
+ * the server that gave the reason, not something between it and the page.
+ */
+export class Refusal extends Error {
+  /**
+   * @param {number} status
+   * @param {string} message
+   * @param {{retryAfter?: number, told?: boolean}} [more]
+   */
+  constructor(status, message, { retryAfter, told = true } = {}) {
+    super(message);
+    this.status = status;
+    this.retryAfter = retryAfter;
+    this.told = told;
+  }
+}
+
+/** No answer at all. */
+export class Unreachable extends Error {}
+
+/**
+ * Asks the server. Tells "locked" when it wants a key that it was not given, and "unlocked" when it has been.
+ */
+export class Server extends EventTarget {
+  /**
+   * @param {{getItem(name: string): string | null, setItem(name: string, value: string): void}} storage
+   * @param {typeof fetch} fetching
+   * @param {URL} root
+   */
+  constructor(storage, fetching = (...asked) => fetch(...asked), root = ROOT) {
+    super();
+    this.locked = false;
+    this._storage = storage;
+    this._fetch = fetching;
+    this._root = root;
+  }
+
+  /**
+   * Returns the answer to a GET, or to a POST where there is a body. Throws Refusal and Unreachable, or what `signal`
+   * was aborted with.
+   * @param {string} path relative to the server's root
+   * @param {{body?: object, signal?: AbortSignal, key?: string | null}} [options]
+   * @returns {Promise<Response>}
+   */
+  async ask(path, { body, signal, key = this._storage.getItem(KEY) } = {}) {
+    /** @type {Record<string, string>} */
+    const headers = {};
+    if (key) headers["Authorization"] = `Bearer ${key}`;
+    if (body) headers["Content-Type"] = "application/json";
+    const method = body ? "POST" : "GET";
+    let response;
+    try {
+      response = await this._fetch(new URL(path, this._root), {
+        method, headers, signal, body: body && JSON.stringify(body), cache: "no-store", credentials: "same-origin",
+      });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw new Unreachable("The server does not answer.");
+    }
+    if (response.ok) return response;
+    const refusal = await refusalOf(response);
+    if (refusal.status === 401 && !this.locked) {
+      this.locked = true;
+      this.dispatchEvent(new Event("locked"));
+    }
+    throw refusal;
+  }
+
+  /**
+   * Use a key from now on, if the server takes it; returns whether it does. Throws Refusal and Unreachable.
+   * @param {string} key
+   */
+  async unlock(key) {
+    try {
+      await this.ask("version", { key });
+    } catch (error) {
+      if (error instanceof Refusal && error.status === 401) return false;
+      throw error;
+    }
+    this._storage.setItem(KEY, key);
+    this.locked = false;
+    this.dispatchEvent(new Event("unlocked"));
+    return true;
+  }
+}
+
+/** @param {Response} response */
+async function refusalOf(response) {
+  const after = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
+  const reason = reasonIn(await response.text().catch(() => ""));
+  return new Refusal(response.status, reason ?? `The answer was ${response.status} ${response.statusText}`.trim(), {
+    retryAfter: Number.isNaN(after) ? undefined : after,
+    told: reason !== undefined,
+  });
+}
+
+/**
+ * The reason in the body of an error, or of an answer about the server's health.
+ * @param {string} text
+ * @returns {string | undefined}
+ */
+function reasonIn(text) {
+  try {
+    const told = JSON.parse(text);
+    return errorIn(told) ?? told.reason;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * The message of an error that came as a value, undefined if it is none.
+ * @param {any} value
+ * @returns {string | undefined}
+ */
+export function errorIn(value) {
+  const error = value?.error;
+  if (error === undefined || error === null) return undefined;
+  return typeof error === "string" ? error : String(error.message ?? "Something went wrong.");
+}
+
+/**
+ * What to tell somebody of an error.
+ * @param {unknown} error
+ * @returns {string}
+ */
+export function explained(error) {
+  if (error instanceof Refusal && error.retryAfter !== undefined && [429, 503].includes(error.status)) {
+    return `${sentence(error.message)} Try again in ${error.retryAfter} s.`;
+  }
+  return sentence(error instanceof Error ? error.message : String(error));
+}
+
+/** @param {string} text */
+function sentence(text) {
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
+}
