@@ -7,6 +7,7 @@
 # make clients  install only the clients: Node.js packages, LangChain, LiteLLM, Chromium
 # make bench  the same, run the comparisons of docs/performance.md and draw its figure; nothing else should run meanwhile
 #             (BENCH="--llama-server PROGRAM --gguf FILE" compares with llama.cpp as well)
+# make pictures  the same, and take the pictures of docs/page.md anew, in Chromium
 # make clean  remove what these made
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ CLIENTS = .cache/clients
 PROGRAMS = .cache/system
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: venv clients run test test-system test-native check docs lint types bench clean
+.PHONY: venv clients run test test-system test-native check docs lint types bench pictures clean
 
 venv: $(VENV)/installed $(VENV)/kernels.log
 
@@ -87,6 +88,9 @@ bench: venv
 	OSU_MODELS_DIR=.cache/models $(BIN)/osaurus pull smollm2:135m
 	$(BIN)/python benchmarks/run.py .cache/models --json .cache/measured.jsonl $(BENCH)
 	$(BIN)/python benchmarks/plot.py .cache/measured.jsonl docs/performance.svg
+
+pictures: clients
+	$(BIN)/python -m tests.clients.pictures docs/pictures
 
 clean:
 	rm -rf $(VENV) .cache tests/clients/node_modules tests/clients/chromium/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -105,14 +105,17 @@ def clients_python() -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
+def found_browser() -> str | None:
     """A browser: what CHROME names, one that is installed, or the one that `make test-system` fetched."""
     packaged = CACHE / "browser" / "chromium"
     found = [os.environ.get("CHROME"), *map(shutil.which, BROWSERS), str(packaged) if packaged.exists() else None]
-    return next(filter(None, found), None) or absent(
-        "needs Chromium: run `make test-system`, or set CHROME to its path"
-    )
+    return next(filter(None, found), None)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A browser."""
+    return found_browser() or absent("needs Chromium: run `make test-system`, or set CHROME to its path")
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ export class Chat {
     });
     this._message.addEventListener("input", () => this._fit());
     element("new").addEventListener("click", () => this._begin());
+    closing(element("options"));
   }
 
   /**
@@ -143,4 +144,19 @@ export class Chat {
     this._message.style.height = "auto";
     this._message.style.height = `${this._message.scrollHeight + 2}px`;
   }
+}
+
+/**
+ * Has what unfolds over the page fold again with Escape, and with a click beside it.
+ * @param {HTMLDetailsElement} details
+ */
+function closing(details) {
+  details.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !details.open) return;
+    details.open = false;
+    details.querySelector("summary")?.focus();
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target instanceof Node && !details.contains(event.target)) details.open = false;
+  });
 }

@@ -42,6 +42,7 @@ export class Models extends EventTarget {
       if (row.facts.textContent !== text) row.facts.textContent = text;
     }
     element("resident-none").hidden = models.length > 0;
+    element("resident-none").textContent = "No model is in memory. One is loaded when it is first asked.";
   }
 
   /** Asks which models there are. Throws what Server.ask does. */

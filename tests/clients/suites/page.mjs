@@ -77,7 +77,7 @@ const saying = (text, thought) => ({
 });
 
 async function ready(page) {
-  await page.locator("#model option").first().waitFor({ state: "attached" });
+  await page.locator("#model:enabled").waitFor();
 }
 
 // At temperature 0 the starter model is brief.
@@ -254,12 +254,14 @@ test("a conversation goes on, with a system prompt, and begins anew", async () =
   });
   await page.click("#options summary");
   await page.fill("#system", "Be brief.");
-  await page.click("#options summary");
+  await page.click("#conversation");
+  assert.ok(await page.locator("#system").isHidden());
   await ask(page, "one", "");
   await complete(page);
   await page.click("#options summary");
   await page.fill("#temperature", "1.5");
-  await page.click("#options summary");
+  await page.press("#temperature", "Escape");
+  assert.ok(await page.locator("#temperature").isHidden());
   await page.fill("#message", "two");
   await page.press("#message", "Shift+Enter");
   await page.keyboard.type("lines");
