@@ -1,7 +1,7 @@
 """Take the pictures of docs/page.md: `python -m tests.clients.pictures FOLDER`, which `make pictures` does.
 
-The page is a real server's with the starter model, after a few minutes at work, in the Chromium that the tests use. What
-comes out depends on the machine's fonts and speed, so that no test compares pictures.
+The page is a real server's with the starter model, after a few minutes at work, in the Chromium that the tests use.
+What comes out depends on the machine's fonts and speed, so that no test compares pictures.
 """
 
 import os
