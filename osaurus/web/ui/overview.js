@@ -110,6 +110,8 @@ export class Overview {
     element("cache-rate").textContent = percent(told.hits, told.hits + told.misses);
     element("cache-memory").textContent = bytes(told.prefixes.memory ?? 0);
     element("cache-disk").textContent = bytes(told.prefixes.disk ?? 0);
+    // Until the engine is there nothing is known of it.
+    element("memory").hidden = !told.memory.limit;
     showMemory(told.memory);
   }
 }
