@@ -27,7 +27,7 @@ const browser = await chromium.launch({
   executablePath: process.env.CHROME,
   args: ["--disable-background-networking", "--disable-component-update", "--disable-quic", "--disable-sync"],
 });
-const page = await browser.newPage({ viewport: { width: 1280, height: 860 }, deviceScaleFactor: 1.5 });
+const page = await browser.newPage({ viewport: { width: 1280, height: 920 }, deviceScaleFactor: 1.5 });
 await page.goto(`${url}/ui`);
 const others = [0, 1, 2].map(other);
 await wait(WORKING * 1000);

@@ -30,7 +30,10 @@ def main(folder: Path) -> None:
     if browser is None:
         raise SystemExit("There is no Chromium: run `make clients`, or set CHROME to its path.")
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as home, serving(Path(home), models, "--requests-per-minute=0") as server:
+    with (
+        TemporaryDirectory() as home,
+        serving(Path(home), models, "--requests-per-minute=0", "--memory-limit=1GiB") as server,
+    ):
         subprocess.run(
             [Path(sys.executable).with_name("node"), HERE / "pictures.mjs", folder.resolve()],
             env={**os.environ, "OSU_TEST_URL": server.url, "CHROME": browser},
@@ -39,7 +42,8 @@ def main(folder: Path) -> None:
     for path in sorted(folder.glob("page*.png")):
         # Text on plain ground needs few colours.
         with Image.open(path) as picture:
-            picture.convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+            few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few.save(path, optimize=True)
         size = path.stat().st_size
         print(path.name, size, "bytes")  # noqa: T201 - it is a program
         if size > LARGEST:
