@@ -175,6 +175,18 @@ osaurus_memory_bytes{kind="limit"} 2e9
   assert.match(await text(page, "#memory-bar .sum"), /^500 MB of 2.0 GB, 25 %$/);
 });
 
+test("the server's own numbers are shown", async () => {
+  const page = await open();
+  await ask(page, question);
+  await complete(page);
+  await said(page, "#tokens-plot .peak", /^at most (?!0$)/);
+  await said(page, "#requests-plot .peak", /^at most (?!0$)/);
+  await said(page, "#memory-bar .legend", /Models 98\.3 MB/);
+  assert.match(await text(page, "#memory-bar .sum"), /^\d+ MB of [\d.]+ GB, \d+ %$/);
+  assert.match(await text(page, "#cache-rate"), /^\d+ %$/);
+  assert.match(await text(page, "#cache-memory"), /MB$/);
+});
+
 test("without numbers it shows the rest, and asks no more for them", async () => {
   let asked = 0;
   const page = await open(url, {
@@ -347,6 +359,7 @@ test("an answer that is stopped frees its place on the server", async () => {
   await page.keyboard.press("Enter");
   await ask(page, "Write a very long story.");
   await page.locator(".answer .text p").waitFor();
+  await said(page, "#rows-writing", "1");
   const headers = { Authorization: `Bearer ${key}` };
   assert.equal(await status(locked, "/v1/chat/completions", chat("x"), headers), 429);
   await page.getByRole("button", { name: "Stop" }).click();
@@ -355,6 +368,7 @@ test("an answer that is stopped frees its place on the server", async () => {
   // The server learns of it by the connection's end.
   const deadline = Date.now() + 5000;
   while ((await status(locked, "/v1/chat/completions", chat("x"), headers)) === 429) assert.ok(Date.now() < deadline);
+  await said(page, "#rows-writing", "0");
 });
 
 test("a busy server's answer says when to ask again, and asking again works", async () => {
