@@ -50,8 +50,8 @@ from .web.front import Front
 from .web.generating import Generating
 from .web.guard import Guard
 from .web.library import Library
-from .web.page import Page
 from .web.metrics import Metrics
+from .web.page import Page
 from .web.pulling import Pulling
 
 log = Logger()
