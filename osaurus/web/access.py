@@ -13,8 +13,9 @@ from .exchange import OTHER, Exchange
 
 log = Logger()
 
-# What those who watch the server ask all the time: a line for debugging, where all is well.
-WATCHING = ("/", "/health", "/metrics")
+# What those who watch the server ask all the time, the page among them: a line for debugging, where all is well.
+WATCHING = ("/", "/health", "/metrics", "/api/ps", "/ui", "/ui/{name}")
+WELL = (200, 304)
 
 # Of what a client said, in characters.
 MOST_PATH = 200
@@ -42,5 +43,5 @@ class AccessLog:
             told["error"] = exchange.error
         if exchange.account is not None:
             told |= exchange.account.told()
-        well = exchange.status == 200 and exchange.route in WATCHING
+        well = exchange.status in WELL and exchange.route in WATCHING
         log.emit(LogLevel.debug if well else LogLevel.info, "{method} {route} {status}", **told)
