@@ -85,7 +85,7 @@ def run(suite: str, command: list[str], environment: dict[str, str], folder: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     return Outcome(read(report) if report.exists() else {}, ended.stdout)
 
