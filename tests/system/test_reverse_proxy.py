@@ -280,9 +280,21 @@ def start(upstream: Upstream, authority: trustme.CA, tmp_path: Path) -> Iterator
     with ExitStack() as stack:
 
         def started(name: str, way: str = "as it is") -> Proxy:
-            return stack.enter_context(proxied(name, way, authority, upstream.port, upstream.socket, tmp_path))
+            proxy = stack.enter_context(proxied(name, way, authority, upstream.port, upstream.socket, tmp_path))
+            stack.callback(leave, proxy)
+            return proxy
 
         yield started
+
+
+def leave(proxy: Proxy) -> None:
+    """End all connections. Nobody else would end one whose request was answered before it was sent."""
+    for connection in proxy.made:
+        ended = connection.abort()
+        if not ended.called:
+            # With TLS it would wait for the proxy to say goodbye.
+            connection.transport.abortConnection()
+        pytest_twisted.blockon(ended)
 
 
 each_proxy = pytest.mark.parametrize("name", ["nginx", "caddy"])
