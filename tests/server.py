@@ -1,7 +1,6 @@
 """A real server in a process of its own, for the tests that go through sockets."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,23 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from attrs import frozen
 
 from .conftest import CACHE
 
 TWISTD = Path(sys.executable).with_name("twistd")
-
-
-def needs(program: str) -> str:
-    """Return where a program of the system is. Without it the test is skipped; under `make test-system` it fails."""
-    path = shutil.which(program)
-    if path is None:
-        reason = f"{program} is not on this machine; `make test-system` installs it"
-        if os.environ.get("OSU_TEST_SYSTEM") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
 
 
 def free_port() -> int:

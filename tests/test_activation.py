@@ -21,7 +21,8 @@ import pytest
 from osaurus import inherited
 from osaurus.settings import Settings
 
-from .server import TWISTD, environment, free_port, needs
+from .programs import program
+from .server import TWISTD, environment, free_port
 
 LISTEN = ("-n", "--pidfile=", "osaurus", "--listen", "systemd:domain=INET:index=0")
 # LISTEN_PID is that of the process itself, which is known once it is there.
@@ -160,13 +161,14 @@ def test_without_a_socket_it_does_not_start(tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.system
 def test_systemds_own_program_starts_it(tmp_path: Path) -> None:
-    program = needs("systemd-socket-activate")
+    activate = program("systemd-socket-activate")
     port = free_port()
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [
-                program,
+                activate,
                 f"--listen=127.0.0.1:{port}",
                 # As systemd itself always has it.
                 "--fdname=osaurus.socket",

@@ -14,7 +14,7 @@ from osaurus.boot.job import Job
 from osaurus.boot.manager import ManagerFailed, Status
 from osaurus.boot.systemd import SERVICE, SOCKET, Systemd, quoted
 
-from .server import needs
+from .programs import program
 
 AWKWARD = ["plain", "two words", "100%", "%h %%", "$HOME ${x}", 'a "quote"', "it's", "back\\slash", "new\nline", ""]
 
@@ -150,21 +150,22 @@ def test_a_unit_is_one_line_a_setting_whatever_is_in_it(users: Systemd, chosen: 
     assert parser.sections() == ["Unit", "Service", "Install"]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", ["my tools", "100%", "it's", 'a "quote"', "$HOME", "back\\slash"])
 @pytest.mark.parametrize("system", [False, True])
 @pytest.mark.parametrize("socket", [None, "127.0.0.1:8080"])
 def test_systemd_itself_finds_nothing_wrong(
     users: Systemd, chosen: Job, tmp_path: Path, name: str, system: bool, socket: str | None
 ) -> None:
-    analyze = needs("systemd-analyze")
+    analyze = program("systemd-analyze")
     # It looks whether the program is there.
-    program = tmp_path / name / "twistd"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
+    twistd = tmp_path / name / "twistd"
+    twistd.parent.mkdir()
+    twistd.write_text("#!/bin/sh\n")
+    twistd.chmod(0o755)
     awkward = evolve(
         chosen,
-        program=(str(program), "-n", *AWKWARD[:-2]),
+        program=(str(twistd), "-n", *AWKWARD[:-2]),
         environment={f"OSU_{number}": text for number, text in enumerate(AWKWARD)},
         user="daemon",
         socket=socket,
