@@ -121,7 +121,7 @@ function showMemory(memory) {
   const used = KINDS.map(([kind, name]) => ({ kind, name, size: memory[kind] ?? 0 }));
   const sum = used.reduce((total, { size }) => total + size, 0);
   const limit = Math.max(memory.limit ?? 0, sum, 1);
-  const bar = drawn("svg", { viewBox: "0 0 1000 1", preserveAspectRatio: "none", class: "bar", role: "img" });
+  const bar = drawn("svg", { viewBox: "0 0 1000 1", preserveAspectRatio: "none", class: "gauge", role: "img" });
   bar.append(drawn("rect", { class: "free", width: 1000, height: 1 }));
   let x = 0;
   for (const { kind, size } of used) {
