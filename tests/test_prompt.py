@@ -228,7 +228,11 @@ def test_text_is_unchanged_where_words_are_marked(scheme: str) -> None:
     assert ours == tokenizer.decode(plain).replace("im_end", "<|im_end|>")
 
 
-@given(contents=st.lists(st.text(max_size=20), min_size=1, max_size=3))
+# Hypothesis tries texts that it finds in the code as well, those of special tokens among them: they are not ordinary.
+ORDINARY = st.text(max_size=20).filter(lambda text: "<|" not in text)
+
+
+@given(contents=st.lists(ORDINARY, min_size=1, max_size=3))
 @hypothesis_settings(deadline=None, max_examples=100)
 def test_ordinary_text_is_tokenised_in_one_go(contents: list[str], tiny_tokenizer: Tokenizer) -> None:
     request = ask(*contents)
