@@ -562,3 +562,20 @@ def test_weights_take_what_their_bits_take(backend: Backend, quantised_models: P
         return load("tiny", quantised_models / "tests" / "tiny", here, 2**30, lambda _: None).nbytes
 
     assert nbytes(backend) < nbytes(evolve(backend, kernels=None)) / 5
+
+
+def test_what_was_read_into_caches_of_another_kind_is_not_found_again(
+    backend: Backend, quantised_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend.kernels is None:
+        pytest.skip("osaurus-cpu is not built")
+    from osaurus.engine import kernels
+    from osaurus.engine.loader import load
+
+    def key() -> str:
+        return load("tiny", quantised_models / "tests" / "tiny", backend, 2**30, lambda _: None).key
+
+    halved = key()
+    assert key() == halved
+    monkeypatch.setattr(kernels, "_halved", lambda cache: cache)
+    assert key() != halved

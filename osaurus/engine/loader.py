@@ -136,7 +136,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     )
     return Model(
         name=name,
-        key=_key(folder, parameters, backend.kernels or ""),
+        key=_key(folder, parameters, caches, backend.kernels or ""),
         identity=identity(folder),
         network=network,
         tokenizer=backend_tokenizer,
@@ -203,10 +203,14 @@ def _grammars(tokenizer: Tokenizer, size: int, end_tokens: frozenset[int], marks
         return None
 
 
-def _key(folder: Path, parameters: list[mx.array], kernels: str) -> str:
+def _key(folder: Path, parameters: list[mx.array], caches: list[Any], kernels: str) -> str:
     """Return what tells this model from others; two folders with the same content may differ, which costs nothing."""
-    parts = [version("mlx-lm"), kernels, *sorted({str(array.dtype) for array in parameters})]
+    parts = [version("mlx-lm"), kernels, *_dtypes(parameters), *_dtypes([keys for keys, _ in _keys_and_values(caches)])]
     return sha256("\n".join([*parts, *identity(folder)]).encode()).hexdigest()
+
+
+def _dtypes(arrays: list[mx.array]) -> list[str]:
+    return sorted({str(array.dtype) for array in arrays})
 
 
 def identity(folder: Path) -> tuple[str, ...]:
@@ -228,8 +232,11 @@ def _token_nbytes(caches: list[Any]) -> int:
 
     What of a cache does not grow, as in recurrent layers, is small beside the rest.
     """
-    arrays = [(cache.keys, cache.values) for cache in caches if getattr(cache, "keys", None) is not None]
-    return sum((keys.nbytes + values.nbytes) // keys.shape[2] for keys, values in arrays)
+    return sum((keys.nbytes + values.nbytes) // keys.shape[2] for keys, values in _keys_and_values(caches))
+
+
+def _keys_and_values(caches: list[Any]) -> list[tuple[mx.array, mx.array]]:
+    return [(cache.keys, cache.values) for cache in caches if getattr(cache, "keys", None) is not None]
 
 
 def _gigabytes(nbytes: int) -> str:
