@@ -1,8 +1,8 @@
 """What the process is told by signals.
 
 SIGTERM and SIGINT end it. The first goes to the handler that the reactor has for it, so that twistd ends as it always
-does; by the reactor alone a second would be an error in the log. Here it hurries the end, and a third is the kernel's,
-whatever the process is busy with.
+does; by the reactor alone a second would be an error in the log. Here it hurries the end, and leaves the third to the
+kernel, since a handler in Python is not called while the main thread is busy elsewhere.
 
 SIGHUP means two things: that the settings are to be read again, and, to a process in a terminal, that the terminal is
 gone. A server that a shell started should end with it, as it did before it knew the first. Told apart by what the
@@ -68,11 +68,12 @@ class Signals:
         self._ends += 1
         if self._ends == 1:
             self._before[number](number, frame)
-        elif self._ends == 2:
-            self._reactor.callFromThread(self._hurry)
         else:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            for each in (signal.SIGTERM, signal.SIGINT):
+                # What is ignored stays so.
+                if self._before.pop(each, None) is not None:
+                    signal.signal(each, signal.SIG_DFL)
+            self._reactor.callFromThread(self._hurry)
 
     def _hang_up(self, *_: object) -> None:
         self._reactor.callFromThread(self._hung_up)

@@ -69,6 +69,15 @@ def test_the_first_is_the_reactors_and_the_second_hurries(house: House, first: i
     assert house.heard == [signal.Signals(first).name, "hurry"]
 
 
+def test_from_the_second_on_they_are_the_kernels(house: House) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+    # Whatever is going on in this process then; see below for a third.
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == [signal.SIG_DFL] * 2
+    house.signals.stop()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_where_the_end_has_begun_by_itself_the_first_hurries(house: House) -> None:
     house.signals.ending()
     signal.raise_signal(signal.SIGTERM)
