@@ -29,19 +29,26 @@ class Reload:
     _blocking: Blocking
     _reading: bool = field(default=False, init=False)
     _again: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)
 
     def begin(self) -> None:
         """Read the settings again, and after that once more if this is called meanwhile."""
         self._again = True
-        if not self._reading:
+        if not self._reading and not self._ended:
             self._reading = True
             Deferred.fromCoroutine(self._read())
 
+    def end(self) -> None:
+        """Leave the settings as they are from now on: the server ends by them."""
+        self._ended = True
+
     async def _read(self) -> None:
-        while self._again:
+        while self._again and not self._ended:
             self._again = False
             try:
-                self._take((await self._blocking(self._find)).settings)
+                found = await self._blocking(self._find)
+                if not self._ended:
+                    self._take(found.settings)
             except BadSetting as error:
                 log.error("The settings were read again and stay as they were: {error}", error=error)
             except Exception:  # noqa: BLE001 - whatever it was, the server goes on

@@ -5,18 +5,22 @@ that a taken port ends the start before anything else happened. On the way out t
 what is being answered goes on until it is complete or the setting `drain` is over, and then ends with an error that
 says so; the last bytes leave; the threads end, after the prefix cache is written. Whoever is in a hurry (a second
 signal) waits for no answer, no step and no disk.
+
+To end a pool of threads is to wait for them, and one may be stuck: the disk is gone, a schema takes minutes. So the
+reactor has a thread wait that keeps nobody, goes on hearing signals, and looks on for so long at most.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from attrs import define, field
 from twisted.application.service import IServiceCollection, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.defer import TimeoutError as DrainOver
+from twisted.internet.defer import TimeoutError as TimeIsOver
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -30,15 +34,17 @@ from .logs.output import LogOutput
 from .notify import READY, stopping
 from .reload import Reload
 from .serving.idleness import Idleness
-from .serving.pulls import Pulls
+from .serving.pulls import PATIENCE, Pulls
 from .serving.scheduler import Scheduler
 from .signals import Signals
 from .web.connections import Connections
 
 log = Logger()
 
-# For the last bytes of answers to be sent, in seconds.
+# In seconds: for the last bytes of answers to be sent, for pulls to end, for the disk to have what it is given.
 LAST_WORDS = 1.0
+LAST_PULLS = PATIENCE + 1.0
+LAST_WRITES = 8.0
 
 
 class CannotStart(SystemExit, Exception):
@@ -111,6 +117,7 @@ class OsaurusService(Service):
     _runner: MLXRunner
     _engine_pool: ThreadPool
     _blocking_pool: ThreadPool
+    _elsewhere: Callable[[Callable[[], object]], Deferred[None]]
     _preload: Sequence[str]
     _greeting: str
     _announcement: Announcement
@@ -119,7 +126,7 @@ class OsaurusService(Service):
     _idleness: Idleness
     _notify: Callable[[str], None]
     _log_output: LogOutput | None = None
-    _draining: Deferred[None] | None = field(default=None, init=False)
+    _awaited: Deferred[Any] | None = field(default=None, init=False)
     _hurried: bool = field(default=False, init=False)
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
@@ -159,58 +166,80 @@ class OsaurusService(Service):
     def hurry(self) -> None:
         """Have the end, which has begun, wait for nothing that can be done without."""
         self._hurried = True
-        if self._draining is not None:
-            self._draining.cancel()
+        self._pulls.kill()
+        if self._awaited is not None:
+            self._awaited.cancel()
         self._runner.leave_behind()
 
     async def _stop(self) -> None:
         self._signals.ending()
         self._idleness.stop()
         self._scheduler.refuse()
-        longest = self._reload.settings.longest_end
-        self._notify(stopping(longest))
-        self._tell(partial(self._announcement.tell_end, math.ceil(longest)))
-        for port in self._ports:
-            await port.close()
+        # What is told of the end is what it goes by.
+        self._reload.end()
+        chosen = self._reload.settings
+        self._notify(stopping(chosen.longest_end))
+        self._tell(partial(self._announcement.tell_end, math.ceil(chosen.longest_end)))
         # They are resumed by whoever asks again, and may take hours.
         pulls_ended = self._pulls.stop()
-        await self._drain(self._reload.settings.drain)
+        for port in self._ports:
+            await port.close()
+        await self._drain(chosen.drain)
         self._scheduler.stop()
         # The errors leave, to clients that take them.
-        with suppress(DrainOver):
+        with suppress(TimeIsOver):
             await self._connections.drain().addTimeout(LAST_WORDS, self._clock)
         stopped = self._runner.stop()
         if self._hurried:
             self._runner.leave_behind()
         await stopped
-        await pulls_ended
-        # Stopping a pool waits for its threads, and one that is stuck never ends.
-        if not self._runner.abandoned:
-            self._engine_pool.stop()
+        with suppress(CancelledError, TimeIsOver):
+            await self._unless_hurried(pulls_ended, LAST_PULLS)
         if not self._hurried:
-            self._blocking_pool.stop()
+            await self._end_threads()
         # Whoever waits for this to be gone may begin anew at once.
         self._announcement.withdraw()
         self._signals.stop()
 
     async def _drain(self, seconds: float) -> None:
         """Wait until what is being answered is complete, for so long at most."""
-        self._draining = self._connections.drain()
-        if not self._draining.called:
+        drained = self._connections.drain()
+        if not drained.called:
             log.info(
                 "The server stops. Answers under way: {count}; they have {seconds:g} s to become complete, "
                 "unless a second signal ends them",
                 count=self._connections.answering,
                 seconds=seconds,
             )
-        if self._hurried:
-            self._draining.cancel()
         try:
-            await self._draining.addTimeout(seconds, self._clock)
-        except DrainOver:
+            await self._unless_hurried(drained, seconds)
+        except TimeIsOver:
             log.warn("Answers that are not complete, and end now: {count}", count=self._connections.answering)
         except CancelledError:
             log.info("A second signal: answers end now")
+
+    async def _end_threads(self) -> None:
+        """Wait until the threads have ended, for so long at most: one that is stuck never does."""
+
+        def end() -> None:
+            # A thread of the engine that was left behind is stuck.
+            if not self._runner.abandoned:
+                self._engine_pool.stop()
+            self._blocking_pool.stop()
+
+        try:
+            await self._unless_hurried(self._elsewhere(end), LAST_WRITES)
+        except TimeIsOver:
+            log.warn("Threads that have not ended after {seconds:g} s are left behind", seconds=LAST_WRITES)
+        except CancelledError:
+            log.info("A second signal: what is still being written is left behind")
+
+    async def _unless_hurried(self, awaited: Deferred[Any], seconds: float) -> None:
+        """Wait for something for so long at most. Raises TimeIsOver, and CancelledError where there is a hurry."""
+        self._awaited = awaited
+        if self._hurried:
+            awaited.cancel()
+        await awaited.addTimeout(seconds, self._clock)
 
     def _announce(self) -> None:
         address = next(filter(None, (port.address for port in self._ports)), None)

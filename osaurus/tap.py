@@ -154,6 +154,19 @@ def makeService(options: Options) -> IService:
     def blocking(function: Callable[..., T], *args: Any) -> Deferred[T]:
         return deferToThreadPool(reactor, blocking_pool, function, *args)
 
+    def elsewhere(function: Callable[[], object]) -> Deferred[None]:
+        """Run a function in a thread of its own, which keeps the process from nothing; fires when it is through."""
+        through: Deferred[None] = Deferred()
+
+        def run() -> None:
+            try:
+                function()
+            finally:
+                reactor.callFromThread(through.callback, None)
+
+        Thread(target=run, name="end", daemon=True).start()
+        return through
+
     tally = Tally()
     make = partial(make_engine, chosen, blocking_pool.callInThread, tally)
     runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, make, reactor)
@@ -200,6 +213,7 @@ def makeService(options: Options) -> IService:
         runner,
         engine_pool,
         blocking_pool,
+        elsewhere,
         chosen.preload,
         _greeting(chosen),
         Announcement(default_folder(), bool(chosen.exposed), chosen.models_dir),

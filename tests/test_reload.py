@@ -155,6 +155,16 @@ def test_being_asked_while_reading_reads_once_more(file: Path) -> None:
     assert (house.reading, house.reload.settings.max_concurrent) == ([], 3)
 
 
+def test_when_the_server_ends_by_them_they_stay_as_they_are(file: Path) -> None:
+    house = House(file)
+    house.reload.begin()
+    house.reload.end()
+    file.write_text("max_concurrent = 2")
+    house.go_on()
+    house.reload.begin()
+    assert (house.reading, house.applied, house.reload.settings.max_concurrent) == ([], [], 1)
+
+
 def test_an_error_of_another_kind_does_not_keep_it_from_the_next_time(file: Path) -> None:
     house = House(file)
     with capturedLogs() as events:

@@ -3,13 +3,14 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
@@ -19,9 +20,8 @@ from osaurus.chat import Event, Piece
 from osaurus.discovery import Announcement, running
 from osaurus.engine.runner import LONGEST_STOP
 from osaurus.reload import Reload
-from osaurus.service import LAST_WORDS, OsaurusService
+from osaurus.service import LAST_PULLS, LAST_WORDS, LAST_WRITES, OsaurusService
 from osaurus.serving.idleness import Idleness
-from osaurus.serving.pulls import PATIENCE
 from osaurus.settings import BEYOND_DRAIN, Settings
 from osaurus.web.connections import Connections
 
@@ -90,6 +90,8 @@ class House:
     signals: Signals = field(factory=Signals)
     engine_pool: Pool = field(factory=Pool)
     blocking_pool: Pool = field(factory=Pool)
+    stuck: Deferred[None] | None = None
+    """What a thread waits for that is to end the pools; None if it waits for nothing."""
     connections: Connections = field(init=False)
     reload: Reload = field(init=False)
     service: OsaurusService = field(init=False)
@@ -111,6 +113,7 @@ class House:
             client.worker.runner,
             self.engine_pool,  # type: ignore[arg-type]
             self.blocking_pool,  # type: ignore[arg-type]
+            self.elsewhere,
             [],
             "",
             announcement,
@@ -120,6 +123,13 @@ class House:
             self.told.append,
         )
         self.service.running = True
+
+    def elsewhere(self, function: Callable[[], object]) -> Deferred[None]:
+        """Run what takes a thread of its own."""
+        if self.stuck is not None:
+            return self.stuck
+        function()
+        return succeed(None)
 
     def connect(self) -> Wire:
         wire = Wire()
@@ -189,6 +199,9 @@ def test_its_time_is_what_the_setting_says_by_then(house: House) -> None:
     wire = house.ask()
     house.reload.settings = attrs.evolve(house.reload.settings, drain=5.0)
     house.stop()
+    # What was told of the end stays true.
+    house.reload.settings = attrs.evolve(house.reload.settings, drain=50.0)
+    house.reload.begin()
     house.client.clock.advance(5)
     assert wire.disconnecting
 
@@ -216,6 +229,40 @@ def test_a_second_signal_while_the_engine_ends_is_heard_too(house: House) -> Non
     over = house.stop()
     assert over == []
     house.service.hurry()
+    assert over == ["over"]
+
+
+def test_a_second_signal_is_heard_while_threads_are_stuck(house: House) -> None:
+    house.stuck = Deferred()
+    over = house.stop()
+    house.client.worker.thread.run()
+    [instance] = running(house.folder)
+    assert (over, instance.pid) == ([], os.getpid())
+    house.service.hurry()
+    assert (over, running(house.folder)) == (["over"], [])
+
+
+def test_threads_that_are_stuck_are_left_behind_after_a_while(house: House) -> None:
+    house.stuck = Deferred()
+    over = house.stop()
+    house.client.worker.thread.run()
+    house.client.clock.advance(LAST_WRITES - 0.1)
+    assert over == []
+    with capturedLogs() as events:
+        house.client.clock.advance(0.1)
+    assert (over, running(house.folder)) == (["over"], [])
+    assert [event["log_format"].format(**event) for event in events] == [
+        "Threads that have not ended after 8 s are left behind"
+    ]
+
+
+def test_a_second_signal_kills_pulls_and_waits_for_none(house: House) -> None:
+    house.ask(path="/api/pull", model="organisation/model")
+    [process] = house.client.spawned.processes
+    over = house.stop()
+    house.service.hurry()
+    assert process.signals == ["TERM", "KILL"]
+    house.client.clock.advance(LAST_WORDS)
     assert over == ["over"]
 
 
@@ -285,4 +332,4 @@ def test_the_log_says_what_is_waited_for(house: House) -> None:
 
 
 def test_what_is_said_of_the_longest_end_is_enough_for_its_parts() -> None:
-    assert BEYOND_DRAIN >= LONGEST_STOP + PATIENCE + LAST_WORDS
+    assert BEYOND_DRAIN >= LONGEST_STOP + LAST_PULLS + LAST_WORDS + LAST_WRITES

@@ -147,7 +147,11 @@ class Pull(ProcessProtocol):
             self._outcome = reason
         self._signal("TERM")
         if self._patience is None:
-            self._patience = self._clock.callLater(PATIENCE, self._signal, "KILL")
+            self._patience = self._clock.callLater(PATIENCE, self.kill)
+
+    def kill(self) -> None:
+        """Make the process end, now."""
+        self._signal("KILL")
 
     def connectionMade(self) -> None:
         """Say nothing to the process, ever."""
@@ -271,7 +275,13 @@ class Pulls:
         ends = [pull.end() for pull in self._running.values()]
         for pull in list(self._running.values()):
             pull.stop(_stopping())
-        return DeferredList(ends)
+        # Whoever gives up waiting has no use for the errors of that.
+        return DeferredList(ends, consumeErrors=True)
+
+    def kill(self) -> None:
+        """Make all end, now."""
+        for pull in list(self._running.values()):
+            pull.kill()
 
 
 def _stopping() -> ServiceUnavailable:
