@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from osaurus.command import stop
+
 from .commandline import CommandLine
 from .test_launchd import PRINTED, Launchctl
 from .test_systemd import Systemctl
@@ -276,6 +278,46 @@ def test_stop_goes_through_launchd_where_that_has_started_it(
     assert result.exit_code == 0, result.output
     assert launchctl.verbs == ["bootout"]
     assert server.wait(30) == 0
+
+
+def test_the_machines_is_waited_for_by_what_systemd_says(
+    command_line: CommandLine, systemctl: Systemctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(command_line, "install", "--system", "--user", ME)
+    systemctl.pid = 4711
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            systemctl.pid = 0
+
+    monkeypatch.setattr(stop, "sleep", wait)
+    result = command_line.run("service", "stop", "--system")
+    assert (result.stdout, result.stderr) == ("Stopped\n", "It completes what it is answering\n")
+    assert len(waited) == 3
+
+
+def test_what_does_not_run_is_stopped_without_waiting_for_the_app(
+    command_line: CommandLine, systemctl: Systemctl
+) -> None:
+    run(command_line, "install")
+    # The app for macOS tells of no process number.
+    place = command_line.home / "runtime" / "APP"
+    place.mkdir(parents=True)
+    (place / "configuration.json").write_text('{"health": "running", "url": "http://127.0.0.1:1337"}')
+    assert run(command_line, "stop") == "Stopped\n"
+
+
+def test_the_machines_is_not_for_its_user_to_stop(
+    command_line: CommandLine, systemctl: Systemctl, server: "subprocess.Popen[bytes]"
+) -> None:
+    run(command_line, "install", "--system", "--user", ME)
+    systemctl.pid = server.pid
+    systemctl.refused = "stop"
+    result = command_line.run("stop")
+    assert result.exit_code == 1
+    assert "It is the machine's server: `sudo osaurus service stop --system`" in result.stderr
 
 
 def test_another_server_is_stopped_as_always(

@@ -14,7 +14,7 @@ from ..boot.job import Job, job
 from ..boot.manager import Manager, ManagerFailed
 from ..sources import BadSetting
 from .boot import manager_of
-from .stop import wait_for_end
+from .stop import wait_for_end, wait_for_manager
 from .surroundings import Surroundings, json_option, pass_surroundings
 from .terminal import examples, print_json, printable
 
@@ -104,9 +104,13 @@ def stop_service(surroundings: Surroundings, kind: str | None, system: bool) -> 
     with _plainly():
         pid = manager.status().pid
         manager.stop()
-    for instance in surroundings.instances(stopping=True):
-        if instance.pid == pid:
-            wait_for_end(instance)
+        if pid is not None:
+            # What root stops tells of itself in somebody else's home.
+            mine = [instance for instance in surroundings.instances(stopping=True) if instance.pid == pid]
+            if mine:
+                wait_for_end(mine[0])
+            else:
+                wait_for_manager(manager, pid)
     click.echo("Stopped")
 
 

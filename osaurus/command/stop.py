@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ..boot.manager import ManagerFailed
+from ..boot.manager import Manager, ManagerFailed
 from ..discovery import Instance
 from .boot import managing
 from .surroundings import Surroundings, host_option, pass_surroundings
@@ -23,6 +23,8 @@ from .terminal import examples
 BEGIN_SECONDS = 30.0
 GRACE_SECONDS = 5.0
 LOOK_EVERY = 0.05
+# The same where a program has to be asked.
+ASK_EVERY = 0.5
 
 
 @click.command("stop", epilog=examples("osaurus stop", "osaurus stop --now", "osaurus stop smollm2:135m"))
@@ -48,10 +50,10 @@ def stop(surroundings: Surroundings, model: str | None, every: bool, now: bool, 
     if host:
         raise click.UsageError("--host is for `stop MODEL`; a server is stopped on its own machine")
     for instance in _chosen(surroundings, every):
-        managed = stop_server(surroundings, instance, now)
+        manager = stop_server(surroundings, instance, now)
         click.echo(f"Stopped the server at {instance.url or 'its socket'}, process {instance.pid}")
-        if managed:
-            click.echo("`osaurus service start` starts it again, and so does the next login or boot")
+        if manager is not None:
+            click.echo(f"`{_by(manager, 'start')}` starts it again, and so does the next login or boot")
 
 
 def _chosen(surroundings: Surroundings, every: bool) -> Sequence[Instance]:
@@ -67,10 +69,10 @@ def _chosen(surroundings: Surroundings, every: bool) -> Sequence[Instance]:
     return ours
 
 
-def stop_server(surroundings: Surroundings, instance: Instance, now: bool) -> bool:
+def stop_server(surroundings: Surroundings, instance: Instance, now: bool) -> Manager | None:
     """End a server on this machine and wait for it; `now` has it wait for nobody.
 
-    Returns whether what starts it at boot was told, which would have started it again. Raises click.ClickException.
+    Returns what starts it at boot, which was told and would have started it again. Raises click.ClickException.
     """
     manager = managing(surroundings, instance)
     if instance.ends_by is None:
@@ -80,10 +82,11 @@ def stop_server(surroundings: Surroundings, instance: Instance, now: bool) -> bo
             try:
                 manager.stop()
             except ManagerFailed as error:
-                raise click.ClickException(str(error)) from error
+                whose = f". It is the machine's server: `{_by(manager, 'stop')}`" if manager.system else ""
+                raise click.ClickException(f"{error}{whose}") from error
     # A second signal hurries, but one that comes before the first was heard is none.
     wait_for_end(instance, (lambda: _signal(instance)) if now else None)
-    return manager is not None
+    return manager
 
 
 def wait_for_end(instance: Instance, hurry: Callable[[], None] | None = None) -> None:
@@ -107,6 +110,23 @@ def wait_for_end(instance: Instance, hurry: Callable[[], None] | None = None) ->
         if left < 0:
             raise click.ClickException(f"Process {instance.pid} was asked to end and is still there")
         sleep(LOOK_EVERY)
+
+
+def wait_for_manager(manager: Manager, pid: int) -> None:
+    """Wait until what starts a server at boot, which was told to stop it, knows it no more; it bounds that itself.
+
+    Raises ManagerFailed.
+    """
+    if manager.status().pid != pid:
+        return
+    click.echo("It completes what it is answering", err=True)
+    while manager.status().pid == pid:
+        sleep(ASK_EVERY)
+
+
+def _by(manager: Manager, verb: str) -> str:
+    """Return the command that has a manager do something."""
+    return f"sudo osaurus service {verb} --system" if manager.system else f"osaurus service {verb}"
 
 
 def _signal(instance: Instance) -> None:
