@@ -53,6 +53,22 @@ def test_prometheus_may_ask_for_the_newer_form(client: Client) -> None:
     assert samples(openmetrics(answer.body.decode()))["osaurus_engine_up"] == {(): 1.0}
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=abc",
+        "application/openmetrics-text; version=1.x",
+        "text/plain; version=abc",
+        "text/plain; version=1.0.0; escaping=nonsense",
+        "application/openmetrics-text; version=1.0.0; escaping=",
+        "text/plain;version",
+        "=;=,;",
+    ],
+)
+def test_who_asks_for_nonsense_is_told_all_the_same(client: Client, accept: str) -> None:
+    assert b"osaurus_engine_up 1.0" in client.ask("GET", "/metrics", Accept=accept).body
+
+
 # Who may ask.
 
 

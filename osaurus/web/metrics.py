@@ -49,7 +49,11 @@ class Metrics(Collector):
 
     def metrics(self, request: Request) -> bytes:
         """Tell how it goes, for Prometheus."""
-        encode, content_type = choose_encoder(header(request, b"Accept"))
+        try:
+            encode, content_type = choose_encoder(header(request, b"Accept"))
+        except (TypeError, ValueError):
+            # It asks for a version that is none.
+            encode, content_type = choose_encoder("")
         request.setHeader("Content-Type", content_type)
         return encode(self._registry)
 
