@@ -97,6 +97,18 @@ def test_a_path_makes_no_line_of_its_own(client: Client, events: Sequence[LogEve
         assert "\x1b" not in text
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("/x%20200%20client=8.8.8.8", '] GET "/x 200 client=8.8.8.8" 404 '), ("/a=b", '] GET "/a=b" 404 ')],
+)
+def test_a_path_makes_no_field_of_its_own(
+    client: Client, events: Sequence[LogEvent], path: str, said: str
+) -> None:
+    client.ask("GET", path)
+    [line] = lines(events)
+    assert said in human_line(line)
+
+
 # What is never said.
 
 

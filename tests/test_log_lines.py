@@ -58,6 +58,12 @@ def test_for_people_a_value_cannot_be_taken_for_several(value: object, spelled: 
     assert human_line(event("said", x=value)).endswith(f" said {spelled}\n")
 
 
+def test_for_people_a_word_of_the_text_cannot_be_taken_for_several() -> None:
+    given = event("{what} is {how} done", what="/a b=c", how="well", log_words=("what", "how"))
+    assert human_line(given).endswith('] "/a b=c" is well done\n')
+    assert json.loads(json_line(given))["message"] == "/a b=c is well done"
+
+
 def test_for_programs_a_line_is_an_object() -> None:
     line = json_line(event(what="It", seconds=0.5, ids=("a", "b"), thing=LogLevel.info))
     assert json.loads(line) == {

@@ -7,6 +7,9 @@ event.
 
 What an event knows beside its text stands behind it for people, as `name=value`, and is a member of the object in JSON.
 Nobody else's events are asked for more than their text: those of Twisted carry live objects.
+
+An event's text is its own affair, but for one thing: where it is made of words that a client chose, one of them could
+pass for several, and for a field. `log_words` names those values; for people they are spelt like any field's.
 """
 
 import json
@@ -30,6 +33,8 @@ def human_line(event: LogEvent) -> str:
         return ""
     named = _named(event)
     behind = [f"{name}={_spelled(value)}" for name, value in _own(event).items() if name not in named]
+    words = {name: _spelled(_plain(event[name])) for name in event.get("log_words", ())}
+    text = _text({**event, **words}) if words else text
     head = f"{formatTime(event.get('log_time'))} [{event.get('log_namespace', '-')}#{_level(event)}]"
     lines = [" ".join([head, _printable(text), *behind])]
     lines += ["\t" + _printable(line) for line in traceback.splitlines()]

@@ -44,4 +44,5 @@ class AccessLog:
         if exchange.account is not None:
             told |= exchange.account.told()
         well = exchange.status in WELL and exchange.route in WATCHING
-        log.emit(LogLevel.debug if well else LogLevel.info, "{method} {route} {status}", **told)
+        level = LogLevel.debug if well else LogLevel.info
+        log.emit(level, "{method} {route} {status}", log_words=("method", "route"), **told)
