@@ -69,7 +69,7 @@ def test_paths_are_bounded(client: Client, events: Sequence[LogEvent]) -> None:
     assert len(line["route"]) == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/v1/health/", "/ps", "/ui", "/ui/main.js"])
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/v1/health/", "/ps", "/ui", "/ui/main.js", "/v1/models", "/tags", "/api/version"])
 def test_those_who_watch_are_told_at_debug_while_all_is_well(
     client: Client, events: Sequence[LogEvent], path: str
 ) -> None:

@@ -16,6 +16,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from osaurus.serving.idleness import Idleness
 from osaurus.web.connections import Connections
+from osaurus.web.exchange import OTHER, WATCHING, Exchange, IExchange
 
 ADDRESS = IPv4Address("TCP", "127.0.0.1", 1)
 
@@ -48,9 +49,11 @@ class Later(Resource):
     def __init__(self) -> None:
         super().__init__()
         self.requests: list[Request] = []
+        self.route = "/v1/chat/completions"
 
     def render(self, request: Request) -> int:
         self.requests.append(request)
+        request.setComponent(IExchange, Exchange(method="POST", client="127.0.0.1", route=self.route))
         if request.path == b"/begun":
             request.write(b"first")
         return NOT_DONE_YET
@@ -184,17 +187,57 @@ def test_to_give_up_waiting_ends_nothing(house: House) -> None:
     assert again.called
 
 
+# What has begun to arrive.
+
+
+def test_the_end_waits_for_what_has_begun_to_arrive_and_answers_it(house: House) -> None:
+    wire = house.connect()
+    wire.protocol.dataReceived(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n12")
+    drained = house.connections.drain()
+    assert (drained.called, house.connections.answering) == (False, 1)
+    wire.protocol.dataReceived(b"34")
+    assert (drained.called, house.connections.answering) == (False, 1)
+    house.answer()
+    assert (drained.called, wire.connected) == (True, False)
+    assert b"Connection: close" in wire.value()
+
+
+@pytest.mark.parametrize("part", [b"POST / HTTP/1.1\r\n", b"nonsense\r\n", b"GET / HTTP/1.1\r\nno header\r\n\r\n"])
+def test_it_waits_for_none_that_will_never_be_complete(house: House, part: bytes) -> None:
+    wire = house.connect()
+    wire.protocol.dataReceived(part)
+    drained = house.connections.drain()
+    wire.close()
+    assert (drained.called, house.connections.answering) == (True, 0)
+
+
 # Idleness.
 
 
-def test_a_request_holds_up_idleness_and_watching_does_not(house: House) -> None:
-    house.idleness.start()
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/models/{name}", "/openapi.json"])
+def test_a_request_holds_up_idleness(house: House, route: str) -> None:
     house.idleness.apply(10)
-    house.connect("/v1/models")
+    house.idleness.start()
+    house.later.route = route
+    house.connect("/")
     house.clock.advance(11)
-    assert house.ends == []
     house.answer()
-    for path in ("/health", "/v1/health/", "/metrics"):
-        house.connect(path)
-    house.clock.advance(10)
+    house.clock.advance(9)
+    assert house.ends == []
+    house.clock.advance(1)
+    assert house.ends == [1]
+
+
+@pytest.mark.parametrize("route", [*WATCHING, OTHER])
+def test_watching_is_no_use(house: House, route: str) -> None:
+    house.idleness.apply(10)
+    house.idleness.start()
+    house.later.route = route
+    for _ in range(3):
+        house.clock.advance(3)
+        wire = house.connect("/")
+        house.answer()
+        wire.close()
+    assert house.ends == []
+    house.clock.advance(1)
     assert house.ends == [1]

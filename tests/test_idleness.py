@@ -48,6 +48,16 @@ def test_who_is_served_holds_it_up_and_the_time_begins_anew(house: House) -> Non
     assert house.ends == [219]
 
 
+def test_what_was_no_use_is_waited_for_and_its_time_goes_on(house: House) -> None:
+    house.clock.advance(5)
+    house.idleness.begin()
+    house.clock.advance(8)
+    assert house.ends == []
+    house.idleness.finish(used=False)
+    house.clock.advance(0)
+    assert house.ends == [13]
+
+
 def test_another_patience_counts_from_when_somebody_was_served_last(house: House) -> None:
     house.clock.advance(5)
     house.idleness.apply(30)

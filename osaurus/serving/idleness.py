@@ -43,10 +43,11 @@ class Idleness:
         self._served += 1
         self._wait()
 
-    def finish(self) -> None:
-        """Take note that one of them was served."""
+    def finish(self, *, used: bool = True) -> None:
+        """Take note that one of them was served; if that was no use of the server, its time goes on as before."""
         self._served -= 1
-        self._since = self._clock.seconds()
+        if used:
+            self._since = self._clock.seconds()
         self._wait()
 
     def _wait(self) -> None:

@@ -13,8 +13,7 @@ from .exchange import OTHER, Exchange
 
 log = Logger()
 
-# What those who watch the server ask all the time, the page among them: a line for debugging, where all is well.
-WATCHING = ("/", "/health", "/metrics", "/api/ps", "/ui", "/ui/{name}")
+# How it goes where all is well: of those who watch the server that is a line for debugging.
 WELL = (200, 304)
 
 # Of what a client said, in characters.
@@ -43,6 +42,6 @@ class AccessLog:
             told["error"] = exchange.error
         if exchange.account is not None:
             told |= exchange.account.told()
-        well = exchange.status in WELL and exchange.route in WATCHING
+        well = exchange.status in WELL and exchange.watching
         level = LogLevel.debug if well else LogLevel.info
         log.emit(level, "{method} {route} {status}", log_words=("method", "route"), **told)

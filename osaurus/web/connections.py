@@ -5,6 +5,9 @@ to its connection, whose client may be slow to take it; and a connection that st
 when the server stops, each connection that is being answered on is closed behind its answer, which Twisted does when
 all is sent, and it is those that are waited for. Others are left alone: a request that still comes on one is answered
 as well, and is the last there; what would be work is refused with 503 by whoever would do it.
+
+A request that has begun to arrive is one of those that are waited for, or its client would be hung up on in the middle
+of sending. Whether it was a use of the server is known by its route, when it is over.
 """
 
 from typing import Any
@@ -15,11 +18,9 @@ from twisted.web.http import HTTPChannel, Request
 from twisted.web.resource import IResource
 
 from ..serving.idleness import Idleness
+from .exchange import OTHER, IExchange
 from .request import BoundedRequest, QuietSite
 from .tls import BoundedFactory
-
-# Asked by what watches the server, which is no use of it. The last part of paths.
-WATCHING = (b"health", b"metrics")
 
 
 class Connections(BoundedFactory):
@@ -32,21 +33,22 @@ class Connections(BoundedFactory):
         self._clock = clock
         self._idleness = idleness
         self._max_body = max_body
+        self._arriving: set[Request] = set()
         self._answering: set[Request] = set()
         self._closing: set[Any] = set()
         self._drained: Deferred[None] | None = None
 
     @property
     def answering(self) -> int:
-        """How many requests are being answered."""
-        return len(self._answering)
+        """How many requests are being answered, or have begun to arrive."""
+        return len(self._arriving) + len(self._answering)
 
     def apply(self, most: int, max_body: int) -> None:
         """Have other limits, from the next connection and the next request on."""
         self.maxConnectionCount, self._max_body = most, max_body
 
     def drain(self) -> Deferred[None]:
-        """Fire when everything that is being answered is with its client. Cancelling it ends the waiting only."""
+        """Fire when everything that was asked is answered and with its client. Cancelling ends the waiting only."""
         self._drained = Deferred()
         for request in self._answering:
             self._close_behind(request)
@@ -60,14 +62,21 @@ class Connections(BoundedFactory):
         self._look()
 
     def _request(self, channel: Any, *args: Any) -> BoundedRequest:
-        return BoundedRequest(channel, *args, max_body=self._max_body, clock=self._clock, begun=self._begin)
+        request = BoundedRequest(channel, *args, max_body=self._max_body, clock=self._clock, begun=self._begin)
+        self._arriving.add(request)
+        request.notifyFinish().addBoth(lambda _: self._arrived(request))
+        return request
+
+    def _arrived(self, request: Request) -> None:
+        """Take note that a request arrives no longer: it is complete, or its client has gone."""
+        self._arriving.discard(request)
+        self._look()
 
     def _begin(self, request: Request) -> None:
         self._answering.add(request)
-        used = request.path.rstrip(b"/").rpartition(b"/")[2] not in WATCHING
-        if used:
-            self._idleness.begin()
-        request.notifyFinish().addBoth(lambda _: self._finish(request, used))
+        self._arriving.discard(request)
+        self._idleness.begin()
+        request.notifyFinish().addBoth(lambda _: self._finish(request))
         if self._drained is not None:
             self._close_behind(request)
 
@@ -81,12 +90,15 @@ class Connections(BoundedFactory):
         if channel.transport in self.protocols:
             self._closing.add(channel.transport)
 
-    def _finish(self, request: Request, used: bool) -> None:
+    def _finish(self, request: Request) -> None:
         self._answering.discard(request)
-        if used:
-            self._idleness.finish()
+        exchange = IExchange(request, None)
+        # Whoever was not let in, or asked for what is not there, has used nothing.
+        self._idleness.finish(used=exchange is None or not (exchange.watching or exchange.route == OTHER))
         self._look()
 
     def _look(self) -> None:
-        if self._drained is not None and not self._drained.called and not self._answering and not self._closing:
+        if self._drained is None or self._drained.called:
+            return
+        if not self._arriving and not self._answering and not self._closing:
             self._drained.callback(None)

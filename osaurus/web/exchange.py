@@ -19,6 +19,19 @@ from ..serving.account import Account
 # In the place of a route, where none was taken: for unknown paths, and whoever was not let in.
 OTHER = "other"
 
+# What those ask who watch the server, the page among them, all the time and without using a model.
+WATCHING = (
+    "/",
+    "/health",
+    "/metrics",
+    "/ui",
+    "/ui/{name}",
+    "/v1/models",
+    "/api/ps",
+    "/api/tags",
+    "/api/version",
+)
+
 # nginx's status for a client that has gone before it was answered.
 CLIENT_GONE = 499
 
@@ -48,6 +61,11 @@ class Exchange:
     seconds: float = 0.0
     account: Account | None = None
     """Of the answers that were generated."""
+
+    @property
+    def watching(self) -> bool:
+        """Whether somebody only watched the server."""
+        return self.route in WATCHING
 
 
 def exchange_of(request: HTTPRequest) -> Exchange:
