@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
@@ -97,9 +98,13 @@ def test_what_exceeds_the_limit_is_not_kept() -> None:
 def test_a_client_that_never_stops_sending_is_cut_off() -> None:
     channel, transport = connection()
     channel.dataReceived(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
-    for _ in range(17):
-        channel.dataReceived(b"%x\r\n%s\r\n" % (LIMIT, b"x" * LIMIT))
+    with capturedLogs() as events:
+        for _ in range(19):
+            channel.dataReceived(b"%x\r\n%s\r\n" % (LIMIT, b"x" * LIMIT))
     assert transport.disconnecting
+    [event] = events
+    assert formatEvent(event) == "A request was cut off: it goes on beyond 16000 bytes"
+    assert event["client"] == "192.168.1.1"
 
 
 def test_a_json_body_labelled_as_a_form_is_left_alone() -> None:
@@ -120,8 +125,10 @@ def test_a_request_that_is_never_complete_is_cut_off(part: bytes) -> None:
     channel.dataReceived(part)
     clock.advance(LONGEST_ARRIVAL - 1)
     assert not transport.cut
-    clock.advance(1)
+    with capturedLogs() as events:
+        clock.advance(1)
     assert transport.cut
+    assert [formatEvent(event) for event in events] == ["A request was cut off: it is not complete after 120 s"]
 
 
 def test_a_request_that_is_complete_may_take_its_time() -> None:

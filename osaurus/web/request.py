@@ -3,7 +3,8 @@
 Twisted itself takes bodies of any size and writes large ones to a file. Here a body is kept in memory up to a limit;
 what comes beyond it is thrown away, so that the client can read the answer (413) when it is through with sending. One
 that goes on for many times the limit is cut off, and so is one that takes too long to be complete: Twisted waits for as
-long as something comes now and then.
+long as something comes now and then. Who is cut off has a line in the log; it is no exchange, since there is nothing
+to be answered yet.
 """
 
 from collections.abc import Callable
@@ -11,10 +12,13 @@ from io import BytesIO
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Request, Site
 
 from ..chat import ApiError, RequestTooLarge
+
+log = Logger()
 
 PATIENCE = 16
 # In seconds, from the first line to the last byte of the body.
@@ -31,7 +35,8 @@ class BoundedRequest(Request):
         self, channel: Any, *args: Any, max_body: int, clock: IReactorTime, begun: Callable[[Request], object]
     ) -> None:
         super().__init__(channel, *args)
-        self._patience = clock.callLater(LONGEST_ARRIVAL, channel.forceAbortClient)
+        self._patience = clock.callLater(LONGEST_ARRIVAL, self._give_up)
+        self._cut_off = False
         self._max_body = max_body
         self._begun = begun
         self.refusal: ApiError | None = None
@@ -48,7 +53,10 @@ class BoundedRequest(Request):
         if self._received <= self._max_body:
             self._body.write(data)
         elif self._received > self._max_body * PATIENCE:
-            self.channel.loseConnection()
+            # More may come until the client has heard of it.
+            if not self._cut_off:
+                self._tell_cut("it goes on beyond {limit} bytes", limit=self._max_body * PATIENCE)
+                self.channel.loseConnection()
         else:
             self._body.truncate(0)
 
@@ -56,6 +64,16 @@ class BoundedRequest(Request):
         """Wait for nothing any more."""
         self._arrived()
         super().connectionLost(reason)
+
+    def _give_up(self) -> None:
+        """Cut off what takes too long."""
+        self._tell_cut("it is not complete after {seconds:g} s", seconds=LONGEST_ARRIVAL)
+        self.channel.forceAbortClient()
+
+    def _tell_cut(self, why: str, **fields: float) -> None:
+        self._cut_off = True
+        peer = self.channel.getPeer()
+        log.info(f"A request was cut off: {why}", client=getattr(peer, "host", "unix"), **fields)
 
     def _arrived(self) -> None:
         if self._patience.active():
@@ -72,7 +90,7 @@ class BoundedRequest(Request):
 
 
 class QuietSite(Site):
-    """A site without a log of its own: `access.py` has one line for every request, of those cut off as well."""
+    """A site without a log of its own: `access.py` has one line for every request that is complete."""
 
     def log(self, request: Any) -> None:
         """Write nothing."""
