@@ -13,21 +13,37 @@ from . import durations
 
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 LARGEST_UNITS = (("GiB", 2**30), ("GB", 10**9), ("MiB", 2**20), ("MB", 10**6), ("KiB", 2**10), ("kB", 10**3), ("", 1))
+OFF = ("off", "0")
 SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
-@frozen
+def _as_it_is(text: str, folder: Path) -> str:  # noqa: ARG001 - of most kinds nothing is relative
+    return text
+
+
+def _within(text: str, folder: Path) -> str:
+    """Return a path, absolute unless it is in somebody's home; a slash at its end stays."""
+    return text if not text or text.startswith("~") else os.path.join(folder, text)  # noqa: PTH118 - pathlib drops it
+
+
+@frozen(kw_only=True)
 class Kind:
-    """What a setting may be. `read` takes it from text, or raises ValueError with what would be right."""
+    """What a setting may be. `read` takes it from text, or raises ValueError with what would be right.
+
+    `at` makes text that names a file relative to a folder name it from everywhere. `free` says that almost any text
+    will do, so that a number or a word of TOML's would pass for text unnoticed.
+    """
 
     name: str
     read: Callable[[str], Any]
     write: Callable[[Any], str] = str
+    at: Callable[[str, Path], str] = _as_it_is
+    free: bool = False
 
 
-def _kind(name: str, write: Callable[[Any], str] = str) -> Callable[[Callable[[str], Any]], Kind]:
+def _kind(name: str, write: Callable[[Any], str] = str, **more: Any) -> Callable[[Callable[[str], Any]], Kind]:
     """Make a kind of the function that reads it."""
-    return lambda read: Kind(name, read, write)
+    return lambda read: Kind(name=name, read=read, write=write, **more)
 
 
 def _written_bytes(count: int) -> str:
@@ -62,7 +78,7 @@ def byte_count_or_none(text: str) -> int:
     return 0 if text == "0" else int(byte_count.read(text))
 
 
-@_kind("folder")
+@_kind("folder", at=_within, free=True)
 def folder(text: str) -> Path:
     """A folder, made absolute."""
     if not text:
@@ -78,7 +94,7 @@ def expanded(text: str) -> Path:
         raise ValueError("must be a folder; there is no such home") from error
 
 
-@_kind("endpoints", " ".join)
+@_kind("endpoints", " ".join, free=True)
 def endpoints(text: str) -> tuple[str, ...]:
     """Endpoint strings of Twisted, separated by spaces."""
     endpoints = tuple(text.split())
@@ -87,7 +103,7 @@ def endpoints(text: str) -> tuple[str, ...]:
     return endpoints
 
 
-@_kind("names", _comma)
+@_kind("names", _comma, free=True)
 def names(text: str) -> tuple[str, ...]:
     """Names of models, separated by commas."""
     names = tuple(text.replace(",", " ").split())
@@ -96,7 +112,7 @@ def names(text: str) -> tuple[str, ...]:
     return names
 
 
-@_kind("names", _comma)
+@_kind("names", _comma, free=True)
 def words(text: str) -> tuple[str, ...]:
     """Words in any case, separated by commas."""
     words = tuple(text.lower().replace(",", " ").split())
@@ -105,7 +121,11 @@ def words(text: str) -> tuple[str, ...]:
     return words
 
 
-@_kind("keys", _comma)
+def _within_if_file(text: str, folder: Path) -> str:
+    return _within(text, folder) if text.startswith(".") else text
+
+
+@_kind("keys", _comma, at=_within_if_file, free=True)
 def keys(text: str) -> tuple[str, ...]:
     """API keys, or the file that has them."""
     if text.startswith(("/", "~", ".")):
@@ -152,10 +172,10 @@ def one_of(*words: str) -> Kind:
             raise ValueError(f"must be {', '.join(words[:-1])} or {words[-1]}")
         return text.lower()
 
-    return Kind(" or ".join(words), read)
+    return Kind(name=" or ".join(words), read=read)
 
 
-@_kind("file")
+@_kind("file", at=_within, free=True)
 def file(text: str) -> Path:
     """A file, made absolute."""
     if not text or text.endswith(os.sep):
@@ -196,7 +216,11 @@ def duration_of_quiet(text: str) -> float:
     return seconds
 
 
-@_kind("folder")
+def _within_unless_off(text: str, folder: Path) -> str:
+    return text if text.lower() in OFF else _within(text, folder)
+
+
+@_kind("folder", at=_within_unless_off, free=True)
 def folder_or_none(text: str) -> Path | None:
     """A folder, made absolute, or `off`."""
-    return None if text.lower() in ("off", "0") else folder.read(text)
+    return None if text.lower() in OFF else folder.read(text)

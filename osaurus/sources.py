@@ -5,6 +5,10 @@ environment (`OSU_MAX_BODY`), an option of the command line (`--max-body`). The 
 (`--config`, `OSU_CONFIG`), else ~/.osaurus/config.toml, if there is one: a server that is started at boot has nobody to
 name it.
 
+A path that is relative is so to where it is said: in the file to the file's folder, in a variable or an option to the
+folder in which the server was started. Where the process is by now says nothing: twistd goes elsewhere (`--rundir`), and
+the settings are read again.
+
 A key of the file or an option that is unknown is refused. A variable is only told of: the environment is shared with
 programs that may have an `OSU_` of their own.
 """
@@ -15,9 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
-from .kinds import expanded
+from .kinds import expanded, folder_or_none
 from .settings import LISTS, SECRETS, Setting, Settings, table
 
 # Variables of the `osaurus` command and of the tests.
@@ -33,23 +37,27 @@ class BadSetting(Exception):
 
 @frozen
 class Given:
-    """What somebody set: in a `file`, by a `variable` or by an `option`, and how that is spelt there."""
+    """What somebody set: in a `file`, by a `variable` or by an `option`, and how that is spelt there.
+
+    Relative paths are so to `folder`.
+    """
 
     setting: Setting
     source: str
     spelling: str
     text: Text
+    folder: Path
 
     def read(self) -> Any:
         """Return the value. Raises BadSetting."""
         name, text = self.setting.name, self.text
-        if isinstance(text, list) and name == "listen":
+        if isinstance(text, list) and (name == "listen" or not text):
             return tuple(text)
+        kind, whole = self.setting.kind, ",".join(text) if isinstance(text, list) else str(text)
         try:
-            return self.setting.kind.read(",".join(text) if isinstance(text, list) and name in LISTS else str(text))
+            return kind.read(kind.at(whole, self.folder))
         except ValueError as error:
-            said = "what was given" if name in SECRETS else repr(text)
-            raise BadSetting(f"{self.spelling} {error}, not {said}") from error
+            raise _bad(self.setting, self.spelling, error, text) from error
 
 
 @frozen
@@ -61,15 +69,25 @@ class Found:
     file: Path | None
 
 
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:
+        # It has been removed. That is told of where a path is relative to it.
+        return Path()
+
+
 @frozen
 class Sources:
     """What settings are gathered from, which can be done again: the file may have changed meanwhile.
 
-    `options` holds what was given on the command line, by name, and perhaps `config`, a TOML file.
+    `options` holds what was given on the command line, by name, and perhaps `config`, a TOML file; `folder` is where it
+    was given.
     """
 
     options: Mapping[str, Text]
     environ: Mapping[str, str]
+    folder: Path = field(factory=_current_folder)
 
     def find(self) -> Found:
         """Gather the settings; reads files. Raises BadSetting."""
@@ -97,7 +115,7 @@ class Sources:
         named = self.options.get("config") or self.environ.get("OSU_CONFIG")
         if named:
             try:
-                return expanded(str(named)).absolute()
+                return (self.folder / expanded(str(named))).absolute()
             except ValueError as error:
                 raise BadSetting(f"The configuration file {named} cannot be read: {error}") from error
         usual = default_file()
@@ -109,12 +127,12 @@ class Sources:
     def _variables(self) -> Iterator[Given]:
         for setting in table():
             if text := self.environ.get(setting.variable):
-                yield Given(setting, "variable", setting.variable, text)
+                yield Given(setting, "variable", setting.variable, text, self.folder)
 
     def _options(self) -> Iterator[Given]:
         for setting in table():
             if setting.name in self.options:
-                yield Given(setting, "option", setting.option, self.options[setting.name])
+                yield Given(setting, "option", setting.option, self.options[setting.name], self.folder)
 
 
 def load(options: Mapping[str, Text], environ: Mapping[str, str]) -> Settings:
@@ -153,12 +171,24 @@ def _in_file(path: Path) -> list[Given]:
         if name not in known:
             hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
             raise BadSetting(f"{path} sets {name}, which is no setting{hint}")
-    return [
-        Given(
-            known[name],
-            "file",
-            f"{name} in {path}",
-            [str(entry) for entry in value] if isinstance(value, list) else str(value),
-        )
-        for name, value in content.items()
-    ]
+    return [_given(known[name], value, path) for name, value in content.items()]
+
+
+def _given(setting: Setting, value: Any, path: Path) -> Given:
+    """Return what a key of the file sets, as if it had been written as text."""
+    spelling = f"{setting.name} in {path}"
+    text: Text = str(value)
+    if isinstance(value, list) and setting.name in LISTS:
+        if not all(isinstance(entry, str) for entry in value):
+            raise _bad(setting, spelling, "must be a list of texts in quotes", value)
+        text = value
+    elif setting.kind is folder_or_none and value is False:
+        text = "off"
+    elif setting.kind.free and not isinstance(value, str):
+        raise _bad(setting, spelling, "must be text in quotes", value)
+    return Given(setting, "file", spelling, text, path.parent)
+
+
+def _bad(setting: Setting, spelling: str, reason: object, value: object) -> BadSetting:
+    said = "what was given" if setting.name in SECRETS else repr(value)
+    return BadSetting(f"{spelling} {reason}, not {said}")

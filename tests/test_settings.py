@@ -10,7 +10,7 @@ import pytest
 
 from osaurus import settings
 from osaurus.settings import Settings
-from osaurus.sources import BadSetting, load
+from osaurus.sources import BadSetting, Sources, load
 
 # Each setting: a text that it can have, what that means, and a text that it cannot have.
 EVERY = [
@@ -246,6 +246,46 @@ def test_a_file_cannot_hold_a_port_of_another_type(value: str, tmp_path: Path) -
         load({"config": toml(tmp_path, f"port = {value}")}, {})
 
 
+TEXTS = [setting.name for setting in settings.table() if setting.kind.free]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("value", ["true", "false", "1", "0", "1.5", "1979-05-27", "{ a = 1 }", "[1]", "[[]]", "[{}]"])
+def test_where_text_is_meant_a_file_cannot_hold_anything_else(name: str, value: str, tmp_path: Path) -> None:
+    if (name, value) == ("hub_cache", "false"):
+        return
+    config = toml(tmp_path, f"{name} = {value}")
+    with pytest.raises(BadSetting) as caught:
+        load({"config": config}, {})
+    assert str(caught.value).startswith(f"{name} in {config} must be ")
+    assert "in quotes, not " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in EVERY])
+@pytest.mark.parametrize("value", ["{ a = 1 }", "1979-05-27", "[1]"])
+def test_no_setting_is_a_table_or_a_date_or_a_list_of_numbers(name: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match=f"{name} in .* must be "):
+        load({"config": toml(tmp_path, f"{name} = {value}")}, {})
+
+
+@pytest.mark.parametrize("name", ["models_dir", "hub_cache", "cache_dir", "log_file", "port", "log_level", "expose"])
+def test_a_list_is_for_those_that_may_be_several(name: str, tmp_path: Path) -> None:
+    for value in ("['a']", "[]"):
+        with pytest.raises(BadSetting, match=f"{name} in .* must be "):
+            load({"config": toml(tmp_path, f"{name} = {value}")}, {})
+
+
+@pytest.mark.parametrize("name", settings.LISTS)
+def test_an_empty_list_is_none(name: str, tmp_path: Path) -> None:
+    assert getattr(load({"config": toml(tmp_path, f"{name} = []")}, {}), name) == ()
+
+
+def test_true_and_false_are_for_what_is_on_or_off(tmp_path: Path) -> None:
+    config = toml(tmp_path, "hub_cache = false\nread_only = true\nspeculation = false")
+    found = load({"config": config}, {})
+    assert (found.hub_cache, found.read_only, found.speculation) == (None, True, False)
+
+
 @pytest.mark.parametrize("content", [b"port = ", b"port = 1\nport = 2", b"# \xff", None])
 def test_a_file_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
@@ -382,6 +422,29 @@ def test_folders_are_absolute_whatever_was_said(home: Path, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     found = load({"models_dir": "~/models", "cache_dir": "cache"}, {})
     assert (found.models_dir, found.cache_dir) == (home / "models", tmp_path / "cache")
+
+
+def test_what_is_relative_is_so_to_where_it_is_said(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, start, later = tmp_path / "etc", tmp_path / "start", tmp_path / "later"
+    for each in (folder, start, later):
+        each.mkdir()
+        (each / "keys").write_text(each.name)
+    toml(folder, "models_dir = 'models'\nlog_file = '../osaurus.log'\nhub_cache = '~/hub'\napi_keys = './keys'")
+    monkeypatch.chdir(start)
+    sources = Sources({"config": "../etc/osaurus.toml", "cache_dir": "cache"}, {"OSU_HUB_CACHE": "hub"})
+    # As twistd does (`--rundir`) before the settings are read again.
+    monkeypatch.chdir(later)
+    found = sources.find().settings
+    assert (found.models_dir.resolve(), found.log_file and found.log_file.resolve(), found.api_keys) == (
+        folder / "models",
+        tmp_path / "osaurus.log",
+        ("etc",),
+    )
+    assert (found.cache_dir, found.hub_cache) == (start / "cache", start / "hub")
+    assert Sources({"api_keys": "./keys"}, {}, start).find().settings.api_keys == ("start",)
+    assert load({"config": str(folder / "osaurus.toml")}, {}).hub_cache == home / "hub"
 
 
 @pytest.mark.parametrize("name", ["models_dir", "cache_dir", "config"])
