@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from osaurus.boot.manager import ManagerFailed
 from osaurus.command.main import main
 from osaurus.command.surroundings import Surroundings
 from osaurus.discovery import Announcement
@@ -20,6 +21,11 @@ from .test_api import Client
 PORT = 1337
 # The command as a process, from these sources, whatever is installed.
 PROGRAM = [sys.executable, "-c", "from osaurus.command.main import main; main(prog_name='osaurus')"]
+
+
+def no_program(command: Sequence[str]) -> Any:
+    """Fail as a program does that is not there."""
+    raise ManagerFailed(f"{command[0]} cannot be run: No such file or directory")
 
 
 @define
@@ -33,7 +39,7 @@ class CommandLine:
     asked: list[str] = field(factory=list)
     bodies: list[Any] = field(factory=list)
     platform: str = "linux"
-    programs: Any = None
+    programs: Any = no_program
     """What is run in the place of launchctl and systemctl; there is none unless a test has one."""
 
     def start_server(self, models: Path | None = None, **options: Any) -> Client:

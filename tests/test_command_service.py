@@ -172,7 +172,7 @@ def test_it_is_started(command_line: CommandLine, systemctl: Systemctl) -> None:
     run(command_line, "install")
     assert systemctl.told
     assert run(command_line, "start") == "Started\n"
-    assert systemctl.told == [("start", "osaurus.service")]
+    assert systemctl.told == [("reset-failed", "osaurus.service"), ("start", "osaurus.service")]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,25 @@ def test_paths_are_those_of_here_wherever_it_runs(home: Path, monkeypatch: pytes
     }
 
 
+def test_so_is_where_the_hugging_face_cache_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    given = {"HF_HOME": "face", "HF_HUB_CACHE": "$HOME/hub", "HUGGINGFACE_HUB_CACHE": "/old", "XDG_CACHE_HOME": "~/c"}
+    assert planned(home, given).environment == {
+        "PATH": "/usr/bin",
+        "HF_HOME": str(home / "face"),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HUGGINGFACE_HUB_CACHE": "/old",
+        "XDG_CACHE_HOME": str(home / "c"),
+    }
+
+
+@pytest.mark.parametrize("name", ["PATH", "HF_HOME", "OSU_MODELS_DIR", "OSU_PRELOAD"])
+@pytest.mark.parametrize("text", ["/a\nb", "/a\x1b[2J", "/a\udcff"])
+def test_what_cannot_be_written_down_is_refused_by_its_name(home: Path, name: str, text: str) -> None:
+    with pytest.raises(BadSetting, match=name):
+        planned(home, {name: text})
+
+
 def test_keys_do_not_go_along(home: Path) -> None:
     with pytest.raises(BadSetting, match="into a file that only you can read") as caught:
         planned(home, {"OSU_API_KEYS": "hush"})

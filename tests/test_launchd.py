@@ -23,6 +23,7 @@ KEYS: dict[str, type] = {
     "KeepAlive": bool,
     "ProcessType": str,
     "ExitTimeOut": int,
+    "SoftResourceLimits": dict,
     "Umask": int,
     "StandardOutPath": str,
     "StandardErrorPath": str,
@@ -120,6 +121,7 @@ def test_the_property_list_says_what_launchd_is_to_do(agent: Launchd, chosen: Jo
         "KeepAlive": True,
         "ProcessType": "Interactive",
         "ExitTimeOut": 60,
+        "SoftResourceLimits": {"NumberOfFiles": 4096},
         "Umask": 0o077,
         "StandardOutPath": log,
         "StandardErrorPath": log,
@@ -175,6 +177,22 @@ def test_a_change_has_it_end_before_it_is_made_known_anew(agent: Launchd, launch
     assert launchctl.verbs == ["enable", "bootstrap", "bootout", "enable", "bootstrap"]
 
 
+def test_it_has_the_time_to_end_that_it_was_given(agent: Launchd, launchctl: Launchctl, chosen: Job) -> None:
+    agent.install(evolve(chosen, stop_seconds=600))
+    launchctl.lingering = 1000
+    assert agent.install(evolve(chosen, stop_seconds=30))
+
+
+@pytest.mark.parametrize("content", [b"", b"<plist>", b"<plist><array/></plist>", b"bplist00"])
+def test_where_its_file_is_none_it_has_that_of_the_new(
+    agent: Launchd, launchctl: Launchctl, chosen: Job, content: bytes
+) -> None:
+    agent.install(chosen)
+    agent.path.write_bytes(content)
+    launchctl.lingering = 3
+    assert agent.install(chosen)
+
+
 def test_one_that_does_not_end_is_not_waited_for_for_ever(agent: Launchd, launchctl: Launchctl, chosen: Job) -> None:
     agent.install(chosen)
     launchctl.lingering = 1000
@@ -195,6 +213,23 @@ def test_it_is_forgotten_and_removed(agent: Launchd, launchctl: Launchctl, chose
     assert launchctl.asked[-1] == ("launchctl", "bootout", "gui/501/local.osaurus")
     assert not agent.path.exists()
     assert not agent.uninstall()
+
+
+def test_it_is_forgotten_though_its_file_is_gone(agent: Launchd, launchctl: Launchctl, chosen: Job) -> None:
+    agent.install(chosen)
+    agent.path.unlink()
+    assert agent.uninstall()
+    assert launchctl.verbs == ["enable", "bootstrap", "bootout"]
+    assert not agent.uninstall()
+
+
+def test_where_launchd_is_not_there_nothing_is_installed(agent: Launchd, launchctl: Launchctl, chosen: Job) -> None:
+    launchctl.refused = "print"
+    assert not agent.uninstall()
+    agent.path.parent.mkdir(parents=True)
+    agent.path.write_bytes(b"")
+    with pytest.raises(ManagerFailed):
+        agent.uninstall()
 
 
 def test_to_start_it_is_to_make_it_known_or_to_kick_it(agent: Launchd, launchctl: Launchctl, chosen: Job) -> None:

@@ -111,6 +111,8 @@ def test_the_service_says_what_systemd_is_to_do(users: Systemd, chosen: Job, tmp
     assert (service["TimeoutStopSec"], service["KillMode"]) == (["60"], ["mixed"])
     assert service["NoNewPrivileges"] == ["yes"]
     assert "User" not in service
+    # A user's is in its home anyway.
+    assert "WorkingDirectory" not in service
     assert found["Install"] == {"WantedBy": ["default.target"]}
 
 
@@ -118,10 +120,18 @@ def test_the_machines_runs_as_its_user_and_is_denied_more(users: Systemd, chosen
     machines = evolve(users, system=True)
     assert list(machines.files(chosen)) == [tmp_path / "root" / "etc" / "systemd" / "system" / SERVICE]
     found = unit(machines, chosen)
-    assert found["Service"]["User"] == ["somebody"]
+    assert (found["Service"]["User"], found["Service"]["WorkingDirectory"]) == (["somebody"], ["~"])
     assert found["Service"]["ProtectSystem"] == ["full"]
     assert "ProtectSystem" not in unit(users, chosen)["Service"]
     assert found["Install"] == {"WantedBy": ["multi-user.target"]}
+
+
+def test_what_cannot_start_is_not_started_for_ever(users: Systemd, chosen: Job) -> None:
+    found = unit(users, chosen)
+    [interval], [burst] = found["Unit"]["StartLimitIntervalSec"], found["Unit"]["StartLimitBurst"]
+    [pause] = found["Service"]["RestartSec"]
+    # Each start takes a second or two until it fails.
+    assert int(interval) > int(burst) * (int(pause) + 10)
 
 
 def test_with_a_socket_it_is_that_which_is_wanted(users: Systemd, behind: Job) -> None:
@@ -195,6 +205,7 @@ def test_it_is_written_and_started(users: Systemd, systemctl: Systemctl, chosen:
     assert users.install(chosen)
     assert systemctl.asked[1:] == [
         ("systemctl", "--user", "daemon-reload"),
+        ("systemctl", "--user", "reset-failed", "osaurus.service"),
         ("systemctl", "--user", "enable", "--now", "osaurus.service"),
     ]
     [(path, content)] = users.files(chosen).items()
@@ -208,7 +219,11 @@ def test_the_machines_is_asked_of_the_machines(users: Systemd, systemctl: System
 
 def test_with_a_socket_it_is_the_socket_that_is_started(users: Systemd, systemctl: Systemctl, behind: Job) -> None:
     users.install(behind)
-    assert systemctl.told == [("daemon-reload",), ("enable", "--now", "osaurus.socket")]
+    assert systemctl.told == [
+        ("daemon-reload",),
+        ("reset-failed", "osaurus.socket", "osaurus.service"),
+        ("enable", "--now", "osaurus.socket"),
+    ]
 
 
 def test_to_install_it_twice_changes_nothing(users: Systemd, systemctl: Systemctl, chosen: Job) -> None:
@@ -229,6 +244,7 @@ def test_a_change_ends_what_was_installed_before(users: Systemd, systemctl: Syst
     assert systemctl.told == [
         ("disable", "--now", "osaurus.service"),
         ("daemon-reload",),
+        ("reset-failed", "osaurus.service"),
         ("enable", "--now", "osaurus.service"),
     ]
 
@@ -241,6 +257,7 @@ def test_from_a_socket_and_back(users: Systemd, systemctl: Systemctl, chosen: Jo
     assert systemctl.told == [
         ("disable", "--now", "osaurus.service"),
         ("daemon-reload",),
+        ("reset-failed", "osaurus.socket", "osaurus.service"),
         ("enable", "--now", "osaurus.socket"),
     ]
     users.install(chosen)
@@ -258,6 +275,28 @@ def test_it_is_ended_and_removed(users: Systemd, systemctl: Systemctl, behind: J
     assert systemctl.told == []
 
 
+@pytest.mark.parametrize("lost", [SERVICE, SOCKET])
+def test_what_runs_still_is_ended_though_its_file_is_gone(
+    users: Systemd, systemctl: Systemctl, behind: Job, lost: str
+) -> None:
+    users.install(behind)
+    systemctl.states = {SERVICE: "active", SOCKET: "active"}
+    for path in users.files(behind):
+        if path.name == lost:
+            path.unlink()
+    assert systemctl.told
+    [left] = {SERVICE, SOCKET} - {lost}
+    assert users.uninstall()
+    assert systemctl.told == [("stop", lost), ("disable", "--now", left), ("daemon-reload",)]
+    assert users.uninstall()
+    assert systemctl.told == [("stop", SOCKET, SERVICE), ("daemon-reload",)]
+
+
+def test_where_systemd_is_not_there_nothing_is_installed(users: Systemd, systemctl: Systemctl) -> None:
+    systemctl.refused = "--user"
+    assert not users.uninstall()
+
+
 def test_what_begins_is_started_and_everything_is_stopped(
     users: Systemd, systemctl: Systemctl, chosen: Job, behind: Job
 ) -> None:
@@ -270,7 +309,11 @@ def test_what_begins_is_started_and_everything_is_stopped(
         users.start()
         users.stop()
         # A socket that goes on would start the service again; a drain may take long.
-        assert systemctl.told == [("start", begins), ("stop", "--no-block", *all_of_them)]
+        assert systemctl.told == [
+            ("reset-failed", *all_of_them),
+            ("start", begins),
+            ("stop", "--no-block", *all_of_them),
+        ]
 
 
 def test_what_has_become_of_it_is_told(users: Systemd, systemctl: Systemctl, chosen: Job, behind: Job) -> None:

@@ -1,7 +1,8 @@
 """What the operating system is to start: this installation's twistd, with the settings of the moment of installing.
 
 Settings come from variables that are set then, and at each start from ~/.osaurus/config.toml. A relative path would be
-looked for elsewhere, and is made absolute. API keys do not go along: these files are for others to read, and systemd
+looked for elsewhere, and is made absolute; what is relative in an endpoint string only its plugin knows, and stays. API
+keys do not go along: these files are for others to read, and systemd
 tells everybody the variables of a system unit. They go into a file, whose path may.
 """
 
@@ -18,7 +19,8 @@ from ..sources import BadSetting, Sources
 
 # What else has a say in where things are: programs, and the Hugging Face cache. HF_TOKEN is a secret; the hub's library
 # keeps it in a file of its own.
-CARRIED = ("PATH", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "XDG_CACHE_HOME")
+CARRIED = ("PATH", "HF_ENDPOINT")
+CARRIED_FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
 SOCKET_ENDPOINT = "systemd:domain=INET:index=0"
 CALL = "from twisted.scripts.twistd import run; run()"
 # Beyond what the server takes to end, in seconds.
@@ -46,7 +48,13 @@ def job(environ: Mapping[str, str], user: str, home: Path, *, socket: bool = Fal
     with _at(home):
         settings = Sources({}, environ).find().settings
         environment = {name: environ[name] for name in CARRIED if environ.get(name)}
+        # As huggingface_hub reads them.
+        folders = {name: os.path.expandvars(environ[name]) for name in CARRIED_FOLDERS if environ.get(name)}
+        environment |= {name: _absolute(folder) for name, folder in folders.items()}
         environment |= _variables(environ)
+    for name, text in environment.items():
+        if not text.isprintable():
+            raise BadSetting(f"{name} must be printable text to be written down for the next start, not {text!r}")
     program = (*twistd(), "-n", "--pidfile=", "osaurus")
     address = None
     if socket:

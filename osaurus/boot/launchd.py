@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 from attrs import frozen
 
@@ -24,6 +25,8 @@ NOT_THERE = 113
 # What `launchctl bootout` exits with where the job takes its time to end.
 UNDER_WAY = 36
 LOOK_EVERY = 0.5
+# Files and connections that a process may have open, of which launchd gives 256: fewer than `max_connections`.
+MOST_FILES = 4096
 PID = re.compile(r"^\s*pid = (\d+)$", re.MULTILINE)
 STATE = re.compile(r"^\s*state = (.+)$", re.MULTILINE)
 
@@ -58,6 +61,7 @@ class Launchd:
             "KeepAlive": True,
             "ProcessType": "Interactive",
             "ExitTimeOut": job.stop_seconds,
+            "SoftResourceLimits": {"NumberOfFiles": MOST_FILES},
             "Umask": 0o077,
             "StandardOutPath": log,
             "StandardErrorPath": log,
@@ -77,22 +81,32 @@ class Launchd:
             logs.mkdir(parents=True)
             if self.system:
                 shutil.chown(logs, job.user)
+        # What runs has the time that it was given when it was installed.
+        patience = self._stop_seconds() or job.stop_seconds
         changed = write(self.files(job))
         if loaded and changed:
             self._forget()
-            self._wait(job.stop_seconds)
+            self._wait(patience)
         if changed or not loaded:
             self._know()
         return changed
 
     def uninstall(self) -> bool:
         """Have launchd forget the job, and remove the property list."""
-        if not self.path.exists():
+        there = self.path.exists()
+        try:
+            # Also where somebody has removed the file.
+            loaded = self._print() is not None
+        except ManagerFailed:
+            if there:
+                raise
+            # One that does not answer knows none.
             return False
-        if self._print() is not None:
+        if loaded:
             self._forget()
-        self.path.unlink()
-        return True
+        if there:
+            self.path.unlink()
+        return there or loaded
 
     def start(self) -> None:
         """Have launchd know the job, or start it if it does not run."""
@@ -144,6 +158,14 @@ class Launchd:
         done = self.run(("launchctl", "bootout", self._target))
         if done.returncode not in (0, UNDER_WAY):
             raise ManagerFailed(f"launchctl bootout {self._target}: {(done.stderr or done.stdout).strip()}")
+
+    def _stop_seconds(self) -> int | None:
+        """Return how long the job that is installed may take to end; None if that is not to be known."""
+        try:
+            seconds = plistlib.loads(self.path.read_bytes())["ExitTimeOut"]
+        except (OSError, ValueError, LookupError, TypeError, ExpatError):
+            return None
+        return seconds if type(seconds) is int else None
 
     def _wait(self, seconds: float) -> None:
         """Wait until the job has ended; one that has not cannot be made known anew."""

@@ -9,16 +9,19 @@ too. A service of the machine is denied more.
 """
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from attrs import frozen
 
 from .job import Job
-from .manager import Run, Status, demand, write
+from .manager import ManagerFailed, Run, Status, demand, write
 
 SERVICE = "osaurus.service"
 SOCKET = "osaurus.socket"
 UNITS = (SOCKET, SERVICE)
+# How a unit is, in systemd's words, of which there is nothing to be ended.
+AT_REST = ("inactive", "failed")
 
 # Characters that a word in double quotes cannot hold as they are, or that the path of a program cannot have.
 SPECIAL = re.compile(r"[\\\"'\x00-\x1f\x7f]")
@@ -73,15 +76,19 @@ class Systemd:
             (self._folder / name).unlink()
         changed = write(files) or bool(superfluous)
         self._demand("daemon-reload")
+        self._pardon()
         self._demand("enable", "--now", SOCKET if job.socket else SERVICE)
         return changed
 
     def uninstall(self) -> bool:
         """Have systemd end the service and forget it, and remove the units."""
-        there = self._there()
-        if not there:
+        there, lost = self._there(), self._lost()
+        if not there and not lost:
             return False
-        self._demand("disable", "--now", *there)
+        if lost:
+            self._demand("stop", *lost)
+        if there:
+            self._demand("disable", "--now", *there)
         for name in there:
             (self._folder / name).unlink()
         self._demand("daemon-reload")
@@ -89,6 +96,7 @@ class Systemd:
 
     def start(self) -> None:
         """Start what begins."""
+        self._pardon()
         self._demand("start", self._there()[0])
 
     def stop(self) -> None:
@@ -115,8 +123,23 @@ class Systemd:
         """Return the units that are installed, the one that begins first."""
         return [name for name in UNITS if (self._folder / name).exists()]
 
+    def _lost(self) -> list[str]:
+        """Return the units that systemd runs, but whose files somebody has removed."""
+        # One that does not answer runs none.
+        with suppress(ManagerFailed):
+            missing = [name for name in UNITS if name not in self._there()]
+            return [name for name in missing if self._show(name).get("ActiveState") not in AT_REST]
+        return []
+
+    def _pardon(self) -> None:
+        """Have systemd forget that the service failed too often to be started again, if it did."""
+        self.run(self._command("reset-failed", *self._there()))
+
+    def _command(self, *arguments: str) -> tuple[str, ...]:
+        return ("systemctl", *(() if self.system else ("--user",)), *arguments)
+
     def _demand(self, *arguments: str) -> str:
-        return demand(self.run, "systemctl", *(() if self.system else ("--user",)), *arguments)
+        return demand(self.run, *self._command(*arguments))
 
     def _show(self, unit: str) -> dict[str, str]:
         said = self._demand("show", "--property=ActiveState,MainPID", unit)
@@ -133,7 +156,10 @@ class Systemd:
             "[Unit]\n"
             "Description=Osaurus, a server of language models\n"
             + ("After=network.target\n" if self.system else "")
-            + "\n[Service]\n"
+            # With RestartSec the usual ten seconds would never see enough starts to give up.
+            + "StartLimitIntervalSec=120\n"
+            "StartLimitBurst=5\n"
+            "\n[Service]\n"
             "Type=notify\n"
             f"ExecStart={start}\n"
             # By the shell, which is everywhere: /bin/kill is a package of its own.
@@ -143,7 +169,7 @@ class Systemd:
             f"TimeoutStopSec={job.stop_seconds}\n"
             # The server ends its own processes, in order; what is left then is killed.
             "KillMode=mixed\n"
-            + (f"User={job.user}\n" if self.system else "")
+            + (f"User={job.user}\nWorkingDirectory=~\n" if self.system else "")
             + environment
             + HARDENING
             + (SYSTEM_HARDENING if self.system else "")
