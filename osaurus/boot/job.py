@@ -2,8 +2,8 @@
 
 Settings come from variables that are set then, and at each start from ~/.osaurus/config.toml. A relative path would be
 looked for elsewhere, and is made absolute; what is relative in an endpoint string only its plugin knows, and stays. API
-keys do not go along: these files are for others to read, and systemd
-tells everybody the variables of a system unit. They go into a file, whose path may.
+keys do not go along: these files are for others to read, and systemd tells everybody the variables of a system unit.
+They go into a file, whose path may.
 """
 
 import os

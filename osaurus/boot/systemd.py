@@ -128,7 +128,7 @@ class Systemd:
         # One that does not answer runs none.
         with suppress(ManagerFailed):
             missing = [name for name in UNITS if name not in self._there()]
-            return [name for name in missing if self._show(name).get("ActiveState") not in AT_REST]
+            return [name for name in missing if self._show(name).get("ActiveState", "inactive") not in AT_REST]
         return []
 
     def _pardon(self) -> None:

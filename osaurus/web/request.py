@@ -53,10 +53,8 @@ class BoundedRequest(Request):
         if self._received <= self._max_body:
             self._body.write(data)
         elif self._received > self._max_body * PATIENCE:
-            # More may come until the client has heard of it.
-            if not self._cut_off:
-                self._tell_cut("it goes on beyond {limit} bytes", limit=self._max_body * PATIENCE)
-                self.channel.loseConnection()
+            self._tell_cut("it goes on beyond {limit} bytes", limit=self._max_body * PATIENCE)
+            self.channel.loseConnection()
         else:
             self._body.truncate(0)
 
@@ -71,9 +69,11 @@ class BoundedRequest(Request):
         self.channel.forceAbortClient()
 
     def _tell_cut(self, why: str, **fields: float) -> None:
-        self._cut_off = True
-        peer = self.channel.getPeer()
-        log.info(f"A request was cut off: {why}", client=getattr(peer, "host", "unix"), **fields)
+        # More may come until the client has heard of it.
+        if not self._cut_off:
+            self._cut_off = True
+            peer = self.channel.getPeer()
+            log.info(f"A request was cut off: {why}", client=getattr(peer, "host", "unix"), **fields)
 
     def _arrived(self) -> None:
         if self._patience.active():
