@@ -233,7 +233,9 @@ def test_a_daemon_hears_it_too_wherever_it_runs(tmp_path: Path) -> None:
     pid, log = int((tmp_path / "twistd.pid").read_text()), tmp_path / "twistd.log"
     try:
         wait_for_port(port)
-        (tmp_path / "mine.toml").write_text("api_keys = 'secret'")
+        # Which is beside it, and not where the daemon is.
+        (tmp_path / "keys").write_text("secret")
+        (tmp_path / "mine.toml").write_text("api_keys = './keys'")
         os.kill(pid, signal.SIGHUP)
         deadline = monotonic() + 60
         while "api_keys is now" not in log.read_text():
