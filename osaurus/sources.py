@@ -6,8 +6,8 @@ environment (`OSU_MAX_BODY`), an option of the command line (`--max-body`). The 
 name it.
 
 A path that is relative is so to where it is said: in the file to the file's folder, in a variable or an option to the
-folder in which the server was started. Where the process is by now says nothing: twistd goes elsewhere (`--rundir`), and
-the settings are read again.
+folder in which the server was started. Where the process is by now says nothing: twistd goes elsewhere (`--rundir`),
+and the settings are read again.
 
 A key of the file or an option that is unknown is refused. A variable is only told of: the environment is shared with
 programs that may have an `OSU_` of their own.

@@ -69,7 +69,10 @@ def test_paths_are_bounded(client: Client, events: Sequence[LogEvent]) -> None:
     assert len(line["route"]) == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/v1/health/", "/ps", "/ui", "/ui/main.js", "/v1/models", "/tags", "/api/version"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/health", "/metrics", "/v1/health/", "/ps", "/ui", "/ui/main.js", "/v1/models", "/tags", "/api/version"],
+)
 def test_those_who_watch_are_told_at_debug_while_all_is_well(
     client: Client, events: Sequence[LogEvent], path: str
 ) -> None:
@@ -101,9 +104,7 @@ def test_a_path_makes_no_line_of_its_own(client: Client, events: Sequence[LogEve
     ("path", "said"),
     [("/x%20200%20client=8.8.8.8", '] GET "/x 200 client=8.8.8.8" 404 '), ("/a=b", '] GET "/a=b" 404 ')],
 )
-def test_a_path_makes_no_field_of_its_own(
-    client: Client, events: Sequence[LogEvent], path: str, said: str
-) -> None:
+def test_a_path_makes_no_field_of_its_own(client: Client, events: Sequence[LogEvent], path: str, said: str) -> None:
     client.ask("GET", path)
     [line] = lines(events)
     assert said in human_line(line)

@@ -92,7 +92,7 @@ class Connections(BoundedFactory):
 
     def _finish(self, request: Request) -> None:
         self._answering.discard(request)
-        exchange = IExchange(request, None)
+        exchange: Any = IExchange(request, None)
         # Whoever was not let in, or asked for what is not there, has used nothing.
         self._idleness.finish(used=exchange is None or not (exchange.watching or exchange.route == OTHER))
         self._look()

@@ -53,8 +53,10 @@ class BoundedRequest(Request):
         if self._received <= self._max_body:
             self._body.write(data)
         elif self._received > self._max_body * PATIENCE:
-            self._tell_cut("it goes on beyond {limit} bytes", limit=self._max_body * PATIENCE)
-            self.channel.loseConnection()
+            # More may come until the client has heard of it.
+            if not self._cut_off:
+                self._tell_cut("it goes on beyond {limit} bytes", limit=self._max_body * PATIENCE)
+                self.channel.loseConnection()
         else:
             self._body.truncate(0)
 
@@ -65,15 +67,14 @@ class BoundedRequest(Request):
 
     def _give_up(self) -> None:
         """Cut off what takes too long."""
-        self._tell_cut("it is not complete after {seconds:g} s", seconds=LONGEST_ARRIVAL)
+        if not self._cut_off:
+            self._tell_cut("it is not complete after {seconds:g} s", seconds=LONGEST_ARRIVAL)
         self.channel.forceAbortClient()
 
     def _tell_cut(self, why: str, **fields: float) -> None:
-        # More may come until the client has heard of it.
-        if not self._cut_off:
-            self._cut_off = True
-            peer = self.channel.getPeer()
-            log.info(f"A request was cut off: {why}", client=getattr(peer, "host", "unix"), **fields)
+        self._cut_off = True
+        peer = self.channel.getPeer()
+        log.info(f"A request was cut off: {why}", client=getattr(peer, "host", "unix"), **fields)
 
     def _arrived(self) -> None:
         if self._patience.active():
