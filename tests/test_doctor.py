@@ -104,6 +104,7 @@ def test_a_cpu_without_our_kernels_is_a_warning(
     found = by_name(command_line)["MLX"]
     assert found["state"] == state
     assert "kernels" in found["found"]
+    assert ("python3-dev" in found["advice"]) == (state == "warning")
 
 
 def test_packages_that_are_missing_or_too_old_are_told() -> None:

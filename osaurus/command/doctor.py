@@ -132,7 +132,8 @@ class Examination:
                 found=f"{said}, {backend.blas}; no kernels of our own",
                 state="warning",
                 advice="Quantised models will be several times slower than they could be, and take more memory: "
-                "`make venv` builds osaurus-cpu for this release of MLX where there is a C++ compiler.",
+                "`make venv` builds osaurus-cpu for this release of MLX, where there are a C++ compiler and Python's "
+                "headers (Debian: g++, python3-dev).",
                 facts=facts,
             )
         own = [backend.blas or "", f"kernels for {backend.kernels}" if backend.kernels else ""]
