@@ -1,5 +1,6 @@
 # make venv   build .venv in the checkout, with everything installed
-# make run    the same, fetch the starter model if there is no model, and serve in the foreground
+# make run    the same, fetch the starter model if there is no model, and serve in the foreground; settings are taken from
+#             the environment and from here (make run OSU_PORT=8080)
 # make test   the same, and run every check and test that takes only Python, pip and a C/C++ compiler
 # make test-native  the tests of the CPU kernels that need no MLX, under the sanitizers; part of make test
 # make docs   build docs/ as a site, .cache/docs/index.html; part of make test
@@ -11,7 +12,6 @@
 # make clean  remove what these made
 
 PYTHON ?= python3
-OSU_PORT ?= 1337
 VENV = .venv
 BIN = $(VENV)/bin
 # What runs on a CPU-only Linux and on a Mac alike; elsewhere say EXTRAS=cuda.
@@ -24,7 +24,7 @@ PIP = -m pip install --quiet --disable-pip-version-check
 
 .PHONY: venv clients run test test-system test-native check docs lint types bench pictures clean
 
-venv: $(VENV)/installed $(VENV)/kernels.log
+venv: $(VENV)/installed $(VENV)/kernels-installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,11 +32,15 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	$(BIN)/python $(PIP) -e ".[$(EXTRAS),test,docs,bench,dev]"
 	touch $@
 
-# The CPU kernels need a C++ compiler; without them everything works, more slowly.
-$(VENV)/kernels.log: $(VENV)/installed native/pyproject.toml native/CMakeLists.txt $(wildcard native/*/*)
-	@[ "$$(uname)" != Linux ] || [ $(EXTRAS) != cpu ] || $(BIN)/python $(PIP) ./native > $@ 2>&1 \
-		|| echo "The CPU kernels cannot be built here ($@ says why): quantised models will be slow."
-	@touch $@
+# The CPU kernels need a C++ compiler and Python's headers; without them everything works, more slowly. Each `make venv`
+# tries again, until they are there.
+$(VENV)/kernels-installed: $(VENV)/installed native/pyproject.toml native/CMakeLists.txt $(wildcard native/*/*)
+	@if [ "$$(uname)" != Linux ] || [ "$(EXTRAS)" != cpu ] \
+		|| $(BIN)/python $(PIP) ./native > $(VENV)/kernels.log 2>&1; then \
+		touch $@; \
+	else \
+		echo "The CPU kernels cannot be built here ($(VENV)/kernels.log says why): quantised models will be slow."; \
+	fi
 
 # LiteLLM needs another version of openai than the tests here: it has an environment of its own.
 clients: venv $(CLIENTS)/installed
@@ -53,7 +57,7 @@ $(CLIENTS)/installed: $(VENV)/installed tests/clients/requirements.txt tests/cli
 
 run: venv
 	@$(BIN)/osaurus list | grep -q . || $(BIN)/osaurus pull smollm2:135m
-	OSU_PORT=$(OSU_PORT) $(BIN)/twistd -n --pidfile= osaurus
+	$(BIN)/twistd -n --pidfile= osaurus
 
 test: lint types docs test-native check
 
