@@ -30,7 +30,7 @@ from osaurus.serving.catalogue import Catalogue
 from osaurus.serving.limits import Limits
 from osaurus.serving.pulls import Pulls
 from osaurus.serving.runners import Runner, RunnerForEach
-from osaurus.serving.scheduler import Scheduler
+from osaurus.serving.scheduler import Blocking, Scheduler
 from osaurus.web.access import AccessLog
 from osaurus.web.api import Api
 from osaurus.web.exchange import Observer
@@ -93,6 +93,7 @@ class Client:
     spawned: MemorySpawn = field(factory=MemorySpawn)
     tally: Tally = field(factory=Tally)
     registry: CollectorRegistry = field(factory=CollectorRegistry)
+    blocking: Blocking = inline  # for what is asked of models
     scheduler: Scheduler = field(init=False)
     pulls: Pulls = field(init=False)
     front: Front = field(init=False)
@@ -107,7 +108,7 @@ class Client:
             store.foundation = self.foundation.model
             runner = RunnerForEach(runner, {"foundation": self.foundation})
         self.scheduler = Scheduler(store, runner, self.worker.residency, limits, inline)
-        catalogue = Catalogue(store, inline)
+        catalogue = Catalogue(store, self.blocking)
         library = Library(catalogue, self.scheduler, inline, self.clock)
         self.pulls = Pulls(self.models, self.spawned, self.clock)
         pulling = Pulling(self.pulls, catalogue, inline, self.clock)

@@ -2,13 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 
-from attrs import define, field
-from twisted.internet.defer import DeferredLock
+from attrs import Factory, define, field
 
 from ..chat import InstalledModel, InternalError, ModelCard
 from ..library.card import card
 from ..library.folder import UnusableFolder
 from ..library.store import ModelStore
+from .digests import Digests
 from .scheduler import Blocking
 
 
@@ -18,7 +18,9 @@ class Catalogue:
 
     _store: ModelStore
     _blocking: Blocking
-    _hashing: DeferredLock = field(factory=DeferredLock, init=False)
+    _digests: Digests = field(
+        default=Factory(lambda self: Digests(self._store.digest, self._blocking), takes_self=True), init=False
+    )
 
     async def models(self) -> list[InstalledModel]:
         """Return the installed models."""
@@ -28,13 +30,9 @@ class Catalogue:
         """Return a model by any of its names. Raises ModelNotFound."""
         return await self._blocking(self._store.find, name)
 
-    async def digest(self, model: InstalledModel) -> str:
-        """Return the digest of a model's files. Raises OSError if one cannot be read.
-
-        One at a time: it may take long, and the threads are for other things as well.
-        """
-        async with self._hashing:
-            return await self._blocking(self._store.digest, model)
+    async def digest(self, model: InstalledModel, *, in_memory: bool = False) -> str:
+        """Return the digest of a model's files, of one that is in memory sooner. Raises OSError if one cannot be read."""
+        return await self._digests.of(model, in_memory=in_memory)
 
     async def card(self, name: str) -> ModelCard:
         """Return what a model's folder says about it. Raises ModelNotFound, InternalError."""

@@ -51,7 +51,8 @@ class Library:
         for resident, stays in await self._scheduler.resident():
             try:
                 model = await self._catalogue.find(resident.id)
-                found.append((model, await self._catalogue.digest(model), resident, stays))
+                digest = await self._catalogue.digest(model, in_memory=True)
+                found.append((model, digest, resident, stays))
             except (ModelNotFound, OSError) as error:
                 log.warn("{model} is in memory, but not on disk: {error}", model=resident.id, error=error)
         now = datetime.fromtimestamp(self._clock.seconds(), UTC)
