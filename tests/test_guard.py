@@ -199,6 +199,11 @@ def test_a_server_to_be_read_only_changes_nothing(tiny_models: Path, method: str
     assert client.chat().status == 200
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_server_to_be_read_only_tells_its_numbers(tiny_models: Path, method: str) -> None:
+    assert new_client(tiny_models, Guard(read_only=True)).ask(method, "/metrics").status == 200
+
+
 def test_a_page_that_was_named_may_delete(tiny_models: Path) -> None:
     answer = new_client(tiny_models, Guard(origins=(PAGE,))).ask("OPTIONS", "/api/delete", Origin=PAGE)
     assert "DELETE" in answer.headers["access-control-allow-methods"]

@@ -57,7 +57,7 @@ class Guard:
             self._check_key(request)
         if first in OWN_PAGES_ONLY:
             self._check_origin(request)
-            if self._read_only and request.method != b"GET":
+            if self._read_only and request.method not in (b"GET", b"HEAD"):
                 raise Forbidden("This server lets clients use models, not change what is installed (`read_only`)")
 
     def owner(self, request: Request) -> str:
