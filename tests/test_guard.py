@@ -28,7 +28,8 @@ def locked(tiny_models: Path) -> Client:
 def test_each_key_opens(locked: Client, key: str) -> None:
     assert locked.ask("GET", "/v1/models", Authorization=f"Bearer {key}").status == 200
     assert locked.ask("GET", "/v1/models", Authorization=f"bearer  {key} ").status == 200
-    assert locked.ask("GET", "/v1/models", X_Api_Key=key).status == 200
+    for proxys in ("Basic dXNlcjpwYXNz", "Bearer proxys", ""):
+        assert locked.ask("GET", "/v1/models", X_Api_Key=key, Authorization=proxys).status == 200
 
 
 @pytest.mark.parametrize("sent", ["Bearer wrong", "Bearer ", "Bearer firs", "Basic first", "first", "Bearer f\xefrst"])
@@ -170,8 +171,12 @@ def test_what_changes_the_disk_is_for_programs_own_pages_and_those_that_were_nam
 
 def test_what_is_read_for_one_key_is_no_other_keys(locked: Client) -> None:
     owners = []
-    for key in ("first", "second", "first"):
-        locked.begin("POST", "/v1/chat/completions", HELLO, Authorization=f"Bearer {key}")
+    for headers in (
+        {"Authorization": "Bearer first"},
+        {"Authorization": "Bearer second"},
+        {"Authorization": "Bearer proxys", "X_Api_Key": "first"},
+    ):
+        locked.begin("POST", "/v1/chat/completions", HELLO, **headers)
         locked.worker.turn()
         [(row, _)] = locked.worker.engine.rows.values()
         owners.append(row.owner)

@@ -62,7 +62,11 @@ class Guard:
 
     def owner(self, request: Request) -> str:
         """Return a name for who asks: one for each key, one for all where there are none."""
-        return sha256(_key(request).encode()).hexdigest() if self._api_keys else ""
+        if not self._api_keys:
+            return ""
+        # Since it was let in, its key may have been taken away.
+        key = self._fitting(request) or "\0".join(_given(request))
+        return sha256(key.encode()).hexdigest()
 
     def allow_origin(self, request: Request) -> None:
         """Set the headers that say which pages may read the answer."""
@@ -102,13 +106,17 @@ class Guard:
         raise Forbidden(f"This server does not answer to {given[:100]!r}; `hosts` can have it do so")
 
     def _check_key(self, request: Request) -> None:
-        given = _key(request)
-        # All are compared, whichever fits: the time tells nothing.
-        if not sum(hmac.compare_digest(given.encode(), key.encode()) for key in self._api_keys):
+        if not self._fitting(request):
             raise Unauthorized(
                 "This server asks for an API key, as `Authorization: Bearer KEY`; "
-                + ("the one that was sent is not one of them" if given else "none was sent")
+                + ("the one that was sent is not one of them" if any(_given(request)) else "none was sent")
             )
+
+    def _fitting(self, request: Request) -> str:
+        """Return the key that fits; empty if none does. All are compared, whichever fits: the time tells nothing."""
+        pairs = [(given.encode(), key.encode()) for given in _given(request) for key in self._api_keys]
+        fitting = [key for given, key in pairs if hmac.compare_digest(given, key)]
+        return fitting[0].decode() if fitting else ""
 
 
 def _is_private(name: str) -> bool:
@@ -119,9 +127,10 @@ def _is_private(name: str) -> bool:
     return address.is_loopback or address.is_private or address.is_unspecified
 
 
-def _key(request: Request) -> str:
+def _given(request: Request) -> tuple[str, str]:
+    """Return what may be the key; behind a proxy `Authorization` may be the proxy's own."""
     scheme, _, bearer = _header(request, b"Authorization").partition(" ")
-    return bearer.strip() if scheme.lower() == "bearer" else _header(request, b"X-Api-Key")
+    return bearer.strip() if scheme.lower() == "bearer" else "", _header(request, b"X-Api-Key")
 
 
 def _header(request: Request, name: bytes) -> str:
