@@ -31,7 +31,7 @@ class Catalogue:
         return await self._blocking(self._store.find, name)
 
     async def digest(self, model: InstalledModel, *, in_memory: bool = False) -> str:
-        """Return the digest of a model's files, of one that is in memory sooner. Raises OSError if one cannot be read."""
+        """Return the digest of a model's files, sooner of one in memory. Raises OSError if one cannot be read."""
         return await self._digests.of(model, in_memory=in_memory)
 
     async def card(self, name: str) -> ModelCard:
