@@ -17,6 +17,7 @@ export function keyDialog(server) {
   const open = () => {
     if (dialog.open) return;
     problem.textContent = "";
+    value.removeAttribute("aria-invalid");
     dialog.showModal();
     value.focus();
   };
@@ -37,10 +38,9 @@ export function keyDialog(server) {
       return refuse(explained(error));
     }
     value.value = "";
-    value.removeAttribute("aria-invalid");
-    dialog.close();
   });
   element("key-later").addEventListener("click", () => dialog.close());
   server.addEventListener("locked", open);
+  server.addEventListener("unlocked", () => dialog.close());
   return open;
 }

@@ -7,41 +7,25 @@ import { Models } from "./models.js";
 import { Overview } from "./overview.js";
 import { Polling } from "./polling.js";
 import { pullForm } from "./pull.js";
-import { explained, Server } from "./server.js";
+import { Server } from "./server.js";
+import { tabStorage } from "./storage.js";
 
 // Models come and go by other ways as well: every so many looks they are asked for again.
 const LOOKS = 30;
 
-const server = new Server(sessionStorage);
+const server = new Server(tabStorage());
 const models = new Models(server);
 const overview = new Overview(server, models);
-const chat = new Chat(server);
 const askKey = keyDialog(server);
+const chat = new Chat(server, askKey);
 
 let looks = 0;
-let known = false;
-let looking = false;
-
-async function lookForModels() {
-  // Digests of large models take long the first time.
-  if (looking) return;
-  looking = true;
-  try {
-    await models.look();
-    known = true;
-  } catch (error) {
-    known = false;
-    element("installed-none").textContent = explained(error);
-    element("installed-none").hidden = false;
-  }
-  looking = false;
-}
 
 const polling = new Polling(
   async () => {
     const answered = await overview.look();
-    if (answered && !server.locked && (!known || looks % LOOKS === 0)) lookForModels();
-    if (!answered) known = false;
+    if (!answered) models.leave();
+    else if (!server.locked && !models.looking && (!models.known || looks % LOOKS === 0)) models.look();
     looks += 1;
     return answered;
   },
@@ -52,13 +36,15 @@ const polling = new Polling(
 function notice(seconds) {
   const { state, reason } = overview;
   const said = {
-    away: `The server does not answer. The page looks again in ${seconds} s.`,
+    away: "The server does not answer.",
     failing: `The server is there, but cannot answer: ${reason}`,
     locked: "This server asks for an API key.",
   }[/** @type {string} */ (state)];
   element("notice").hidden = said === undefined;
   element("notice").dataset.state = state;
   if (element("notice-text").textContent !== said) element("notice-text").textContent = said ?? "";
+  // These change each time, and are for those who see them.
+  element("notice-wait").textContent = state === "away" ? `The page looks again in ${seconds} s.` : "";
   element("notice-action").textContent = state === "locked" ? "Enter the key" : "Look now";
 }
 
@@ -66,10 +52,15 @@ element("notice-action").addEventListener("click", () => {
   if (server.locked) askKey();
   else polling.now();
 });
-server.addEventListener("unlocked", () => polling.now());
+for (const event of ["locked", "unlocked"]) {
+  server.addEventListener(event, () => {
+    overview.show();
+    polling.now();
+  });
+}
 models.addEventListener("installed", () => chat.offer(models.installed));
 models.addEventListener("changed", () => polling.now());
-pullForm(server, lookForModels);
+pullForm(server, () => models.look());
 element("welcome-pull").addEventListener("click", () => {
   show("server");
   element("pull-name").value = "smollm2:135m";
@@ -94,6 +85,7 @@ for (const view of /** @type {const} */ (["chat", "server"])) {
     show(view);
   });
 }
+element("skip").addEventListener("click", () => show("chat"));
 show("chat");
 polling.start();
 window.addEventListener("online", () => polling.now());

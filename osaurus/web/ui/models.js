@@ -5,6 +5,9 @@ import { explained } from "./server.js";
 import { bytes, duration } from "./units.js";
 
 const YEAR = 365 * 86400;
+// In milliseconds. Digests of large models, which come with their sizes, take long the first time.
+const PATIENCE = 10000;
+const LONG_PATIENCE = 60000;
 
 /**
  * @typedef {{name: string, size: number, size_vram?: number, context_length?: number, expires_at?: string,
@@ -21,6 +24,14 @@ export class Models extends EventTarget {
     this._resident = new Map();
     /** @type {string[]} */
     this.installed = [];
+    this.known = false; // whether all that is installed is shown as it is
+    /** @type {AbortController | null} */
+    this._looking = null;
+    this._again = false;
+  }
+
+  get looking() {
+    return this._looking !== null;
   }
 
   /**
@@ -45,16 +56,51 @@ export class Models extends EventTarget {
     element("resident-none").textContent = "No model is in memory. One is loaded when it is first asked.";
   }
 
-  /** Asks which models there are. Throws what Server.ask does. */
+  /** Asks which models there are; if that is being done, once more afterwards. */
   async look() {
-    // Ids come at once; sizes come with digests, which may take a while the first time.
-    const listed = await (await this._server.ask("models")).json();
-    this.installed = listed.data.map((/** @type {{id: string}} */ { id }) => id);
-    this.dispatchEvent(new Event("installed"));
-    const { models } = await (await this._server.ask("tags")).json();
-    element("installed").replaceChildren(...models.map(installedRow));
-    element("installed-none").hidden = models.length > 0;
-    element("installed-none").textContent = "No model is installed yet.";
+    this._again = this.looking;
+    if (this.looking) return;
+    do {
+      this._again = false;
+      this._looking = new AbortController();
+      this.known = await this._list(this._looking);
+    } while (this._again);
+    this._looking = null;
+  }
+
+  /** The server has gone: what was asked of it is not waited for, and asked for anew when it is back. */
+  leave() {
+    this.known = false;
+    this._looking?.abort(new Error("The server does not answer."));
+  }
+
+  /**
+   * Shows what is installed; returns whether it could.
+   * @param {AbortController} looking
+   */
+  async _list(looking) {
+    const { signal } = looking;
+    const late = new Error("The models are still being looked at.");
+    let timer = setTimeout(() => looking.abort(late), PATIENCE);
+    try {
+      // Ids come at once.
+      const listed = await (await this._server.ask("models", { signal })).json();
+      this.installed = listed.data.map((/** @type {{id: string}} */ { id }) => id);
+      this.dispatchEvent(new Event("installed"));
+      clearTimeout(timer);
+      timer = setTimeout(() => looking.abort(late), LONG_PATIENCE);
+      const { models } = await (await this._server.ask("tags", { signal })).json();
+      element("installed").replaceChildren(...models.map(installedRow));
+      element("installed-none").hidden = models.length > 0;
+      element("installed-none").textContent = "No model is installed yet.";
+      return true;
+    } catch (error) {
+      element("installed-none").textContent = explained(error);
+      element("installed-none").hidden = false;
+      return false;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /**

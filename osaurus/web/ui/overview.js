@@ -21,7 +21,10 @@ const WORDS = {
 /** @type {[string, string][]} the kinds of memory, and their names */
 const KINDS = [["models", "Models"], ["rows", "Answers under way"], ["prefixes", "Prompts read before"]];
 
-/** Asks the server how it is, and shows it. */
+/**
+ * Asks the server how it is, and shows it. Of the questions each has its own time: what is slow holds up nothing else, and
+ * is not asked again before it is answered.
+ */
 export class Overview {
   /**
    * @param {import("./server.js").Server} server
@@ -31,67 +34,96 @@ export class Overview {
     this._server = server;
     this._models = models;
     /** @type {State} */
-    this.state = "unknown";
+    this._health = "unknown";
     this.reason = "";
+    this._ahead = 0; // the server's clock of ours, in milliseconds
     this._numbers = true; // whether the server tells them
+    /** @type {Set<string>} */
+    this._asking = new Set();
     this._tokens = new Rates(SPAN, 1.5, GAP);
     this._requests = new Rates(SPAN, 10, GAP);
     this._tokensPlot = new Plot(element("tokens-plot"), "tokens a second");
     this._requestsPlot = new Plot(element("requests-plot"), "requests a second");
   }
 
+  /** @returns {State} */
+  get state() {
+    return this._server.locked && this._health === "running" ? "locked" : this._health;
+  }
+
   /**
-   * Looks once; returns whether the server answered.
+   * Looks once; returns whether the server answered. The rest is shown as it comes.
    * @returns {Promise<boolean>}
    */
   async look() {
-    const now = await this._health();
-    if (!this._server.locked && this.state !== "away") {
-      await Promise.all([this._running(now), this._metrics()].map((asked) => asked.catch(() => {})));
+    await this._askHealth();
+    if (this._health === "away") {
+      this._numbers = true;
+    } else {
+      // Where a key is wanted this tells as well when it no longer is.
+      this._ask("ps", async (answer) => {
+        this._models.showResident((await answer.json()).models, Date.now() + this._ahead);
+      });
+      if (this._numbers && !this._server.locked) {
+        this._ask("metrics", async (answer) => this._showNumbers(reading(parse(await answer.text()))));
+      }
     }
-    if (this.state === "away") this._numbers = true;
-    if (this._server.locked && this.state === "running") this.state = "locked";
-    const sign = element("state");
-    if (sign.dataset.state !== this.state) {
-      sign.dataset.state = this.state;
-      element("state-text").textContent = WORDS[this.state];
-    }
-    return this.state !== "away";
+    this.show();
+    return this._health !== "away";
   }
 
-  /** Asks how the server is; returns its time, in milliseconds since the epoch. */
-  async _health() {
+  /** Shows how the server is, as far as that is known. */
+  show() {
+    const { state } = this;
+    const sign = element("state");
+    if (sign.dataset.state !== state) {
+      sign.dataset.state = state;
+      element("state-text").textContent = WORDS[state];
+    }
+    const past = state === "away" || state === "locked";
+    element("server").classList.toggle("past", past);
+    if (past) this._showRates(false);
+  }
+
+  async _askHealth() {
     this.reason = "";
-    let told;
     try {
-      told = await (await this._server.ask("health", { signal: AbortSignal.timeout(PATIENCE) })).json();
+      const answer = await this._server.ask("health", { signal: AbortSignal.timeout(PATIENCE) });
+      this._ahead = Date.parse((await answer.json()).timestamp) - Date.now();
+      this._health = "running";
     } catch (error) {
       // A proxy's errors say that there is no server behind it.
-      this.state = error instanceof Refusal && error.status === 503 && error.told ? "failing" : "away";
+      this._health = error instanceof Refusal && error.status === 503 && error.told ? "failing" : "away";
       if (error instanceof Error) this.reason = error.message;
-      return Date.now();
     }
-    this.state = "running";
-    return Date.parse(told.timestamp);
   }
 
-  /** @param {number} now */
-  async _running(now) {
-    const answer = await this._server.ask("ps", { signal: AbortSignal.timeout(PATIENCE) });
-    this._models.showResident((await answer.json()).models, now);
-  }
-
-  async _metrics() {
-    if (!this._numbers) return;
+  /**
+   * Asks for what is shown if it comes; it is asked for at every look.
+   * @param {"ps" | "metrics"} path
+   * @param {(answer: Response) => Promise<void>} show
+   */
+  async _ask(path, show) {
+    if (this._asking.has(path)) return;
+    this._asking.add(path);
     try {
-      const answer = await this._server.ask("metrics", { signal: AbortSignal.timeout(PATIENCE) });
-      this._showNumbers(reading(parse(await answer.text())));
+      await show(await this._server.ask(path, { signal: AbortSignal.timeout(PATIENCE) }));
     } catch (error) {
-      if (!(error instanceof Refusal) || error.status === 401) throw error;
-      // Not asked for again until another server may be there.
-      this._numbers = false;
-      this._showNumbers(null);
+      if (path === "metrics" && error instanceof Refusal && [403, 404].includes(error.status)) {
+        // Not asked for again until another server may be there.
+        this._numbers = false;
+        this._showNumbers(null);
+      }
+    } finally {
+      this._asking.delete(path);
     }
+  }
+
+  /** @param {boolean} known whether what the rates are now is known */
+  _showRates(known) {
+    const now = performance.now() / 1000;
+    this._tokensPlot.show(this._tokens, now, known);
+    this._requestsPlot.show(this._requests, now, known);
   }
 
   /** @param {import("./metrics.js").Reading | null} told null where the server does not tell */
@@ -101,8 +133,7 @@ export class Overview {
     const now = performance.now() / 1000;
     this._tokens.add(now, told.tokens);
     this._requests.add(now, told.requests);
-    this._tokensPlot.show(this._tokens, now);
-    this._requestsPlot.show(this._requests, now);
+    this._showRates(true);
     for (const state of ["writing", "reading", "waiting", "parked"]) {
       element(`rows-${state}`).textContent = String(told.rows[state] ?? 0);
     }

@@ -31,9 +31,11 @@ export class Plot {
   /**
    * @param {Rates} rates
    * @param {number} now in the rates' seconds
+   * @param {boolean} known whether what they are now is known
    */
-  show(rates, now) {
-    const { latest, peak, span } = rates;
+  show(rates, now, known = true) {
+    const { peak, span } = rates;
+    const latest = known ? rates.latest : undefined;
     // A little air above, and no noise made large.
     const top = Math.max(peak * 1.1, 1);
     const lines = rates.lines().map((line) => line.map((point) => [
@@ -45,7 +47,7 @@ export class Plot {
     this._now.textContent = latest === undefined ? "–" : rate(latest);
     this._peak.textContent = `at most ${rate(peak)}`;
     this._svg.setAttribute("aria-label", `${this._what} over the last five minutes: ${
-      latest === undefined ? "not known yet" : `now ${rate(latest)}, at most ${rate(peak)}`}`);
+      latest === undefined ? "now not known" : `now ${rate(latest)}, at most ${rate(peak)}`}`);
   }
 }
 

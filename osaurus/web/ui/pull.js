@@ -5,12 +5,14 @@ import { errorIn, explained, Refusal } from "./server.js";
 import { lines } from "./streams.js";
 import { bytes, percent } from "./units.js";
 
+const LOST = "The pull broke off: the connection to the server was lost. Pull it again: it goes on from there.";
+
 /**
  * @typedef {{status: string, digest?: string, total?: number, completed?: number}} Progress
  */
 
 /**
- * Yields how far a pull is; returns when the model is there. Throws Refusal, and what Server.ask does.
+ * Yields how far a pull is; returns when the model is there. Throws what Server.ask does, and Error if it broke off.
  * @param {import("./server.js").Server} server
  * @param {string} name
  * @param {AbortSignal} signal
@@ -19,15 +21,20 @@ import { bytes, percent } from "./units.js";
 export async function* pulling(server, name, signal) {
   const response = await server.ask("pull", { body: { model: name, stream: true }, signal });
   let last = "";
-  for await (const line of lines(/** @type {ReadableStream<Uint8Array>} */ (response.body))) {
-    if (!line) continue;
-    const told = JSON.parse(line);
-    const problem = errorIn(told);
-    if (problem !== undefined) throw new Refusal(response.status, problem);
-    last = told.status;
-    yield told;
+  try {
+    for await (const line of lines(/** @type {ReadableStream<Uint8Array>} */ (response.body))) {
+      if (!line) continue;
+      const told = JSON.parse(line);
+      const problem = errorIn(told);
+      if (problem !== undefined) throw new Refusal(response.status, problem);
+      last = told.status;
+      yield told;
+    }
+  } catch (error) {
+    if (error instanceof Refusal || signal.aborted) throw error;
+    throw new Error(LOST);
   }
-  if (last !== "success") throw new Error("The connection was lost. Pull it again: it goes on from there.");
+  if (last !== "success") throw new Error(LOST);
 }
 
 /**

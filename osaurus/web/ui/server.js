@@ -6,19 +6,25 @@ const KEY = "osaurus-key";
 
 /**
  * An answer that is an error. `retryAfter` is in seconds, if the server says when to ask again; `told` is whether it was
- * the server that gave the reason, not something between it and the page.
+ * the server that gave the reason, not something between it and the page; `code` is the server's name for the error.
  */
 export class Refusal extends Error {
   /**
    * @param {number} status
    * @param {string} message
-   * @param {{retryAfter?: number, told?: boolean}} [more]
+   * @param {{retryAfter?: number, told?: boolean, code?: string}} [more]
    */
-  constructor(status, message, { retryAfter, told = true } = {}) {
+  constructor(status, message, { retryAfter, told = true, code } = {}) {
     super(message);
     this.status = status;
     this.retryAfter = retryAfter;
     this.told = told;
+    this.code = code;
+  }
+
+  /** Whether the server asks for one of its keys. A proxy that wants a password says so to the browser. */
+  get wantsKey() {
+    return this.status === 401 && this.code === "invalid_api_key";
   }
 }
 
@@ -26,7 +32,8 @@ export class Refusal extends Error {
 export class Unreachable extends Error {}
 
 /**
- * Asks the server. Tells "locked" when it wants a key that it was not given, and "unlocked" when it has been.
+ * Asks the server. Tells "locked" when it wants a key that it was not given, and "unlocked" when it has been, or is not
+ * wanted any more.
  */
 export class Server extends EventTarget {
   /**
@@ -46,13 +53,57 @@ export class Server extends EventTarget {
    * Returns the answer to a GET, or to a POST where there is a body. Throws Refusal and Unreachable, or what `signal`
    * was aborted with.
    * @param {string} path relative to the server's root
-   * @param {{body?: object, signal?: AbortSignal, key?: string | null}} [options]
+   * @param {{body?: object, signal?: AbortSignal}} [options]
    * @returns {Promise<Response>}
    */
-  async ask(path, { body, signal, key = this._storage.getItem(KEY) } = {}) {
+  async ask(path, options = {}) {
+    let response;
+    try {
+      response = await this._send(path, this._storage.getItem(KEY), options);
+    } catch (error) {
+      if (error instanceof Refusal && error.wantsKey && !this.locked) {
+        this.locked = true;
+        this.dispatchEvent(new Event("locked"));
+      }
+      throw error;
+    }
+    // That one is open to everybody.
+    if (path !== "health") this._open();
+    return response;
+  }
+
+  /**
+   * Use a key from now on, if the server takes it; returns whether it does. Throws Refusal and Unreachable.
+   * @param {string} key
+   */
+  async unlock(key) {
+    try {
+      await this._send("version", key, {});
+    } catch (error) {
+      if (error instanceof Refusal && error.wantsKey) return false;
+      throw error;
+    }
+    this._storage.setItem(KEY, key);
+    this._open();
+    return true;
+  }
+
+  _open() {
+    if (!this.locked) return;
+    this.locked = false;
+    this.dispatchEvent(new Event("unlocked"));
+  }
+
+  /**
+   * @param {string} path
+   * @param {string | null} key
+   * @param {{body?: object, signal?: AbortSignal}} options
+   */
+  async _send(path, key, { body, signal }) {
     /** @type {Record<string, string>} */
     const headers = {};
-    if (key) headers["Authorization"] = `Bearer ${key}`;
+    // `Authorization` may be a proxy's, which the browser sends by itself.
+    if (key) headers["X-Api-Key"] = key;
     if (body) headers["Content-Type"] = "application/json";
     const method = body ? "POST" : "GET";
     let response;
@@ -65,53 +116,32 @@ export class Server extends EventTarget {
       throw new Unreachable("The server does not answer.");
     }
     if (response.ok) return response;
-    const refusal = await refusalOf(response);
-    if (refusal.status === 401 && !this.locked) {
-      this.locked = true;
-      this.dispatchEvent(new Event("locked"));
-    }
-    throw refusal;
-  }
-
-  /**
-   * Use a key from now on, if the server takes it; returns whether it does. Throws Refusal and Unreachable.
-   * @param {string} key
-   */
-  async unlock(key) {
-    try {
-      await this.ask("version", { key });
-    } catch (error) {
-      if (error instanceof Refusal && error.status === 401) return false;
-      throw error;
-    }
-    this._storage.setItem(KEY, key);
-    this.locked = false;
-    this.dispatchEvent(new Event("unlocked"));
-    return true;
+    throw await refusalOf(response);
   }
 }
 
 /** @param {Response} response */
 async function refusalOf(response) {
   const after = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
-  const reason = reasonIn(await response.text().catch(() => ""));
+  const { reason, code } = reasonIn(await response.text().catch(() => ""));
   return new Refusal(response.status, reason ?? `The answer was ${response.status} ${response.statusText}`.trim(), {
     retryAfter: Number.isNaN(after) ? undefined : after,
     told: reason !== undefined,
+    code,
   });
 }
 
 /**
- * The reason in the body of an error, or of an answer about the server's health.
+ * The reason in the body of an error, or of an answer about the server's health, and the error's code.
  * @param {string} text
- * @returns {string | undefined}
+ * @returns {{reason?: string, code?: string}}
  */
 function reasonIn(text) {
   try {
     const told = JSON.parse(text);
-    return errorIn(told) ?? told.reason;
+    return { reason: errorIn(told) ?? told.reason, code: told.error?.code };
   } catch {
-    return undefined;
+    return {};
   }
 }
 

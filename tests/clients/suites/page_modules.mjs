@@ -11,6 +11,7 @@ import { pause, Polling } from "../../../osaurus/web/ui/polling.js";
 import { pulling } from "../../../osaurus/web/ui/pull.js";
 import { Rates } from "../../../osaurus/web/ui/rates.js";
 import { explained, Refusal, Server, Unreachable } from "../../../osaurus/web/ui/server.js";
+import { tabStorage } from "../../../osaurus/web/ui/storage.js";
 import { events, lines } from "../../../osaurus/web/ui/streams.js";
 import { bytes, duration, percent, rate } from "../../../osaurus/web/ui/units.js";
 
@@ -113,6 +114,18 @@ test("a pull tells its lines, and fails where its last is not success", async ()
   await assert.rejects(all(pulling(answering('{"error":{"message":"no room"}}\n'), "m", signal)), /no room/);
 });
 
+test("a pull whose connection is lost says so, however that is seen", async () => {
+  const line = '{"status":"pulling manifest"}\n';
+  const failing = async function* () {
+    yield new TextEncoder().encode(line);
+    throw new TypeError("network error");
+  };
+  const lost = { ask: async () => ({ status: 200, body: ReadableStream.from(failing()) }) };
+  for (const server of [lost, answering(line, '{"status":"pull'), answering(line, "null\n")]) {
+    await assert.rejects(all(pulling(server, "m", signal)), { message: /^The pull broke off: .* it goes on from there\.$/ });
+  }
+});
+
 test("a conversation leaves out what was never answered", () => {
   const conversation = new Conversation();
   conversation.ask("one").answer = "1";
@@ -125,6 +138,16 @@ test("a conversation leaves out what was never answered", () => {
   ];
   assert.deepEqual(conversation.messages(turn, ""), said);
   assert.deepEqual(conversation.messages(turn, "Be brief."), [{ role: "system", content: "Be brief." }, ...said]);
+});
+
+test("a question that is answered late is told where it was asked", () => {
+  const conversation = new Conversation();
+  const late = conversation.ask("one");
+  conversation.ask("two").answer = "2";
+  assert.deepEqual(conversation.messages(late, ""), [{ role: "user", content: "one" }]);
+  late.answer = "1";
+  const said = conversation.messages(conversation.ask("three"), "").map(({ content }) => content);
+  assert.deepEqual(said, ["one", "1", "two", "2", "three"]);
 });
 
 // The server.
@@ -171,11 +194,22 @@ test("where nobody answers the error says so, and an aborted request keeps its o
   await assert.rejects(server.ask("ps", { signal: AbortSignal.abort() }), { name: "AbortError" });
 });
 
+const KEY_WANTED = '{"error":{"message":"no key","type":"authentication_error","code":"invalid_api_key"}}';
+
+// A server, what it tells, and the key that it asks for.
+function keeper(key) {
+  const kept = { key, told: [] };
+  kept.server = new Server(memory(), async (url, { headers }) => {
+    assert.equal(headers["Authorization"], undefined);
+    const open = url.pathname.endsWith("/health") || kept.key === undefined || headers["X-Api-Key"] === kept.key;
+    return open ? new Response("{}") : new Response(KEY_WANTED, { status: 401 });
+  }, root);
+  for (const event of ["locked", "unlocked"]) kept.server.addEventListener(event, () => kept.told.push(event));
+  return kept;
+}
+
 test("a key is asked for once, tried, and kept when it is right", async () => {
-  const server = new Server(memory(), async (_, { headers }) =>
-    headers["Authorization"] === "Bearer right" ? new Response("{}") : new Response("{}", { status: 401 }), root);
-  const told = [];
-  for (const event of ["locked", "unlocked"]) server.addEventListener(event, () => told.push(event));
+  const { server, told } = keeper("right");
   await assert.rejects(server.ask("ps"), { status: 401 });
   await assert.rejects(server.ask("tags"), { status: 401 });
   assert.deepEqual(told, ["locked"]);
@@ -184,6 +218,38 @@ test("a key is asked for once, tried, and kept when it is right", async () => {
   assert.equal(await server.unlock("right"), true);
   assert.deepEqual(told, ["locked", "unlocked"]);
   assert.ok((await server.ask("ps")).ok);
+});
+
+test("where keys are taken away the server is open again", async () => {
+  const kept = keeper("right");
+  await assert.rejects(kept.server.ask("ps"), { status: 401 });
+  await kept.server.ask("health");
+  assert.ok(kept.server.locked);
+  kept.key = undefined;
+  await kept.server.ask("ps");
+  assert.ok(!kept.server.locked);
+  assert.deepEqual(kept.told, ["locked", "unlocked"]);
+});
+
+for (const answer of ["<h1>401 Authorization Required</h1>", '{"error":"log in"}', ""]) {
+  test(`a proxy's 401 is no wish for a key: ${answer || "empty"}`, async () => {
+    const server = new Server(memory(), async () => new Response(answer, { status: 401 }), root);
+    server.addEventListener("locked", assert.fail);
+    await assert.rejects(server.ask("ps"), { status: 401 });
+    assert.ok(!server.locked);
+    await assert.rejects(server.unlock("key"), { status: 401 });
+  });
+}
+
+test("where the browser keeps nothing, the page does", () => {
+  const there = memory();
+  assert.equal(tabStorage(() => there), there);
+  const blocked = tabStorage(() => {
+    throw new DOMException("blocked", "SecurityError");
+  });
+  assert.equal(blocked.getItem("key"), null);
+  blocked.setItem("key", "1");
+  assert.equal(blocked.getItem("key"), "1");
 });
 
 test("when to ask again is told where that helps", () => {
