@@ -8,15 +8,23 @@ import { explained } from "./server.js";
 
 // So near its end, in pixels, a conversation is followed as it grows.
 const NEAR = 48;
+// So soon after an answer's end, in milliseconds, a click on the button was meant to stop it.
+const SOON = 500;
 
 /** Runs the chat's part of the page. */
 export class Chat {
-  /** @param {import("./server.js").Server} server */
-  constructor(server) {
+  /**
+   * @param {import("./server.js").Server} server
+   * @param {() => void} askKey has the key asked for
+   */
+  constructor(server, askKey) {
     this._server = server;
+    this._askKey = askKey;
     this._conversation = new Conversation();
     /** @type {AbortController | null} */
     this._running = null;
+    this._ended = -Infinity; // when the last answer did
+    this._known = false; // whether the models are
     this._place = element("conversation");
     this._welcome = element("welcome");
     this._welcomeText = element("welcome-text");
@@ -24,18 +32,27 @@ export class Chat {
     this._message = element("message");
     this._send = element("send");
     this._model = element("model");
+    this._unsent = element("unsent");
+    this._send.addEventListener("click", (/** @type {MouseEvent} */ event) => {
+      // The button changes under whoever clicks: the second of two clicks, or one that comes as the answer ends.
+      if (event.detail > 1 || performance.now() - this._ended < SOON) event.preventDefault();
+    });
     element("composer").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       if (this._running) this._running.abort();
       else this._ask();
     });
     this._message.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      // While characters are being composed, Enter is for whoever composes them.
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      // While characters are being composed, Enter is for whoever composes them. Safari's comes when that is over, with
+      // the code that keys have meanwhile.
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
       event.preventDefault();
       if (!this._running) this._ask();
     });
-    this._message.addEventListener("input", () => this._fit());
+    this._message.addEventListener("input", () => {
+      this._unsent.textContent = "";
+      this._fit();
+    });
     element("new").addEventListener("click", () => this._begin());
     closing(element("options"));
   }
@@ -46,6 +63,8 @@ export class Chat {
    */
   offer(models) {
     const chosen = this._model.value;
+    this._known = true;
+    this._unsent.textContent = "";
     this._model.replaceChildren(...models.map((name) => make("option", { value: name, textContent: name })));
     if (models.includes(chosen)) this._model.value = chosen;
     if (!models.length) this._model.append(make("option", { value: "", textContent: "No model" }));
@@ -65,14 +84,18 @@ export class Chat {
   _ask() {
     const question = this._message.value.trim();
     if (!question) return;
+    if (this._server.locked) return this._askKey();
+    this._unsent.textContent = "";
     if (!this._model.value) {
-      element("told").textContent = this._welcomeText.textContent;
+      this._unsent.textContent = this._known
+        ? "No model is installed yet."
+        : "Which models there are is not known yet: the server has not told.";
       return;
     }
-    const temperature = element("temperature");
-    if (!temperature.validity.valid) {
+    for (const field of [element("temperature"), element("longest")]) {
+      if (field.validity.valid) continue;
       element("options").open = true;
-      temperature.reportValidity();
+      field.reportValidity();
       return;
     }
     this._message.value = "";
@@ -84,19 +107,25 @@ export class Chat {
   }
 
   /**
-   * Has a question answered, for the first time or again.
+   * Has a question answered, for the first time or in the place of an answer that failed.
    * @param {import("./conversation.js").Turn} turn
+   * @param {Answer} [failed]
    */
-  async _answer(turn) {
+  async _answer(turn, failed) {
     const conversation = this._conversation;
     const running = new AbortController();
     const model = this._model.value;
     const temperature = element("temperature").valueAsNumber;
+    const longest = element("longest").valueAsNumber;
     const answer = new Answer(model, (change) => this._follow(change));
     this._running = running;
     this._send.textContent = "Stop";
-    this._place.append(answer.element);
-    this._place.scrollTop = this._place.scrollHeight;
+    if (failed) {
+      failed.element.replaceWith(answer.element);
+    } else {
+      this._place.append(answer.element);
+      this._place.scrollTop = this._place.scrollHeight;
+    }
     element("told").textContent = `${model} is answering.`;
     let told = "";
     try {
@@ -104,6 +133,7 @@ export class Chat {
         model,
         messages: conversation.messages(turn, element("system").value.trim()),
         ...(Number.isNaN(temperature) ? {} : { temperature }),
+        ...(Number.isNaN(longest) ? {} : { max_tokens: longest }),
       };
       for await (const part of complete(this._server, asked, running.signal)) answer.take(part);
       told = answer.end({});
@@ -116,6 +146,7 @@ export class Chat {
     // A new conversation may have begun, and have an answer of its own under way.
     if (this._running !== running) return;
     this._running = null;
+    this._ended = performance.now();
     this._send.textContent = "Send";
   }
 
@@ -125,10 +156,9 @@ export class Chat {
    */
   _again(turn, failed) {
     if (this._running) return;
-    failed.element.remove();
     turn.answer = "";
     this._message.focus();
-    this._answer(turn);
+    this._answer(turn, failed);
   }
 
   /** @param {() => void} change */

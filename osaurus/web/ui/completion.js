@@ -15,7 +15,7 @@ export class BrokenOff extends Error {}
 /**
  * Yields the parts of an answer: thoughts, text, why it ended, what it used. Throws what Server.ask does, and BrokenOff.
  * @param {import("./server.js").Server} server
- * @param {{model: string, messages: Message[], temperature?: number}} asked
+ * @param {{model: string, messages: Message[], temperature?: number, max_tokens?: number}} asked
  * @param {AbortSignal} signal
  * @returns {AsyncGenerator<Part>}
  */

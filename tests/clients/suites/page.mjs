@@ -41,7 +41,7 @@ afterEach(async () => {
 });
 
 // Opens the page in a browser of its own.
-async function open(at = url, { expected = [], routes = {}, path = "/ui", ...options } = {}) {
+async function open(at = url, { expected = [], routes = {}, path = "/ui", script = () => {}, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
   const problems = [];
   contexts.push({ context, problems, expected });
@@ -50,6 +50,7 @@ async function open(at = url, { expected = [], routes = {}, path = "/ui", ...opt
       console.error(`The policy refused ${event.violatedDirective} ${event.blockedURI}`);
     });
   });
+  await context.addInitScript(script);
   const page = await context.newPage();
   page.on("pageerror", (error) => problems.push(String(error)));
   page.on("console", (message) => {
@@ -60,6 +61,33 @@ async function open(at = url, { expected = [], routes = {}, path = "/ui", ...opt
   }
   await page.goto(at + path);
   return page;
+}
+
+// What holds whoever waits for it, until it is let go.
+function gate() {
+  let open;
+  const passed = new Promise((resolve) => (open = resolve));
+  return { passed, open };
+}
+
+// The URL of a proxy in front of the server. `take` returns the path that a request is passed on to, or answers it.
+async function proxied(t, take) {
+  const proxy = createServer((incoming, outgoing) => {
+    const path = take(incoming, outgoing);
+    if (path === undefined) return;
+    const { method, headers } = incoming;
+    const passed = request(url + path, { method, headers }, (response) => {
+      outgoing.writeHead(response.statusCode, response.headers);
+      response.pipe(outgoing);
+    });
+    incoming.pipe(passed);
+  });
+  await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+  t.after(() => {
+    proxy.close();
+    proxy.closeAllConnections();
+  });
+  return `http://127.0.0.1:${proxy.address().port}`;
 }
 
 const json = (value, status = 200) => ({ status, contentType: "application/json", body: JSON.stringify(value) });
@@ -122,32 +150,21 @@ test("it is the same under every prefix, with a slash and without", async () => 
 });
 
 test("behind a proxy it works below any path", async (t) => {
-  const proxy = createServer((incoming, outgoing) => {
-    if (!incoming.url.startsWith("/llm/")) return outgoing.writeHead(404).end();
-    const { method, headers } = incoming;
-    const passed = request(url + incoming.url.slice("/llm".length), { method, headers }, (response) => {
-      outgoing.writeHead(response.statusCode, response.headers);
-      response.pipe(outgoing);
-    });
-    incoming.pipe(passed);
-  });
-  await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
-  t.after(() => {
-    proxy.close();
-    proxy.closeAllConnections();
+  const proxy = await proxied(t, (incoming, outgoing) => {
+    if (incoming.url.startsWith("/llm/")) return incoming.url.slice("/llm".length);
+    outgoing.writeHead(404).end();
   });
   for (const path of ["/llm/ui", "/llm/ui/"]) {
-    const page = await open(`http://127.0.0.1:${proxy.address().port}`, { path });
+    const page = await open(proxy, { path });
     await said(page, "#installed", model);
     await ask(page, question);
     await complete(page);
   }
 });
 
-test("numbers are shown as the server tells them", async () => {
-  let tokens = 0;
-  const told = () => `osaurus_requests_total{endpoint="/chat/completions",status="200"} 3
-osaurus_completion_tokens_total{model="a"} ${(tokens += 1000)}
+// Numbers, of a server that has written so many tokens.
+const numbers = (tokens) => `osaurus_requests_total{endpoint="/chat/completions",status="200"} 3
+osaurus_completion_tokens_total{model="a"} ${tokens}
 osaurus_queue_depth 4
 osaurus_rows{state="writing"} 2
 osaurus_rows{state="waiting"} 5
@@ -158,8 +175,11 @@ osaurus_prefix_cache_misses_total 1
 osaurus_memory_bytes{kind="models"} 5e8
 osaurus_memory_bytes{kind="limit"} 2e9
 `;
+
+test("numbers are shown as the server tells them", async () => {
+  let tokens = 0;
   const page = await open(url, {
-    routes: { "**/metrics": (route) => route.fulfill({ contentType: "text/plain", body: told() }) },
+    routes: { "**/metrics": (route) => route.fulfill({ contentType: "text/plain", body: numbers((tokens += 1000)) }) },
   });
   await page.locator("#tokens-plot .line[d^=M]").waitFor({ state: "attached" });
   assert.ok(Number.parseInt(await text(page, "#tokens-plot strong"), 10) > 0);
@@ -199,12 +219,60 @@ test("without numbers it shows the rest, and asks no more for them", async () =>
   assert.ok(await page.locator("#throughput").isHidden());
 });
 
+test("numbers that fail to come once are asked for again, and what was shown stays", async () => {
+  let asked = 0;
+  const answers = () => ((asked += 1) === 2 ? { status: 502, body: "Bad gateway" } : { body: numbers(1000 * asked) });
+  const page = await open(url, {
+    expected: [/502/],
+    routes: { "**/metrics": (route) => route.fulfill({ contentType: "text/plain", ...answers() }) },
+  });
+  await page.waitForResponse((response) => response.url().endsWith("/metrics") && response.status() === 502);
+  assert.ok(await page.locator("#throughput").isVisible());
+  await page.waitForResponse("**/metrics");
+  assert.ok(await page.locator("#throughput").isVisible());
+});
+
+test("while it is not told what is in memory, all else is shown, and that not asked for again", async () => {
+  let asked = 0;
+  const page = await open(url, { routes: { "**/ps": () => void (asked += 1) } });
+  await said(page, "#state", "Running");
+  await said(page, "#installed", model);
+  await page.locator("#throughput").waitFor();
+  for (let looks = 0; looks < 2; looks += 1) await page.waitForResponse("**/metrics");
+  assert.equal(asked, 1);
+});
+
+test("models are looked for anew once the server is back, though it never answered", async () => {
+  let away = false;
+  let asked = 0;
+  const page = await open(url, {
+    expected: [/ERR_FAILED/],
+    routes: {
+      "**/health": (route) => (away ? route.abort() : route.continue()),
+      "**/tags": (route) => ((asked += 1) > 1 ? route.continue() : undefined),
+    },
+  });
+  await ready(page);
+  away = true;
+  await said(page, "#state", "Not reachable");
+  assert.equal(asked, 1);
+  away = false;
+  await said(page, "#installed", model);
+});
+
 test("a server that is away is said to be, and found again", async () => {
   const page = await open(url, { expected: [/ERR_INTERNET_DISCONNECTED/] });
   await said(page, "#state", "Running");
+  await said(page, "#tokens-plot strong", /\d/);
   await page.context().setOffline(true);
   await said(page, "#notice", /does not answer/);
   await said(page, "#state", "Not reachable");
+  // Its numbers are those that it had, and what goes on now is not known.
+  assert.equal(await text(page, "#tokens-plot strong"), "–");
+  assert.ok(await page.locator("#server.past").isVisible());
+  // What is told does not change with the seconds.
+  assert.equal(await text(page, "#notice-text"), "The server does not answer.");
+  assert.match(await text(page, "#notice-wait[aria-hidden=true]"), /^The page looks again in \d+ s\.$/);
   await ask(page, question);
   await said(page, ".failure", "The server does not answer.");
   await page.context().setOffline(false);
@@ -271,6 +339,12 @@ test("a conversation goes on, with a system prompt, and begins anew", async () =
   await ask(page, "one", "");
   await complete(page);
   await page.click("#options summary");
+  await page.fill("#longest", "0");
+  await page.press("#longest", "Escape");
+  await page.fill("#message", "refused");
+  await page.press("#message", "Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "longest");
+  await page.fill("#longest", "12");
   await page.fill("#temperature", "1.5");
   await page.press("#temperature", "Escape");
   assert.ok(await page.locator("#temperature").isHidden());
@@ -285,7 +359,7 @@ test("a conversation goes on, with a system prompt, and begins anew", async () =
     { role: "assistant", content: "answer 1" },
     { role: "user", content: "two\nlines" },
   ]);
-  assert.deepEqual(bodies.map((body) => body.temperature), [undefined, 1.5]);
+  assert.deepEqual(bodies.map((body) => [body.temperature, body.max_tokens]), [[undefined, undefined], [1.5, 12]]);
   await complete(page);
   await page.click("#new");
   assert.equal(await page.locator(".answer").count(), 0);
@@ -345,6 +419,93 @@ test("an error that comes in the middle is told where the answer is, and so is o
   assert.equal(await text(page, ".answer .text"), "Par");
   await page.click(".failure button");
   await said(page, ".failure", "The answer broke off");
+});
+
+test("an older question is answered again where it was asked", async () => {
+  const bodies = [];
+  const page = await open(url, {
+    expected: [/500/],
+    routes: {
+      "**/chat/completions": (route) => {
+        bodies.push(route.request().postDataJSON());
+        return route.fulfill(bodies.length === 1 ? json({ error: { message: "broken" } }, 500) : saying(`answer ${bodies.length}`));
+      },
+    },
+  });
+  await ask(page, "one");
+  await said(page, ".failure", "broken");
+  await ask(page, "two");
+  await said(page, ".answer .text", "answer 2");
+  await complete(page);
+  await page.click(".failure button");
+  await said(page, ".answer .text", "answer 3");
+  assert.deepEqual(await page.locator(".question p, .answer .text").allInnerTexts(), ["one", "answer 3", "two", "answer 2"]);
+  await said(page, "#send", "Send");
+  await ask(page, "three");
+  await said(page, ".answer .text", "answer 4");
+  assert.deepEqual(bodies[3].messages.map(({ content }) => content), ["one", "answer 3", "two", "answer 2", "three"]);
+});
+
+test("a double click on Send sends, and no more", async () => {
+  const held = gate();
+  const page = await open(url, {
+    routes: { "**/chat/completions": (route) => held.passed.then(() => route.fulfill(saying("late"))) },
+  });
+  await ready(page);
+  await page.fill("#message", question);
+  await page.dblclick("#send");
+  await said(page, "#send", "Stop");
+  held.open();
+  await complete(page);
+  assert.equal(await text(page, ".answer .text"), "late");
+});
+
+test("a click that comes to Stop as the answer ends sends nothing", async () => {
+  const page = await open(url, { routes: { "**/chat/completions": saying("done") } });
+  await ready(page);
+  await page.evaluate(() => {
+    const button = document.querySelector("#send");
+    new MutationObserver(() => {
+      if (button.textContent !== "Send") return;
+      document.querySelector("#message").value = "not yet";
+      button.click();
+    }).observe(button, { childList: true });
+  });
+  await ask(page, question);
+  await complete(page);
+  await page.waitForFunction(() => document.querySelector("#message").value === "not yet");
+  assert.equal(await page.locator(".question").count(), 1);
+});
+
+test("an Enter that ends what is being composed sends nothing", async () => {
+  const page = await open(url, { routes: { "**/chat/completions": saying("done") } });
+  await ready(page);
+  await page.fill("#message", "か");
+  for (const init of [{ isComposing: true }, { keyCode: 229 }]) {
+    await page.locator("#message").evaluate((field, more) => field.dispatchEvent(
+      new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true, ...more })), init);
+  }
+  assert.equal(await page.locator(".question").count(), 0);
+  await page.press("#message", "Enter");
+  await complete(page);
+});
+
+test("before the models are known it says why it does not send", async () => {
+  const held = gate();
+  const page = await open(url, {
+    routes: {
+      "**/models": (route) => held.passed.then(() => route.continue()),
+      "**/chat/completions": saying("done"),
+    },
+  });
+  await page.fill("#message", question);
+  await page.press("#message", "Enter");
+  await said(page, "#unsent", "Which models there are is not known yet");
+  held.open();
+  await ready(page);
+  assert.equal(await text(page, "#unsent"), "");
+  await page.press("#message", "Enter");
+  await complete(page);
 });
 
 test("what the server refuses is told with its reason", async () => {
@@ -425,6 +586,57 @@ test("whoever has no key at hand can give it later", async () => {
   assert.ok(await page.locator("#notice").isHidden());
 });
 
+test("a question is kept while the key is asked for", async () => {
+  const page = await open(locked, { expected: [/401/] });
+  await page.getByRole("button", { name: "Not now" }).click();
+  await page.fill("#message", question);
+  await page.press("#message", "Enter");
+  await page.getByRole("dialog").waitFor();
+  assert.equal(await page.inputValue("#message"), question);
+});
+
+const keyWanted = json({ error: { message: "no key", type: "authentication_error", code: "invalid_api_key" } }, 401);
+
+test("where keys are taken away the page goes on without one", async () => {
+  let keys = true;
+  const answered = (route) => (keys ? route.fulfill(keyWanted) : route.continue());
+  const page = await open(url, {
+    expected: [/401/],
+    routes: { "**/ps": answered, "**/metrics": answered, "**/models": answered, "**/tags": answered },
+  });
+  await page.getByRole("dialog").waitFor();
+  await said(page, "#state", "Key needed");
+  keys = false;
+  await said(page, "#installed", model);
+  assert.ok(await page.getByRole("dialog").isHidden());
+  await said(page, "#state", "Running");
+  assert.ok(await page.locator("#notice").isHidden());
+});
+
+test("a proxy's 401 asks for no key of the server's", async () => {
+  const page = await open(url, {
+    expected: [/401/],
+    routes: { "**/ps": { status: 401, contentType: "text/html", body: "<h1>Log in</h1>" } },
+  });
+  for (let looks = 0; looks < 2; looks += 1) await page.waitForResponse("**/ps");
+  await said(page, "#state", "Running");
+  assert.ok(await page.getByRole("dialog").isHidden());
+});
+
+test("where the browser keeps nothing the key is kept in the page", async () => {
+  const page = await open(locked, {
+    expected: [/401/],
+    script: () => Object.defineProperty(window, "sessionStorage", {
+      get() {
+        throw new DOMException("blocked", "SecurityError");
+      },
+    }),
+  });
+  await page.fill("#key-value", key);
+  await page.keyboard.press("Enter");
+  await said(page, "#installed", model);
+});
+
 // Pulling.
 
 async function pull(page, name) {
@@ -464,6 +676,35 @@ test("a pulled model can be chosen", async () => {
   await said(page, "#installed", "quick");
   assert.equal(await page.inputValue("#model"), "quick");
   await said(page, "#welcome", "Ask something.");
+});
+
+test("a model that comes while models are looked at is offered as well", async () => {
+  const held = gate();
+  let pulled = false;
+  const listed = () => [{ id: "old" }, ...(pulled ? [{ id: "new" }] : [])];
+  const page = await open(url, {
+    routes: {
+      "**/models": (route) => route.fulfill(json({ data: listed() })),
+      "**/tags": (route) => held.passed.then(() => route.fulfill(json({ models: [] }))),
+      "**/pull": (route) => {
+        pulled = true;
+        return route.fulfill({ contentType: "application/x-ndjson", body: '{"status":"success"}\n' });
+      },
+    },
+  });
+  await ready(page);
+  await pull(page, "tests/new");
+  await said(page, "#pull-outcome", "tests/new is installed.");
+  held.open();
+  await page.locator("#model option", { hasText: "new" }).waitFor({ state: "attached" });
+});
+
+test("a pull that breaks off is told as that", async () => {
+  const page = await open(url, {
+    routes: { "**/pull": { contentType: "application/x-ndjson", body: '{"status":"pulling manifest"}\n{"stat' } },
+  });
+  await pull(page, "tests/cut");
+  await said(page, "#pull-outcome.problem", "The pull broke off: the connection to the server was lost.");
 });
 
 test("a server that is read only refuses to pull, and says so", async () => {
@@ -589,6 +830,15 @@ test("on a phone nothing is wider than the screen", async () => {
   assert.deepEqual(await overflowing(), []);
 });
 
+test("on a phone the way to the message leads there from the server's view, and what is told is told there", async () => {
+  const page = await open(url, { viewport: { width: 360, height: 740 } });
+  await page.click("#to-server");
+  assert.ok(await page.locator("#told").evaluate((told) => told.getClientRects().length > 0));
+  await page.locator(".skip").focus();
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "message");
+});
+
 test("everything is reached by the keyboard, in the order in which it is seen", async () => {
   const page = await open(url);
   await said(page, "#installed", model);
@@ -607,22 +857,41 @@ test("everything is reached by the keyboard, in the order in which it is seen", 
   assert.equal(await page.evaluate(() => document.activeElement.id), "message");
 });
 
-test("a long answer stays fast: what is complete is not touched again", async () => {
-  const block = `${"word ".repeat(40)}\n\n`;
-  const page = await open(url, { routes: { "**/chat/completions": saying(block.repeat(40)) } });
+test("a long answer stays fast: what is complete is not touched again", async (t) => {
+  // Each piece ends in the middle of a paragraph, and is sent when the one before it is seen.
+  const pieces = Array.from({ length: 8 }, () => `${`${"word ".repeat(40)}\n\n`.repeat(5)}half of a `);
+  const gates = pieces.map(gate);
+  const send = async (outgoing) => {
+    outgoing.writeHead(200, { "Content-Type": "text/event-stream" });
+    for (const [index, content] of pieces.entries()) {
+      outgoing.write(`data: ${JSON.stringify({ choices: [{ index: 0, delta: { content } }] })}\n\n`);
+      await gates[index].passed;
+    }
+    outgoing.end("data: [DONE]\n\n");
+  };
+  const page = await open(await proxied(t, (incoming, outgoing) => {
+    if (!incoming.url.endsWith("/chat/completions")) return incoming.url;
+    send(outgoing);
+  }));
   await ready(page);
   await page.evaluate(() => {
-    window.touched = 0;
+    window.touched = [];
+    const complete = new Set();
     new MutationObserver((changes) => {
-      const last = document.querySelector(".answer .text")?.lastElementChild;
-      for (const { target } of changes) {
-        const paragraph = target.parentElement?.closest(".text p");
-        if (paragraph && paragraph.nextElementSibling?.nextElementSibling && paragraph !== last) window.touched += 1;
+      for (const { target, removedNodes } of changes) {
+        const changed = (target instanceof Element ? target : target.parentElement)?.closest(".text p");
+        for (const each of [changed, ...removedNodes]) if (complete.has(each)) window.touched.push(each.textContent);
       }
+      for (const each of document.querySelectorAll(".answer .text > :not(:last-child)")) complete.add(each);
+      window.complete = complete.size;
     }).observe(document.querySelector("#conversation"), { subtree: true, childList: true, characterData: true });
   });
   await ask(page, question);
+  for (const [index, { open: next }] of gates.entries()) {
+    await page.waitForFunction((count) => document.querySelectorAll(".answer .text p").length === count, 5 * (index + 1) + 1);
+    assert.equal(await page.evaluate(() => window.complete), 5 * (index + 1));
+    next();
+  }
   await complete(page);
-  assert.equal(await page.locator(".answer .text p").count(), 40);
-  assert.equal(await page.evaluate(() => window.touched), 0);
+  assert.deepEqual(await page.evaluate(() => window.touched), []);
 });
