@@ -30,6 +30,7 @@ def main() -> None:
         if backend.kernels is None:
             raise SystemExit("there are no kernels here")
         import mlx.core as mx
+        from mlx_lm.models.cache import make_prompt_cache
 
         from osaurus.engine.loader import load
 
@@ -43,7 +44,8 @@ def main() -> None:
             piece = mx.array([tokens[begin : begin + PIECE]])
             found = []
             for model in (ours, plain):
-                logits = model.network(piece)[0, :-1].astype(mx.float32)
+                # With caches, which the kernels keep as float16.
+                logits = model.network(piece, cache=make_prompt_cache(model.network))[0, :-1].astype(mx.float32)
                 found.append(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
             for place, scores in enumerate(found):
                 losses[place] -= float(mx.take_along_axis(scores, piece[0, 1:, None], axis=-1).sum())

@@ -4,8 +4,8 @@
 
 Servers take turns within each round, so that a machine whose speed drifts slows each of them alike; ratios are to the
 first server, of the medians over the rounds. Each client asks for one answer of a fixed length, with a prompt of its
-own so that no cache helps: a story, (`--task rewrite`) a text to be repeated, or (`--task reading`) one word about a
-thousand tokens.
+own so that no cache helps: a story, (`--task greedy`) the same at temperature 0, (`--task rewrite`) a text to be
+repeated, or (`--task reading`) one word about a thousand tokens.
 
 Tokens are those of `usage.completion_tokens` where the server tells (it is asked to, with
 `stream_options.include_usage`), else the pieces received: a server may send several tokens in a piece, or one without
@@ -65,7 +65,7 @@ def reading(number: int) -> str:
     return f"Number {number}: which of these comes last? {words} nothing else."
 
 
-TASKS = {"story": (story, 0.7), "rewrite": (rewrite, 0.0), "reading": (reading, 0.0)}
+TASKS = {"story": (story, 0.7), "greedy": (story, 0.0), "rewrite": (rewrite, 0.0), "reading": (reading, 0.0)}
 
 
 class NoAnswer(Exception):
