@@ -29,7 +29,9 @@ class Reactor(Protocol):
     def callFromThread(self, function: Callable[[], object]) -> object: ...  # noqa: D102
 
 
-@define(eq=False)
+# Whoever sets a handler is given the one before, which Python looks up in an enumeration and, not finding it there,
+# spells out. Without an end to that it would be the whole server, arrays of the engine's thread among it.
+@define(eq=False, repr=False)
 class Signals:
     """Installs handlers, in the main thread, and takes them away."""
 

@@ -78,6 +78,21 @@ def test_from_the_second_on_they_are_the_kernels(house: House) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_who_sets_a_handler_has_nothing_of_the_server_spelt_out(house: House) -> None:
+    class Server:
+        def __repr__(self) -> str:
+            raise AssertionError("it has arrays of another thread")
+
+        def hurry(self) -> None:
+            house.heard.append("hurry")
+
+    house.signals._hurry = Server().hurry
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    house.signals.stop()
+    assert house.heard == ["SIGTERM", "hurry"]
+
+
 def test_where_the_end_has_begun_by_itself_the_first_hurries(house: House) -> None:
     house.signals.ending()
     signal.raise_signal(signal.SIGTERM)
