@@ -5,12 +5,12 @@ what has arrived while the rest is held is a matter of order and not of time. On
 """
 
 import json
+import math
 import re
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,11 +32,11 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
-from twisted.web.server import Site
 from zope.interface import implementer
 
+from osaurus.serving.idleness import Idleness
+from osaurus.web.connections import Connections
 from osaurus.web.guard import Guard
-from osaurus.web.request import BoundedRequest
 
 from ..doubles import MemoryWorker, ScriptedEngine
 from ..programs import program
@@ -231,8 +231,8 @@ def authority() -> trustme.CA:
 def upstream(tiny_models: Path) -> Iterator[Upstream]:
     engine = HeldEngine()
     client = Client(tiny_models, worker=MemoryWorker(engine), guard=Guard(api_keys=(KEY,), hosts=(NAME,)))
-    requests = partial(BoundedRequest, max_body=MOST_BODY, clock=client.clock)
-    site = Site(client.front, requestFactory=requests, parsePOSTFormSubmission=False)
+    idleness = Idleness(client.clock, lambda: None, math.inf)
+    site = Connections(client.front, client.clock, idleness, most=100, max_body=MOST_BODY)
     with TemporaryDirectory(prefix="osu") as folder:
         path = Path(folder) / "socket"
         ports = [reactor.listenTCP(0, site, interface="127.0.0.1"), reactor.listenUNIX(str(path), site)]

@@ -231,15 +231,15 @@ test("where keys are taken away the server is open again", async () => {
   assert.deepEqual(kept.told, ["locked", "unlocked"]);
 });
 
-for (const answer of ["<h1>401 Authorization Required</h1>", '{"error":"log in"}', ""]) {
-  test(`a proxy's 401 is no wish for a key: ${answer || "empty"}`, async () => {
+test("a proxy's 401 is no wish for a key", async () => {
+  for (const answer of ["<h1>401 Authorization Required</h1>", '{"error":"log in"}', ""]) {
     const server = new Server(memory(), async () => new Response(answer, { status: 401 }), root);
     server.addEventListener("locked", assert.fail);
     await assert.rejects(server.ask("ps"), { status: 401 });
     assert.ok(!server.locked);
     await assert.rejects(server.unlock("key"), { status: 401 });
-  });
-}
+  }
+});
 
 test("where the browser keeps nothing, the page does", () => {
   const there = memory();
