@@ -58,7 +58,7 @@ def test_a_sequence_that_grows_is_drafted_like_one_that_is_new(sequence: list[in
 def foretold(drafter: Drafter, sequence: list[int], drafted: int) -> float:
     """How many tokens a pass with that much of a draft is expected to yield."""
     drafter.draft(sequence, drafted)
-    return drafter.expected(sequence, drafted)
+    return drafter.expected(drafted)
 
 
 def test_more_is_expected_of_a_row_that_copies() -> None:
@@ -93,7 +93,7 @@ def test_what_is_expected_grows_with_the_draft_and_is_never_more_than_it_holds(
     drafter = Drafter()
     for end in range(1, len(sequence)):
         drafter.draft(sequence[:end], 4)
-    assert foretold(drafter, sequence, drafted) <= drafter.expected(sequence, drafted + 1) <= drafted + 2
+    assert foretold(drafter, sequence, drafted) <= drafter.expected(drafted + 1) <= drafted + 2
 
 
 def desk(backend: Backend, models: Path, *, speculation: bool) -> Desk:

@@ -327,8 +327,7 @@ class Batch:
 
         def expected(width: int) -> float:
             return sum(
-                row.drafter.expected(row.sequence, min(len(draft), width - 1))
-                for row, draft in zip(rows, drafts, strict=True)
+                row.drafter.expected(min(len(draft), width - 1)) for row, draft in zip(rows, drafts, strict=True)
             )
 
         def gain(width: int) -> float:

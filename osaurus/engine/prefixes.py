@@ -121,8 +121,8 @@ class PrefixCache:
         caches = []
         for layer in range(path[0].keys.shape[0]):
             cache = KVCache()
-            cache.keys = _with_room([node.keys[layer : layer + 1] for node in path])
-            cache.values = _with_room([node.values[layer : layer + 1] for node in path])
+            cache.keys = _with_room([node.keys[layer : layer + 1] for node in path], len(tokens))
+            cache.values = _with_room([node.values[layer : layer + 1] for node in path], len(tokens))
             # What is beyond is written over.
             cache.offset = length
             caches.append(cache)
@@ -240,11 +240,15 @@ class PrefixCache:
                 heappush(leaves, (leaf.parent.used, id(leaf.parent), leaf.parent))
 
 
-def _with_room(blocks: list[mx.array]) -> mx.array:
-    """Return blocks behind each other, with room to go on as KVCache has it; else it would copy them all again."""
+def _with_room(blocks: list[mx.array], length: int) -> mx.array:
+    """Return blocks behind each other, with room for so many tokens and one more, in whole steps as KVCache has it.
+
+    Else they would all be copied again when the rest is read.
+    """
     rows, heads, _, dimensions = blocks[0].shape
-    length = len(blocks) * BLOCK
-    room = mx.zeros((rows, heads, KVCache.step - length % KVCache.step, dimensions), blocks[0].dtype)
+    held = len(blocks) * BLOCK
+    capacity = (max(held, length) // KVCache.step + 1) * KVCache.step
+    room = mx.zeros((rows, heads, capacity - held, dimensions), blocks[0].dtype)
     return mx.concatenate([*blocks, room], axis=2)
 
 

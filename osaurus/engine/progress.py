@@ -73,15 +73,14 @@ class Progress:
 
     def count(self, tally: ModelTally, now: int) -> None:
         """Have those tokens counted that it has written since the last time."""
-        written = len(self.sequence) - len(self.row.prompt)
-        tokens = written - self.counted
+        tokens = self.written - self.counted
         if not tokens:
             return
         if self.counted:
             tally.wrote(tokens, now - self.wrote if self.wrote else None)
         else:
             tally.wrote_first(tokens, now - self.row.arrived)
-        self.counted, self.wrote = written, now
+        self.counted, self.wrote = self.written, now
 
     def finished(self, reason: FinishReason, now: int) -> Finished:
         """Return the end of the answer."""

@@ -54,6 +54,8 @@ class Drafter:
     _places: dict[tuple[int, ...], int] = field(factory=dict, init=False)
     _known: int = field(default=0, init=False)
     _running: bool = field(default=False, init=False)
+    _length: int = field(default=0, init=False)
+    """How many tokens occurred before of those that the latest draft follows; 0 where it is empty."""
     _records: dict[tuple[int, bool], _Record] = field(init=False)
 
     @_records.default
@@ -69,19 +71,18 @@ class Drafter:
     def draft(self, sequence: Sequence[int], most: int) -> list[int]:
         """Return up to `most` tokens that may follow the sequence, which has grown since the last time."""
         self._learn(sequence)
-        _, place = self._find(sequence, len(sequence))
+        self._length, place = self._find(sequence, len(sequence))
         if not place:
             return []
         # A draft that reaches the end goes on with its own beginning: what repeats, repeats again.
         period = len(sequence) - place
         return [sequence[place + index % period] for index in range(min(most, MOST_DRAFTED))]
 
-    def expected(self, sequence: Sequence[int], drafted: int) -> float:
-        """Return how many tokens a pass is likely to yield behind the sequence, with so many of its draft."""
-        length, place = self._find(sequence, len(sequence))
-        if not drafted or not place:
+    def expected(self, drafted: int) -> float:
+        """Return how many tokens a pass is likely to yield with so many of the latest draft."""
+        if not drafted or not self._length:
             return 1.0
-        first, further = self._records[length, self._running].rate, self._records[NGRAMS[0], True].rate
+        first, further = self._records[self._length, self._running].rate, self._records[NGRAMS[0], True].rate
         # The first, and each as long as all before it are right.
         return 1.0 + first * (drafted if further == 1 else (1 - further**drafted) / (1 - further))
 
