@@ -15,6 +15,7 @@ from attrs import frozen
 from .conftest import CACHE
 
 TWISTD = Path(sys.executable).with_name("twistd")
+SERVE = ("-n", "--pidfile=", "osaurus")
 
 
 def free_port() -> int:
@@ -36,6 +37,19 @@ def environment(folder: Path, models: Path, port: int) -> dict[str, str]:
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "PIP_NO_INDEX": "1",
     }
+
+
+def run_twistd(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run twistd to its end, which is soon where it does not start."""
+    return subprocess.run(
+        [TWISTD, *arguments],
+        cwd=folder,
+        env={**environment(folder, folder / "models", free_port()), **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None) -> None:

@@ -22,7 +22,7 @@ from osaurus import inherited
 from osaurus.settings import Settings
 
 from .programs import program
-from .server import TWISTD, environment, free_port
+from .server import TWISTD, environment, free_port, run_twistd
 
 LISTEN = ("-n", "--pidfile=", "osaurus", "--listen", "systemd:domain=INET:index=0")
 # LISTEN_PID is that of the process itself, which is known once it is there.
@@ -147,15 +147,7 @@ def test_one_that_others_can_reach_needs_keys(tmp_path: Path) -> None:
 
 
 def test_without_a_socket_it_does_not_start(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [TWISTD, *LISTEN],
-        cwd=tmp_path,
-        env={**environment(tmp_path, tmp_path, free_port()), "OSU_NO_AUTH": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_twistd(tmp_path, *LISTEN, OSU_NO_AUTH="1")
     assert done.returncode == 1
     assert "systemd:domain=INET:index=0" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -77,6 +77,20 @@ class Answer:
         return [event.decode() if event == b"[DONE]" else json.loads(event) for event in events]
 
 
+class Reader(Protocol):
+    """Reads a body as it comes, and can leave."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def leave(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+
 @define
 class Client:
     """An HTTP client without a network, and the server's engine to be turned."""
@@ -127,6 +141,20 @@ class Client:
         sent.addCallback(responses.append)
         self.stub.flush()
         return responses
+
+    def begin_stream(self) -> Reader:
+        """Begin a streamed answer; return who reads it."""
+        responses: list[Any] = []
+        body = json.dumps({**HELLO, "stream": True}).encode()
+        sent = self.stub.request("POST", "http://127.0.0.1:1337/v1/chat/completions", data=body, unbuffered=True)
+        sent.addCallback(responses.append)
+        self.stub.flush()
+        self.worker.turn(2)
+        self.stub.flush()
+        reader = Reader()
+        responses[0].deliverBody(reader)
+        self.stub.flush()
+        return reader
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """Send a request and return the answer."""
@@ -484,31 +512,11 @@ def test_keep_alive_zero_unloads_the_model_after_the_answer(client: Client) -> N
 # Leaving.
 
 
-class Reader(Protocol):
-    """Reads a body as it comes, and can leave."""
-
-    def __init__(self) -> None:
-        self.received = b""
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-
-
 def test_a_client_that_disconnects_frees_its_row(client: Client) -> None:
-    responses: list[Any] = []
-    body = json.dumps({**HELLO, "stream": True}).encode()
-    sent = client.stub.request("POST", "http://127.0.0.1:1337/v1/chat/completions", data=body, unbuffered=True)
-    sent.addCallback(responses.append)
-    client.stub.flush()
-    client.worker.turn(2)
-    client.stub.flush()
-    reader = Reader()
-    responses[0].deliverBody(reader)
-    client.stub.flush()
+    reader = client.begin_stream()
     assert b"Hel" in reader.received
     assert len(client.worker.engine.rows) == 1
-    assert reader.transport is not None
-    reader.transport.loseConnection()
+    reader.leave()
     client.stub.flush()
     client.worker.turn()
     assert client.worker.engine.rows == {}

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from attrs import define, field
@@ -11,7 +10,7 @@ from osaurus.chat import InternalError, ModelLoadFailed, NoRoomYet
 from osaurus.web.exchange import CLIENT_GONE, Exchange
 from osaurus.web.guard import Guard
 
-from .test_api import HELLO, PREFIXES, Client, Reader
+from .test_api import HELLO, PREFIXES, Client
 
 
 @define
@@ -135,27 +134,8 @@ def test_an_error_in_the_middle_of_a_stream_is_told_beside_its_status(client: Cl
     assert (keeper.only.status, account.told()["error"]) == (200, "service_unavailable")
 
 
-def begin_stream(client: Client) -> Any:
-    """Begin a stream; return who reads it."""
-    responses: list[Any] = []
-    sent = client.stub.request(
-        "POST",
-        "http://127.0.0.1:1337/v1/chat/completions",
-        data=json.dumps({**HELLO, "stream": True}).encode(),
-        unbuffered=True,
-    )
-    sent.addCallback(responses.append)
-    client.stub.flush()
-    client.worker.turn(2)
-    client.stub.flush()
-    reader = Reader()
-    responses[0].deliverBody(reader)
-    client.stub.flush()
-    return reader
-
-
 def test_a_client_that_leaves_in_the_middle_is_gone(client: Client, keeper: Keeper) -> None:
-    begin_stream(client).transport.loseConnection()
+    client.begin_stream().leave()
     client.stub.flush()
     assert (keeper.only.status, keeper.only.gone) == (200, True)
 

@@ -19,7 +19,7 @@ from twisted.python.components import Componentized
 from osaurus.logs.output import FORMATS, LogOutput, Wanted, log_output
 from osaurus.sources import BadSetting, load
 
-from .server import TWISTD, environment, free_port, serving, wait_for_port
+from .server import SERVE, TWISTD, environment, free_port, run_twistd, serving, wait_for_port
 
 FOREGROUND = {"nodaemon": True}
 DAEMON = {"nodaemon": False}
@@ -292,15 +292,7 @@ def test_a_daemons_log_is_turned_over_opened_anew_and_whole(tmp_path: Path, tiny
 
 def test_a_log_that_cannot_be_written_ends_the_start_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = subprocess.run(
-        [TWISTD, "-n", "--pidfile=", "osaurus", "--log-file", str(tmp_path / "file" / "osaurus.log")],
-        cwd=tmp_path,
-        env=environment(tmp_path, tmp_path, free_port()),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_twistd(tmp_path, *SERVE, "--log-file", str(tmp_path / "file" / "osaurus.log"))
     assert done.returncode == 1
     assert "osaurus: the log cannot be written" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr

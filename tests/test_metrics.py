@@ -15,7 +15,6 @@ from osaurus.web.guard import Guard
 
 from .server import serving
 from .test_api import HELLO, PREFIXES, Answer, Client
-from .test_exchange import begin_stream
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_paths_that_nobody_serves_are_one(client: Client) -> None:
 
 
 def test_a_client_that_left_is_counted(client: Client) -> None:
-    begin_stream(client).transport.loseConnection()
+    client.begin_stream().leave()
     client.stub.flush()
     assert read(client.ask("GET", "/metrics"))["osaurus_requests_total"] == {("/v1/chat/completions", "200"): 1}
 
@@ -123,7 +122,7 @@ def test_a_request_that_waits_for_memory_is_in_the_queue(client: Client) -> None
 
 def test_rows_are_told_by_what_they_do(client: Client) -> None:
     client.worker.engine.script = [Piece("x")] * 100
-    begin_stream(client)
+    client.begin_stream()
     assert read(client.ask("GET", "/metrics"))["osaurus_rows"] == {
         ("waiting",): 0,
         ("reading",): 0,
@@ -133,7 +132,7 @@ def test_rows_are_told_by_what_they_do(client: Client) -> None:
 
 
 def test_an_engine_that_cannot_generate_is_down(client: Client) -> None:
-    begin_stream(client)
+    client.begin_stream()
     client.worker.engine.failure = MemoryError("no more")
     client.worker.thread.run()
     [answer] = client.begin("GET", "/metrics")

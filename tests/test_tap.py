@@ -12,19 +12,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from .server import TWISTD, environment, free_port, serving, wait_for_port
-
-
-def twistd(folder: Path, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [TWISTD, "-n", "--pidfile=", "osaurus", *options],
-        cwd=folder,
-        env={**environment(folder, folder / "models", free_port()), **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+from .server import SERVE, TWISTD, environment, free_port, run_twistd, serving, wait_for_port
 
 
 def chat(url: str, stream: bool = False) -> Request:
@@ -36,7 +24,7 @@ def test_a_taken_port_is_exit_status_1_and_one_line(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
-        done = twistd(tmp_path, "--port", str(holder.getsockname()[1]))
+        done = run_twistd(tmp_path, *SERVE, "--port", str(holder.getsockname()[1]))
     assert done.returncode == 1
     [line] = [line for line in (done.stdout + done.stderr).splitlines() if "osaurus: " in line]
     assert "Address already in use" in line
@@ -54,7 +42,7 @@ def test_a_taken_port_is_exit_status_1_and_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_option_is_a_usage_error(tmp_path: Path, options: list[str], environ: dict[str, str], said: str) -> None:
-    done = twistd(tmp_path, *options, **environ)
+    done = run_twistd(tmp_path, *SERVE, *options, **environ)
     assert done.returncode == 1
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -64,15 +52,7 @@ def test_a_daemon_that_cannot_have_its_port_ends_too_and_leaves_nothing(tmp_path
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
-        done = subprocess.run(
-            [TWISTD, "osaurus", "--port", str(holder.getsockname()[1])],
-            cwd=tmp_path,
-            env=environment(tmp_path, tmp_path, free_port()),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = run_twistd(tmp_path, "osaurus", "--port", str(holder.getsockname()[1]))
     assert done.returncode == 1
     assert "cannot listen on tcp:" in done.stdout + done.stderr
     # The daemon says what is wrong, then it tidies up.
