@@ -63,7 +63,7 @@ void Pool::share(size_t count, size_t piece, Call call, const void* self) {
     count_ = count;
     piece_ = piece;
     next_ = 0;
-    job_ = ++jobs_;
+    job_ = ++shared_;
     if (sleeping_ > 0) {
         // Under the lock, or a worker about to sleep would miss it.
         { std::lock_guard<std::mutex> lock(mutex_); }

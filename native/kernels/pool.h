@@ -10,11 +10,13 @@
 //
 // Nor does it always pay to share: a product with one row waits for memory, which one thread may ask for as fast as two,
 // and the others are wanted elsewhere. So the pool measures jobs of each kind, alone and shared, and does them in the
-// way that pays, trying the other one now and then. The results are the same.
+// way that pays. The results are the same. Now and then the other way is tried, by all jobs for a while: a single one
+// would find the workers asleep, and measure how long they take to wake up.
 //
 // A pool does one job at a time; whoever comes meanwhile, on a stream of its own, computes alone.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <chrono>
@@ -56,7 +58,8 @@ class Pool {
         }
         static const char function = 0;
         Kind& kind = kinds_[{&function, std::bit_width(count), std::bit_width(size)}];
-        const bool shared = kind.pays_to_share();
+        const bool shared = kind.pays_to_share(jobs_++);
+        const bool awake = sleeping_ == 0;
         const auto began = std::chrono::steady_clock::now();
         if (shared) {
             share(
@@ -65,25 +68,30 @@ class Pool {
         } else {
             work((size_t)0, count);
         }
+        if (shared && !awake) return;
         kind.took(shared, std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / (double)count);
     }
 
   private:
     // What jobs of one kind cost, in seconds for each of their count, as averages that follow the machine.
     struct Kind {
-        double alone = 0, together = 0;
-        unsigned jobs = 0;
+        // So many jobs in a row, some passes through a model, try one way: sharing rather often, since what it gains
+        // changes with what else the machine does.
+        static constexpr uint64_t TRIAL = 128, BETWEEN_SHARED = 32, BETWEEN_ALONE = 256;
 
-        bool pays_to_share() {
-            jobs++;
-            if (alone == 0 || together == 0) return alone != 0;
+        double alone = 0, together = 0;
+
+        bool pays_to_share(uint64_t job) const {
+            if (job / TRIAL % BETWEEN_SHARED == 0) return true;
+            if (job / TRIAL % BETWEEN_ALONE == 1) return false;
+            if (alone == 0 || together == 0) return together == 0;
             // The other threads' processors are not free.
-            const bool pays = together * 1.25 < alone;
-            return jobs % 64 ? pays : !pays;
+            return together * 1.25 < alone;
         }
         void took(bool shared, double seconds) {
             double& average = shared ? together : alone;
-            average = average == 0 ? seconds : average + (seconds - average) / 8;
+            // One that was interrupted says little.
+            average = average == 0 ? seconds : average + (std::min(seconds, 4 * average) - average) / 8;
         }
     };
 
@@ -101,7 +109,7 @@ class Pool {
     size_t count_ = 0, piece_ = 1;
     std::atomic<size_t> next_{0};
     std::atomic<uint64_t> job_{0};  // its number, 0 where there is none
-    uint64_t jobs_ = 0;
+    uint64_t shared_ = 0, jobs_ = 0;  // how many were shared, and in all
     std::map<std::tuple<const void*, int, int>, Kind> kinds_;
     // How many jobs are still to be done alone, and how many it will be when a thread is waited for again.
     int alone_ = 0, next_alone_ = 0;
