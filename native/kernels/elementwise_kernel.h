@@ -58,6 +58,16 @@ static void rotate(const float* x, const float* cosines, const float* sines, boo
     for (at = width; at < whole; at++) out[at] = x[at];
 }
 
+static void narrow(const float* x, uint16_t* out, size_t count) {
+    size_t at = 0;
+    for (; at + WIDTH <= count; at += WIDTH) store_float16(out + at, load(x + at));
+    if (at < count) {
+        uint16_t rest[WIDTH];
+        store_float16(rest, load_some(x + at, count - at));
+        __builtin_memcpy(out + at, rest, (count - at) * sizeof *out);
+    }
+}
+
 static float log_sum_exp(const float* x, size_t count) {
     f32 most = broadcast(-__builtin_inff());
     float highest = -__builtin_inff();

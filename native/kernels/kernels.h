@@ -88,6 +88,8 @@ struct Kernels {
     // Pairs are neighbours where `neighbours`, else half of `width` apart.
     void (*rotate)(const float* x, const float* cosines, const float* sines, bool neighbours, size_t width, size_t whole,
                    float* out);
+    // As float16, to the nearest.
+    void (*narrow)(const float* x, uint16_t* out, size_t count);
     // Attention for the queries [begin, end) of the heads [head, head + count), which share their keys and values; no
     // more of them than MOST_QUERIES and QUERY_FLOATS allow.
     void (*attend)(const Attention& attention, size_t row, size_t head, size_t count, size_t begin, size_t end);

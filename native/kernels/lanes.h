@@ -109,6 +109,26 @@ static LANES float from_float16(uint16_t half) {
     return from_float16(halves)[0];
 }
 
+// To the nearest, ties to even; what is too great becomes infinite.
+static LANES void store_float16(uint16_t* to, f32 vector) {
+#if defined(__AVX512F__)
+    const __m256i halves = _mm512_cvtps_ph((__m512)vector, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__)
+    const __m128i halves = _mm256_cvtps_ph((__m256)vector, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__)
+    const float16x4_t halves = vcvt_f16_f32((float32x4_t)vector);
+#else
+    const u32 magnitude = (u32)vector & 0x7fffffffu;
+    const u32 normal = ((magnitude + 0xfffu + (magnitude >> 13 & 1)) >> 13) - (112u << 10);
+    // The sum's last bit is the least that a float16 has.
+    const u32 subnormal = (u32)((f32)magnitude + 0.5f) - 0x3f000000u;
+    const u32 special = magnitude > 0x7f800000u ? u32{} + 0x7e00u : u32{} + 0x7c00u;
+    const u32 finite = magnitude < 0x38800000u ? subnormal : normal;
+    const u16 halves = __builtin_convertvector((magnitude >= 0x477ff000u ? special : finite) | ((u32)vector >> 16 & 0x8000u), u16);
+#endif
+    __builtin_memcpy(to, &halves, sizeof halves);
+}
+
 // Adds up WIDTH vectors at a time: lane n of the result is the sum of vectors[n], always in the same order.
 static LANES f32 sums(f32* v) {
 #if defined(__AVX512F__)

@@ -57,13 +57,18 @@ struct Activations {
 };
 
 void quantise(const Kernels& kernels, Pool& pool, const Activations& activations, const float* x, size_t stride,
-              const uint32_t* sources, size_t columns) {
+              const uint32_t* sources, size_t columns, const Norm* norm) {
     pool.run(activations.panels.size(), 2, [&](size_t begin, size_t end) {
+        thread_local Scratch scratch;
+        float* normalised = norm ? (float*)scratch.get(MOST_PANEL_ROWS * columns * sizeof(float)) : nullptr;
         for (size_t n = begin; n < end; n++) {
             const float* rows[MOST_PANEL_ROWS];
             for (size_t row = 0; row < activations.panels[n].rows; row++) {
                 const size_t place = activations.first[n] + row;
                 rows[row] = x + (sources ? sources[place] : place) * stride;
+                if (!norm) continue;
+                kernels.rms_norm(rows[row], norm->weight, norm->epsilon, normalised + row * columns, columns);
+                rows[row] = normalised + row * columns;
             }
             kernels.quantise(rows, columns, activations.panels[n]);
         }
@@ -73,36 +78,36 @@ void quantise(const Kernels& kernels, Pool& pool, const Activations& activations
 // A piece of work is so many tiles: enough for a thread to be worth taking, and several for each thread.
 size_t piece_of(size_t tasks, const Pool& pool) { return std::max<size_t>(1, tasks / (8 * pool.threads())); }
 
-void copy_out(const float* tile, const Panel& panel, const Matrix& matrix, size_t place, float* out, size_t stride) {
+void copy_out(float* tile, const Panel& panel, const Product& product, size_t place, size_t first) {
+    const Matrix& matrix = product.matrix;
     const size_t count = std::min(TILE, matrix.weights.rows - place * TILE);
-    for (size_t row = 0; row < panel.rows; row++) {
-        float* to = out + row * stride + place * TILE;
-        if (matrix.bias) {
-            for (size_t lane = 0; lane < count; lane++) to[lane] = tile[row * TILE + lane] + matrix.bias[place * TILE + lane];
-        } else if (count == TILE) {
-            std::memcpy(to, tile + row * TILE, TILE * sizeof(float));
-        } else {
-            std::memcpy(to, tile + row * TILE, count * sizeof(float));
-        }
+    for (size_t row = 0; row < panel.rows; row++, tile += TILE) {
+        const size_t at = (first + row) * product.stride + place * TILE;
+        if (matrix.bias)
+            for (size_t lane = 0; lane < count; lane++) tile[lane] += matrix.bias[place * TILE + lane];
+        if (product.added)
+            for (size_t lane = 0; lane < count; lane++) tile[lane] += product.added[at + lane];
+        std::memcpy(product.out + at, tile, count * sizeof(float));
     }
 }
 
 Activations activations_of(const Kernels& kernels, Pool& pool, const float* x, size_t rows, size_t stride,
-                           size_t columns) {
+                           size_t columns, const Norm* norm) {
     thread_local Scratch scratch;
     uint8_t* memory = scratch.get(Activations::bytes(rows, columns));
     Activations activations;
     activations.add(0, rows, kernels.panel_rows, columns, memory);
-    quantise(kernels, pool, activations, x, stride, nullptr, columns);
+    quantise(kernels, pool, activations, x, stride, nullptr, columns, norm);
     return activations;
 }
 
 }  // namespace
 
 void matmul(const Kernels& kernels, Pool& pool, const float* x, size_t rows, size_t stride,
-            const std::vector<Product>& products) {
+            const std::vector<Product>& products, const Norm* norm) {
     if (rows == 0 || products.empty()) return;
-    const Activations activations = activations_of(kernels, pool, x, rows, stride, products[0].matrix.weights.columns);
+    const size_t columns = products[0].matrix.weights.columns;
+    const Activations activations = activations_of(kernels, pool, x, rows, stride, columns, norm);
     size_t tiles = 0;
     for (const Product& product : products) tiles += product.matrix.weights.tiles();
     const size_t step = std::max<size_t>(1, ROWS_AT_A_TIME / kernels.panel_rows);
@@ -119,16 +124,16 @@ void matmul(const Kernels& kernels, Pool& pool, const float* x, size_t rows, siz
             for (size_t n = first; n < last; n++) {
                 const Panel& panel = activations.panels[n];
                 kernels.multiply(matrix.weights, packed, panel, tile);
-                copy_out(tile, panel, matrix, place, product->out + activations.first[n] * product->stride, product->stride);
+                copy_out(tile, panel, *product, place, activations.first[n]);
             }
         }
     }, rows);
 }
 
 void gated_matmul(const Kernels& kernels, Pool& pool, Gate gate, const float* x, size_t rows, size_t stride,
-                  const Matrix& a, const Matrix& b, float* out) {
+                  const Matrix& a, const Matrix& b, float* out, const Norm* norm) {
     if (rows == 0) return;
-    const Activations activations = activations_of(kernels, pool, x, rows, stride, a.weights.columns);
+    const Activations activations = activations_of(kernels, pool, x, rows, stride, a.weights.columns, norm);
     const size_t tiles = a.weights.tiles(), width = a.weights.rows;
     const size_t step = std::max<size_t>(1, ROWS_AT_A_TIME / kernels.panel_rows);
     const size_t layers = (activations.panels.size() + step - 1) / step;
@@ -172,7 +177,7 @@ void gather_matmul(const Kernels& kernels, Pool& pool, const float* x, size_t st
         }
         activations.add(begin, end - begin, kernels.panel_rows, columns, memory);
     }
-    quantise(kernels, pool, activations, x, stride, from.data(), columns);
+    quantise(kernels, pool, activations, x, stride, from.data(), columns, nullptr);
     const size_t tasks = tiles * activations.panels.size();
     pool.run(tasks, piece_of(tasks, pool), [&](size_t begin, size_t end) {
         alignas(64) float tile[MOST_PANEL_ROWS * TILE];

@@ -15,20 +15,28 @@ struct Matrix {
     const float* bias = nullptr;
 };
 
-// One result of `matmul`: rows of `out` are `stride` apart.
+// One result of `matmul`: rows of `out`, and of what is added to it (which may be null), are `stride` apart.
 struct Product {
     Matrix matrix;
     float* out = nullptr;
     size_t stride = 0;
+    const float* added = nullptr;
 };
 
-// out = x @ matrix^T + bias for several matrices of as many columns. x: [rows][columns], rows `stride` apart.
-void matmul(const Kernels& kernels, Pool& pool, const float* x, size_t rows, size_t stride,
-            const std::vector<Product>& products);
+// How rows are normalised: x / sqrt(mean(x * x) + epsilon) * weight.
+struct Norm {
+    const float* weight = nullptr;
+    float epsilon = 0;
+};
 
-// out = gate(x @ a^T) * (x @ b^T); a and b have the same shape.
+// out = norm(x) @ matrix^T + bias + added for several matrices of as many columns. x: [rows][columns], rows `stride`
+// apart. There need not be a `norm`.
+void matmul(const Kernels& kernels, Pool& pool, const float* x, size_t rows, size_t stride,
+            const std::vector<Product>& products, const Norm* norm = nullptr);
+
+// out = gate(norm(x) @ a^T) * (norm(x) @ b^T); a and b have the same shape.
 void gated_matmul(const Kernels& kernels, Pool& pool, Gate gate, const float* x, size_t rows, size_t stride,
-                  const Matrix& a, const Matrix& b, float* out);
+                  const Matrix& a, const Matrix& b, float* out, const Norm* norm = nullptr);
 
 // out[n] = x[sources[n]] @ matrices[experts[n]]^T for count rows. The experts' weights are packed behind each other.
 // Out of range in `experts` gives rows that are not a number.

@@ -1,7 +1,8 @@
 """MLX's missing CPU kernels: quantised matrix products and the rest of a transformer's pass, on float32 activations.
 
-`pack` takes what `mx.quantize` made; the operations are lazy like MLX's own and run on its CPU streams. `use` chooses
-the instruction set for the whole process, by default the best that the processor has (or what the environment variable
+`pack` takes what `mx.quantize` made, into an `Arena` that all weights of a network share; the operations are lazy like
+MLX's own and run on its CPU streams. A `Layer` is a whole layer of the kind that most models have. `use` chooses the
+instruction set for the whole process, by default the best that the processor has (or what the environment variable
 OSAURUS_CPU_KERNELS names); `available` lists them.
 
 Importing this raises ImportError where it was built against another release of mlx, or for another processor, or where
@@ -9,6 +10,8 @@ that variable names what the processor lacks.
 """
 
 from ._native import (
+    Arena,
+    Layer,
     Rotation,
     Weights,
     argmax,
@@ -32,6 +35,8 @@ from ._native import (
 )
 
 __all__ = [
+    "Arena",
+    "Layer",
     "Rotation",
     "Weights",
     "argmax",

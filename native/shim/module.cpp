@@ -2,11 +2,12 @@
 // nanobind of the same ABI and the very mlx that it was built against.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "primitives.h"
+#include "layer.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -22,16 +23,26 @@ NB_MODULE(_native, module) {
         .def_ro("matrices", &PackedWeights::matrices)
         .def_prop_ro("rows", [](const PackedWeights& self) { return self.shape.rows; })
         .def_prop_ro("columns", [](const PackedWeights& self) { return self.shape.columns; });
+    nb::class_<osaurus::Arena>(module, "Arena").def(nb::init<>());
     nb::class_<Rotation>(module, "Rotation")
         .def(nb::init<std::vector<double>, bool>(), "frequencies"_a, "neighbours"_a)
         .def_ro("width", &Rotation::width);
+    nb::class_<Layer>(module, "Layer")
+        .def(nb::init<int, float, const Rotation&, const std::pair<NormParts, NormParts>&,
+                      const std::optional<std::pair<NormParts, NormParts>>&, const std::vector<MatrixParts>&,
+                      const std::vector<MatrixParts>&, const std::string&>(),
+             "heads"_a, "scale"_a, "rotation"_a, "norms"_a, "head_norms"_a.none(), "projections"_a, "network"_a, "gate"_a)
+        .def("begin", &Layer::begin, "x"_a, "keys"_a, "values"_a, "first"_a, "offset"_a = 0, "offsets"_a = nb::none())
+        .def("finish", &Layer::finish, "x"_a, "projected"_a, "keys"_a, "values"_a, "seen"_a, "mask"_a = nb::none());
 
     module.def(
         "pack",
-        [](const mx::array& values, const mx::array& scales, const mx::array& biases, int bits, int group) {
-            return std::make_shared<PackedWeights>(pack(values, scales, biases, bits, group));
+        [](const mx::array& values, const mx::array& scales, const mx::array& biases, int bits, int group,
+           osaurus::Arena* arena) {
+            osaurus::Arena own;
+            return std::make_shared<PackedWeights>(pack(values, scales, biases, bits, group, arena ? *arena : own));
         },
-        "values"_a, "scales"_a, "biases"_a, "bits"_a, "group"_a, nb::call_guard<nb::gil_scoped_release>());
+        "values"_a, "scales"_a, "biases"_a, "bits"_a, "group"_a, "arena"_a = nb::none(), nb::call_guard<nb::gil_scoped_release>());
     module.def(
         "matmul",
         [](const mx::array& x, const std::shared_ptr<PackedWeights>& weights, const std::optional<mx::array>& bias) {

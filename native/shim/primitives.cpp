@@ -1,103 +1,22 @@
-// The difficulty is MLX's laziness: shapes are known when an operation is made, memory and strides only when it is
-// evaluated, and the work itself runs later, on the thread of its stream. So every operation is one primitive around a
-// function that is called on that thread with evaluated arrays. MLX keeps their memory until then.
 #include "primitives.h"
 
 #include <atomic>
 #include <cmath>
 #include <deque>
-#include <functional>
-#include <mutex>
 #include <new>
-#include <stdexcept>
 
 #include "mlx/allocator.h"
-#include "mlx/backend/cpu/encoder.h"
-#include "mlx/primitives.h"
 #include "mlx/utils.h"
+#include "operation.h"
 #include "packing.h"
 
 namespace osaurus::shim {
 namespace {
 
-using Arrays = std::vector<mx::array>;
-using Work = std::function<void(const Arrays& inputs, Arrays& outputs)>;
-
-class Operation : public mx::Primitive {
-  public:
-    Operation(const char* name, Work work)
-        : mx::Primitive(mx::to_stream(std::monostate{}, mx::Device::cpu)),
-          name_(name),
-          work_(std::make_shared<const Work>(std::move(work))) {}
-
-    void eval_cpu(const Arrays& inputs, Arrays& outputs) override {
-        Arrays from, to;
-        from.reserve(inputs.size());
-        for (const auto& input : inputs) from.push_back(mx::array::unsafe_weak_copy(input));
-        for (auto& output : outputs) {
-            output.set_data(mx::allocator::malloc(output.nbytes()));
-            to.push_back(mx::array::unsafe_weak_copy(output));
-        }
-        mx::cpu::get_command_encoder(stream()).dispatch(
-            [work = work_, from = std::move(from), to = std::move(to)]() mutable { (*work)(from, to); });
-    }
-
-    void eval_gpu(const Arrays&, Arrays&) override {
-        throw std::runtime_error("the kernels of osaurus_cpu run on the CPU only");
-    }
-
-    const char* name() const override { return name_; }
-
-  private:
-    const char* name_;
-    std::shared_ptr<const Work> work_;
-};
-
-mx::array make(const char* name, mx::Shape shape, mx::Dtype type, Arrays inputs, Work work) {
-    return mx::array(std::move(shape), type, std::make_shared<Operation>(name, std::move(work)), std::move(inputs));
-}
-
-void require(bool condition, const char* message) {
-    if (!condition) throw std::invalid_argument(message);
-}
-
-// The elements of an array behind each other; copied into `copy` where they lie otherwise.
-template <typename T>
-const T* flat(const mx::array& array, std::vector<T>& copy) {
-    if (array.flags().row_contiguous || array.size() == 0) return array.data<T>();
-    copy.resize(array.size());
-    std::vector<int> place(array.ndim(), 0);
-    const T* from = array.data<T>();
-    for (size_t n = 0; n < array.size(); n++) {
-        copy[n] = *from;
-        for (int axis = (int)array.ndim() - 1; axis >= 0; axis--) {
-            from += array.strides(axis);
-            if (++place[axis] < array.shape(axis)) break;
-            from -= array.strides(axis) * array.shape(axis);
-            place[axis] = 0;
-        }
-    }
-    return copy.data();
-}
-
-template <typename T>
-std::vector<T>& spare(int which) {
-    thread_local std::vector<T> vectors[3];
-    return vectors[which];
-}
-
-const float* floats(const mx::array& array, int which = 0) { return flat<float>(array, spare<float>(which)); }
-
 mx::Shape with_last(const mx::array& x, size_t last) {
     mx::Shape shape = x.shape();
     shape.back() = (int)last;
     return shape;
-}
-
-Gate gate_of(const std::string& name) {
-    if (name == "silu") return Gate::silu;
-    if (name == "gelu") return Gate::gelu;
-    throw std::invalid_argument("gate must be silu or gelu");
 }
 
 void require_rows(const mx::array& x, size_t columns) {
@@ -124,7 +43,8 @@ const Kernels& kernels() {
     return *chosen;
 }
 
-PackedWeights pack(const mx::array& values, const mx::array& scales, const mx::array& biases, int bits, int group) {
+PackedWeights pack(const mx::array& values, const mx::array& scales, const mx::array& biases, int bits, int group,
+                   Arena& arena) {
     require(values.dtype() == mx::uint32, "values must be uint32");
     require(bits == 2 || bits == 3 || bits == 4 || bits == 5 || bits == 6 || bits == 8, "no such number of bits");
     require(group == 32 || group == 64 || group == 128, "no such group size");
@@ -153,12 +73,10 @@ PackedWeights pack(const mx::array& values, const mx::array& scales, const mx::a
     // MLX's own memory begins eight bytes behind where vectors would have it. It looks for a buffer's size there, too.
     constexpr size_t ALIGNMENT = 64;
     const size_t bytes = matrices * shape.bytes();
-    auto* memory = (uint8_t*)::operator new(bytes + ALIGNMENT, std::align_val_t(ALIGNMENT));
-    auto* header = memory + ALIGNMENT - sizeof(size_t);
+    std::shared_ptr<uint8_t> memory = arena.take(bytes + ALIGNMENT);
+    auto* header = memory.get() + ALIGNMENT - sizeof(size_t);
     *(size_t*)header = bytes;
-    mx::allocator::Data data(mx::allocator::Buffer(header), [memory](mx::allocator::Buffer) {
-        ::operator delete(memory, std::align_val_t(ALIGNMENT));
-    });
+    mx::allocator::Data data(mx::allocator::Buffer(header), [memory](mx::allocator::Buffer) mutable { memory.reset(); });
     PackedWeights result{shape, matrices, mx::array(std::move(data), mx::Shape{(int)matrices, (int)shape.tiles(), (int)shape.tile_bytes()}, mx::uint8)};
     const size_t words = values.size() / matrices, numbers = scales.size() / matrices * shape.scale_bytes();
     for (size_t n = 0; n < matrices; n++)
@@ -186,7 +104,7 @@ std::vector<mx::array> matmul(const mx::array& x, const std::vector<std::shared_
         places.push_back(biases[n] ? (int)inputs.size() : -1);
         if (biases[n]) inputs.push_back(*biases[n]);
     }
-    auto work = [formats, places](const Arrays& in, Arrays& out) {
+    auto work = [formats, places](const Arrays& in, Arrays& out, float*) {
         const size_t columns = formats[0].columns;
         std::vector<Product> products;
         for (size_t n = 0; n < formats.size(); n++) {
@@ -212,7 +130,7 @@ mx::array gated_matmul(const mx::array& x, const std::shared_ptr<PackedWeights>&
     Arrays inputs = {x, a->packed, b->packed};
     if (a_bias) inputs.insert(inputs.end(), {*a_bias, *b_bias});
     const bool biased = a_bias.has_value();
-    auto work = [kind = gate_of(gate), first = a->shape, second = b->shape, biased](const Arrays& in, Arrays& out) {
+    auto work = [kind = gate_of(gate), first = a->shape, second = b->shape, biased](const Arrays& in, Arrays& out, float*) {
         const Matrix x_matrix = {first, in[1].data<uint8_t>(), biased ? in[3].data<float>() : nullptr};
         const Matrix y_matrix = {second, in[2].data<uint8_t>(), biased ? in[4].data<float>() : nullptr};
         osaurus::gated_matmul(kernels(), pool(), kind, floats(in[0]), in[0].size() / first.columns, first.columns,
@@ -231,7 +149,7 @@ mx::array gather_matmul(const mx::array& x, const std::shared_ptr<PackedWeights>
     const int length = x.shape(-2);
     shape.push_back(length);
     shape.push_back((int)weights->shape.rows);
-    auto work = [format = weights->shape, matrices = weights->matrices, common, length](const Arrays& in, Arrays& out) {
+    auto work = [format = weights->shape, matrices = weights->matrices, common, length](const Arrays& in, Arrays& out, float*) {
         const float* from = floats(in[0]);
         const uint32_t* chosen_experts = flat<uint32_t>(in[2], spare<uint32_t>(0));
         size_t count = 1;
@@ -267,7 +185,7 @@ mx::array rows_of(const std::shared_ptr<PackedWeights>& weights, const mx::array
     require(weights->matrices == 1, "there must be one matrix");
     mx::Shape shape = indices.shape();
     shape.push_back((int)weights->shape.columns);
-    auto work = [format = weights->shape](const Arrays& in, Arrays& out) {
+    auto work = [format = weights->shape](const Arrays& in, Arrays& out, float*) {
         const int32_t* rows = in[1].dtype() == mx::int32 ? flat<int32_t>(in[1], spare<int32_t>(0))
                                                          : (const int32_t*)flat<uint32_t>(in[1], spare<uint32_t>(0));
         float* to = out[0].data<float>();
@@ -290,7 +208,7 @@ mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, f
             "weight must be float32 and go with the last dimension of x");
     Arrays inputs = {x};
     if (weight) inputs.push_back(*weight);
-    auto work = [epsilon](const Arrays& in, Arrays& out) {
+    auto work = [epsilon](const Arrays& in, Arrays& out, float*) {
         const float* from = floats(in[0]);
         const float* by = in.size() > 1 ? floats(in[1], 1) : nullptr;
         float* to = out[0].data<float>();
@@ -306,7 +224,7 @@ mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, f
 mx::array glu(const mx::array& x, const mx::array& y, const std::string& gate) {
     require(x.dtype() == mx::float32 && y.dtype() == mx::float32 && x.shape() == y.shape(),
             "x and y must be float32 and of one shape");
-    auto work = [kind = gate_of(gate)](const Arrays& in, Arrays& out) {
+    auto work = [kind = gate_of(gate)](const Arrays& in, Arrays& out, float*) {
         const float *a = floats(in[0]), *b = floats(in[1], 1);
         float* to = out[0].data<float>();
         pool().run(in[0].size(), 8192, [&](size_t begin, size_t end) {
@@ -318,7 +236,7 @@ mx::array glu(const mx::array& x, const mx::array& y, const std::string& gate) {
 
 mx::array log_sum_exp(const mx::array& x) {
     require(x.dtype() == mx::float32 && x.ndim() > 0, "x must be float32, of one dimension or more");
-    auto work = [](const Arrays& in, Arrays& out) {
+    auto work = [](const Arrays& in, Arrays& out, float*) {
         const float* from = floats(in[0]);
         const size_t width = in[0].shape(-1);
         pool().run(out[0].size(), 1, [&](size_t begin, size_t end) {
@@ -331,7 +249,7 @@ mx::array log_sum_exp(const mx::array& x) {
 
 mx::array argmax(const mx::array& x) {
     require(x.dtype() == mx::float32 && x.ndim() > 0 && x.shape(-1) > 0, "x must be float32, with one number at least");
-    auto work = [](const Arrays& in, Arrays& out) {
+    auto work = [](const Arrays& in, Arrays& out, float*) {
         const float* from = floats(in[0]);
         const size_t width = in[0].shape(-1);
         pool().run(out[0].size(), 1, [&](size_t begin, size_t end) {
@@ -347,7 +265,7 @@ std::vector<mx::array> candidates(const mx::array& logits, const mx::array& temp
     require(temperatures.dtype() == mx::float32 && temperatures.ndim() == 1 && temperatures.shape(0) == logits.shape(0),
             "temperatures must be float32, one for each row");
     require(count > 0 && count <= logits.shape(1), "there must be as many logits as are wanted, and one at least");
-    auto work = [count](const Arrays& in, Arrays& out) {
+    auto work = [count](const Arrays& in, Arrays& out, float*) {
         const float* from = floats(in[0]);
         const float* divisors = floats(in[1], 1);
         const size_t width = in[0].shape(1);
@@ -366,56 +284,6 @@ std::vector<mx::array> candidates(const mx::array& logits, const mx::array& temp
                                   std::make_shared<Operation>("Candidates", std::move(work)), {logits, temperatures});
 }
 
-class Angles {
-  public:
-    explicit Angles(std::vector<double> frequencies) : frequencies_(std::move(frequencies)) {}
-
-    // The cosines and, behind them, the sines of positions, each [width / 2]; they stay where they are. Those of
-    // positions that no text has (rows that are filled up stand before their beginning) are put into `strays`.
-    std::vector<const float*> look_up(const std::vector<int64_t>& positions, std::deque<std::vector<float>>& strays) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        std::vector<const float*> found;
-        found.reserve(positions.size());
-        for (int64_t position : positions) {
-            if (position >= 0 && position < MOST_POSITIONS) {
-                found.push_back(at(position));
-            } else {
-                strays.emplace_back(2 * frequencies_.size());
-                fill(position, strays.back().data());
-                found.push_back(strays.back().data());
-            }
-        }
-        return found;
-    }
-
-  private:
-    static constexpr int64_t PAGE = 256;
-    static constexpr int64_t MOST_POSITIONS = 1 << 22;
-
-    const float* at(int64_t position) {
-        while ((int64_t)pages_.size() <= position / PAGE) pages_.emplace_back();
-        std::vector<float>& page = pages_[position / PAGE];
-        const size_t size = 2 * frequencies_.size();
-        if (page.empty()) {
-            page.resize(PAGE * size);
-            for (int64_t n = 0; n < PAGE; n++) fill(position / PAGE * PAGE + n, page.data() + n * size);
-        }
-        return page.data() + position % PAGE * size;
-    }
-
-    void fill(int64_t position, float* to) const {
-        const size_t half = frequencies_.size();
-        for (size_t pair = 0; pair < half; pair++) {
-            to[pair] = (float)std::cos((double)position * frequencies_[pair]);
-            to[half + pair] = (float)std::sin((double)position * frequencies_[pair]);
-        }
-    }
-
-    std::vector<double> frequencies_;
-    std::mutex mutex_;
-    std::deque<std::vector<float>> pages_;
-};
-
 Rotation::Rotation(std::vector<double> frequencies, bool neighbours)
     : width(2 * frequencies.size()), neighbours(neighbours) {
     angles = std::make_shared<Angles>(std::move(frequencies));
@@ -424,11 +292,10 @@ Rotation::Rotation(std::vector<double> frequencies, bool neighbours)
 mx::array rotate(const Rotation& rotation, const mx::array& x, int offset, const std::optional<mx::array>& offsets) {
     require(x.dtype() == mx::float32 && x.ndim() == 4, "x must be float32 and have four dimensions");
     require((size_t)x.shape(3) >= rotation.width, "x must be as wide as the rotation");
-    require(!offsets || (offsets->dtype() == mx::int32 && (offsets->size() == 1 || offsets->size() == (size_t)x.shape(0))),
-            "offsets must be int32, one for each row");
+    require_offsets(offsets, x.shape(0));
     Arrays inputs = {x};
     if (offsets) inputs.push_back(*offsets);
-    auto work = [all = rotation.angles, turned = rotation.width, neighbours = rotation.neighbours, offset](const Arrays& in, Arrays& out) {
+    auto work = [all = rotation.angles, turned = rotation.width, neighbours = rotation.neighbours, offset](const Arrays& in, Arrays& out, float*) {
         const mx::array& from = in[0];
         const size_t batch = from.shape(0), heads = from.shape(1), length = from.shape(2), width = from.shape(3);
         const float* source = from.data<float>();
@@ -437,12 +304,7 @@ mx::array rotate(const Rotation& rotation, const mx::array& x, int offset, const
             source = floats(from);
             strides[0] = heads * length * width, strides[1] = length * width, strides[2] = width;
         }
-        std::vector<int64_t> positions;
-        const int32_t* begins = in.size() > 1 ? flat<int32_t>(in[1], spare<int32_t>(1)) : nullptr;
-        for (size_t row = 0; row < batch; row++) {
-            const int64_t begin = begins ? begins[in[1].size() == 1 ? 0 : row] : offset;
-            for (size_t step = 0; step < length; step++) positions.push_back(begin + (int64_t)step);
-        }
+        const std::vector<int64_t> positions = positions_of(batch, length, offset, in.size() > 1 ? &in[1] : nullptr);
         std::deque<std::vector<float>> strays;
         const std::vector<const float*> angles = all->look_up(positions, strays);
         float* to = out[0].data<float>();
@@ -472,16 +334,15 @@ mx::array attention(const mx::array& queries, const mx::array& keys, const mx::a
     require(queries.shape(3) <= (int)QUERY_FLOATS && values.shape(3) <= (int)QUERY_FLOATS, "heads are too wide");
     require(!mask || !causal, "there may be a mask or a causal one, not both");
     require(window >= 0 && (window == 0 || causal), "a window must be positive, and causal");
-    require(!mask || mask->dtype() == mx::bool_ || mask->dtype() == mx::float32, "a mask must be bool or float32");
     require(!sinks || (sinks->dtype() == mx::float32 && sinks->size() == (size_t)queries.shape(1)),
             "sinks must be float32, one for each head");
     const mx::Shape scores = {queries.shape(0), queries.shape(1), queries.shape(2), keys.shape(2)};
-    require(!mask || mx::broadcast_shapes(mask->shape(), scores) == scores, "the mask must broadcast to the scores");
+    if (mask) require_mask(*mask, scores);
     Arrays inputs = {queries, keys, values};
     if (mask) inputs.push_back(*mask);
     if (sinks) inputs.push_back(*sinks);
     auto work = [scale, causal, window, masked = mask.has_value(), sunk = sinks.has_value()](const Arrays& in,
-                                                                                         Arrays& out) {
+                                                                                         Arrays& out, float*) {
         Attention a = {};
         const auto strides = [](const mx::array& array, size_t* to) {
             for (int axis = 0; axis < 3; axis++) to[axis] = array.strides(axis);
@@ -514,15 +375,7 @@ mx::array attention(const mx::array& queries, const mx::array& keys, const mx::a
         a.scale = scale;
         a.masking = causal ? Masking::causal : Masking::none;
         a.window = window;
-        if (masked) {
-            const mx::array& shown = in[3];
-            a.masking = shown.dtype() == mx::bool_ ? Masking::boolean : Masking::additive;
-            a.mask = shown.data<uint8_t>();
-            for (int axis = 0; axis < 4; axis++) {
-                const int own = axis - 4 + (int)shown.ndim();
-                a.mask_strides[axis] = own < 0 || shown.shape(own) == 1 ? 0 : shown.strides(own);
-            }
-        }
+        if (masked) put_mask(in[3], a);
         std::vector<float> own_sinks;
         if (sunk) a.sinks = flat<float>(in.back(), own_sinks);
         osaurus::attention(kernels(), pool(), a);

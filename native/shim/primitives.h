@@ -7,7 +7,8 @@
 #include <vector>
 
 #include "mlx/array.h"
-#include "operations.h"
+#include "arena.h"
+#include "block.h"
 
 namespace osaurus::shim {
 
@@ -24,7 +25,8 @@ struct PackedWeights {
 
 // Pack what mx.quantize made, in the affine mode; [rows, …] or [matrices, rows, …]. Computes at once.
 // Raises std::invalid_argument where the shapes do not fit together or the kernels have no such format.
-PackedWeights pack(const mx::array& values, const mx::array& scales, const mx::array& biases, int bits, int group);
+PackedWeights pack(const mx::array& values, const mx::array& scales, const mx::array& biases, int bits, int group,
+                   Arena& arena);
 
 // x @ weights^T (+ bias), for several weights of as many columns; x: [..., columns].
 std::vector<mx::array> matmul(const mx::array& x, const std::vector<std::shared_ptr<PackedWeights>>& weights,
@@ -46,9 +48,6 @@ mx::array argmax(const mx::array& x);       // over the last axis
 // Of logits [rows, vocabulary] divided by the temperatures [rows]: the `count` greatest of each row in any order, which
 // they are, and the logarithm of the sum of all exponentials; [rows, count] twice, and [rows].
 std::vector<mx::array> candidates(const mx::array& logits, const mx::array& temperatures, int count);
-
-// Cosines and sines of a model's rotary embedding, by position; they grow as longer texts come.
-class Angles;
 
 // What Python holds of them. A graph keeps the angles themselves, never something of Python's: it is let go of on a
 // stream's thread, which must not wait for the interpreter while that waits for the stream.

@@ -11,7 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "operations.h"
+#include "arena.h"
+#include "block.h"
 #include "packing.h"
 
 using namespace osaurus;
@@ -224,6 +225,108 @@ void attention_is_right(const Kernels& kernels, Pool& pool, Random& random) {
     }
 }
 
+// A layer's steps against its operations one by one: the same to the last bit.
+void layers_are_their_operations(const Kernels& kernels, Pool& pool, Random& random) {
+    for (int round = 0; round < 12; round++) {
+        const size_t batch = 1 + random.below(3), length = 1 + random.below(round % 2 ? 2 : 30), rows = batch * length;
+        const size_t kv_heads = 1 + random.below(2), heads = kv_heads * (1 + random.below(3)), width = 32, size = 64;
+        const size_t attended = heads * width, kept_size = kv_heads * width, hidden = 96, room = length + 5, first = 3;
+        const Quantised q(random, attended, size, 4, 32, Scale::float16), k(random, kept_size, size, 4, 32, Scale::float16);
+        const Quantised v(random, kept_size, size, 8, 32, Scale::float16), o(random, size, attended, 4, 32, Scale::float16);
+        const Quantised gate(random, hidden, size, 4, 32, Scale::float16), up(random, hidden, size, 4, 32, Scale::float16);
+        const Quantised down(random, size, hidden, 4, 32, Scale::float16);
+        const std::vector<float> x = random.numbers(rows * size), weight = random.numbers(size), own = random.numbers(width);
+        const std::vector<float> bias = random.numbers(attended);
+        Angles table({1.0, 0.5, 0.25, 0.125});
+        std::vector<int64_t> positions;
+        for (size_t row = 0; row < rows; row++) positions.push_back((int64_t)(row % length) - 2);
+        std::deque<std::vector<float>> strays;
+        const std::vector<const float*> angles = table.look_up(positions, strays);
+        Block block = {};
+        block.heads = heads, block.kv_heads = kv_heads, block.width = width, block.turned = 8, block.scale = 0.2f;
+        block.neighbours = round % 3 == 0;
+        block.before_attention = block.before_network = {weight.data(), 1e-5f};
+        if (round % 4 < 2) block.query_norm = block.key_norm = {own.data(), 1e-6f};
+        block.queries = q.matrix(bias.data()), block.keys = k.matrix(), block.values = v.matrix(), block.output = o.matrix();
+        block.kind = round % 2 ? Gate::silu : Gate::gelu;
+        block.gate = gate.matrix(), block.up = up.matrix(), block.down = down.matrix();
+
+        std::vector<float> projected(rows * block.projected()), out(rows * size), memory(block.memory(rows));
+        std::vector<uint16_t> keys(batch * kv_heads * room * width, 0), values = keys, expected_keys = keys, expected_values = keys;
+        project(kernels, pool, block, x.data(), rows, angles, projected.data());
+        const Kept kept_keys = {keys.data(), {kv_heads * room * width, room * width, width}};
+        const Kept kept_values = {values.data(), {kv_heads * room * width, room * width, width}};
+        keep(kernels, block, projected.data() + attended, block.projected(), batch, length, kept_keys, first);
+        keep(kernels, block, projected.data() + attended + kept_size, block.projected(), batch, length, kept_values, first);
+        Attention a = {};
+        a.batch = batch, a.heads = heads, a.kv_heads = kv_heads, a.queries = length, a.keys = first + length;
+        a.width = a.value_width = width, a.scale = block.scale, a.half = true, a.masking = Masking::causal;
+        a.query = projected.data(), a.key = keys.data(), a.value = values.data();
+        a.query_strides[0] = length * block.projected(), a.query_strides[1] = width, a.query_strides[2] = block.projected();
+        for (int axis = 0; axis < 3; axis++) a.key_strides[axis] = a.value_strides[axis] = kept_keys.strides[axis];
+        finish(kernels, pool, block, a, x.data(), out.data(), memory.data());
+
+        std::vector<float> normed(rows * size), queries(rows * attended), new_keys(rows * kept_size), new_values(rows * kept_size);
+        const auto norm = [&](const float* from) {
+            for (size_t row = 0; row < rows; row++)
+                kernels.rms_norm(from + row * size, weight.data(), 1e-5f, normed.data() + row * size, size);
+        };
+        norm(x.data());
+        matmul(kernels, pool, normed.data(), rows, size, {{block.queries, queries.data(), attended}});
+        matmul(kernels, pool, normed.data(), rows, size, {{block.keys, new_keys.data(), kept_size}});
+        matmul(kernels, pool, normed.data(), rows, size, {{block.values, new_values.data(), kept_size}});
+        for (size_t row = 0; row < rows; row++) {
+            const auto turn = [&](float* head) {
+                float part[32];
+                if (block.query_norm.weight) kernels.rms_norm(head, own.data(), 1e-6f, head, width);
+                kernels.rotate(head, angles[row], angles[row] + 4, block.neighbours, 8, width, part);
+                std::memcpy(head, part, sizeof part);
+            };
+            for (size_t head = 0; head < heads; head++) turn(&queries[row * attended + head * width]);
+            for (size_t head = 0; head < kv_heads; head++) {
+                turn(&new_keys[row * kept_size + head * width]);
+                const size_t to = ((row / length * kv_heads + head) * room + first + row % length) * width;
+                kernels.narrow(&new_keys[row * kept_size + head * width], &expected_keys[to], width);
+                kernels.narrow(&new_values[row * kept_size + head * width], &expected_values[to], width);
+            }
+        }
+        check(keys == expected_keys && values == expected_values, kernels.name, "what a layer keeps");
+        std::vector<float> seen(rows * attended), between(rows * size), gated(rows * hidden), expected(rows * size);
+        a.query = queries.data(), a.out = seen.data();
+        a.query_strides[0] = length * attended, a.query_strides[2] = attended;
+        a.out_strides[0] = length * attended, a.out_strides[1] = width, a.out_strides[2] = attended;
+        attention(kernels, pool, a);
+        matmul(kernels, pool, seen.data(), rows, attended, {{block.output, between.data(), size}});
+        for (size_t n = 0; n < rows * size; n++) between[n] += x[n];
+        norm(between.data());
+        gated_matmul(kernels, pool, block.kind, normed.data(), rows, size, block.gate, block.up, gated.data());
+        matmul(kernels, pool, gated.data(), rows, hidden, {{block.down, expected.data(), size}});
+        for (size_t n = 0; n < rows * size; n++) expected[n] += between[n];
+        check(out == expected, kernels.name, "what a layer computes");
+    }
+}
+
+// float16, to the nearest, by what each of them stands for.
+void halves_are_the_nearest(const Kernels& kernels) {
+    const auto value_of = [](unsigned bits) {
+        const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+        return exponent ? std::ldexp(fraction + 1024.0, exponent - 25) : std::ldexp((double)fraction, -24);
+    };
+    for (unsigned bits = 0; bits < 0x7c00; bits++) {
+        const double below = value_of(bits), above = bits == 0x7bff ? 65536.0 : value_of(bits + 1);
+        const float middle = (float)((below + above) / 2);
+        const float numbers[6] = {(float)below, std::nextafter(middle, 0.0f), middle, std::nextafter(middle, 1e9f), -(float)below, -middle};
+        const unsigned even = bits + (bits & 1), expected[6] = {bits, bits, even, bits + 1, bits | 0x8000, even | 0x8000};
+        uint16_t found[6];
+        kernels.narrow(numbers, found, 6);
+        for (int n = 0; n < 6; n++) check(found[n] == expected[n], kernels.name, "a float16", numbers[n]);
+    }
+    const float strange[3] = {INFINITY, NAN, 1e30f};
+    uint16_t found[3];
+    kernels.narrow(strange, found, 3);
+    check(found[0] == 0x7c00 && (found[1] & 0x7fff) > 0x7c00 && found[2] == 0x7c00, kernels.name, "a strange float16");
+}
+
 void elements_are_right(const Kernels& kernels, Random& random) {
     for (size_t count = 1; count < 70; count++) {
         std::vector<float> x = random.numbers(count), y = random.numbers(count), out(count);
@@ -262,6 +365,25 @@ void elements_are_right(const Kernels& kernels, Random& random) {
     }
 }
 
+// What an arena gives out is aligned, is nobody else's, and stays when the arena and its neighbours have gone.
+void arenas_give_memory(Random& random) {
+    std::vector<std::pair<std::shared_ptr<uint8_t>, size_t>> taken;
+    {
+        Arena arena;
+        for (int n = 0; n < 40; n++) {
+            const size_t bytes = n == 20 ? (70 << 20) : 1 + random.below(4 << 20);
+            taken.emplace_back(arena.take(bytes), bytes);
+            check((uintptr_t)taken.back().first.get() % 64 == 0, "arena", "its memory is aligned");
+            std::memset(taken.back().first.get(), n, bytes);
+        }
+    }
+    for (size_t n = 0; n < taken.size(); n++) {
+        const uint8_t* bytes = taken[n].first.get();
+        check(bytes[0] == n && bytes[taken[n].second - 1] == n, "arena", "its memory is nobody else's");
+        taken[n].first.reset();
+    }
+}
+
 // Several threads with jobs for one pool, and a pool that comes and goes.
 void threads_do_not_meet(const Kernels& kernels) {
     for (int round = 0; round < 3; round++) {
@@ -288,6 +410,8 @@ void threads_do_not_meet(const Kernels& kernels) {
 }  // namespace
 
 int main() {
+    Random own(7);
+    arenas_give_memory(own);
     for (const char* const* name = names(); *name; name++) {
         const Kernels& kernels = *find(*name);
         Random random(7);
@@ -295,7 +419,9 @@ int main() {
         products_are_right(kernels, pool, random);
         gathered_products_are_right(kernels, pool, random);
         attention_is_right(kernels, pool, random);
+        layers_are_their_operations(kernels, pool, random);
         elements_are_right(kernels, random);
+        halves_are_the_nearest(kernels);
         threads_do_not_meet(kernels);
         std::printf("%s: %s\n", *name, failures ? "wrong" : "right");
     }

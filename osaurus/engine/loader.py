@@ -92,24 +92,24 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     backend_tokenizer.no_padding()
     if not wrapper.has_chat_template:
         raise ModelLoadFailed("it has no chat template, so it cannot hold a conversation")
-    kernels: ModuleType | None = None
+    packed: ModuleType | None = None
     if backend.kernels is not None:
         # It needs osaurus_cpu, which is not everywhere.
-        kernels = import_module("osaurus.engine.kernels")
+        packed = import_module("osaurus.engine.packed")
     if backend.dense_float32:
-        _to_float32(network, memory_limit, frozenset() if kernels is None else frozenset(kernels.taken(network)))
+        _to_float32(network, memory_limit, frozenset() if packed is None else frozenset(packed.taken(network)))
     # Nothing has been read yet: MLX knows the shapes, and takes memory when it evaluates.
     nbytes = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
-    if kernels is not None:
-        nbytes += kernels.packed_nbytes(network)
+    if packed is not None:
+        nbytes += packed.packed_nbytes(network)
     if nbytes >= memory_limit:
         raise ModelLoadFailed(
             f"its weights take {_gigabytes(nbytes)}, and the memory limit is {_gigabytes(memory_limit)}; "
             "raise memory_limit if the machine has more, or choose a smaller model"
         )
     make_room(nbytes)
-    if kernels is not None:
-        kernels.install(network)
+    if packed is not None:
+        import_module("osaurus.engine.kernels").install(network)
     mx.eval(network.parameters())
     parameters: list[mx.array] = [array for _, array in tree_flatten(network.parameters())]
     mx.clear_cache()

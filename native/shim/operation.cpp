@@ -1,0 +1,97 @@
+#include "operation.h"
+
+#include <cstring>
+#include <stdexcept>
+
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/utils.h"
+
+namespace osaurus::shim {
+
+Operation::Operation(const char* name, Work work, size_t memory, bool keeps)
+    : mx::Primitive(mx::to_stream(std::monostate{}, mx::Device::cpu)),
+      name_(name),
+      work_(std::make_shared<const Work>(std::move(work))),
+      memory_(memory),
+      keeps_(keeps) {}
+
+void Operation::eval_cpu(const Arrays& inputs, Arrays& outputs) {
+    Arrays from, to;
+    from.reserve(inputs.size());
+    to.reserve(outputs.size());
+    for (const auto& input : inputs) from.push_back(mx::array::unsafe_weak_copy(input));
+    const bool taken = keeps_ && inputs[0].is_donatable() && inputs[0].strides(-1) == 1;
+    if (taken) outputs[0].copy_shared_buffer(inputs[0]);
+    for (auto& output : outputs) {
+        if (!taken) output.set_data(mx::allocator::malloc(output.nbytes()));
+        to.push_back(mx::array::unsafe_weak_copy(output));
+    }
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    float* memory = nullptr;
+    if (memory_ > 0) {
+        mx::array scratch(mx::Shape{(int)memory_}, mx::float32, nullptr, {});
+        scratch.set_data(mx::allocator::malloc(scratch.nbytes()));
+        memory = scratch.data<float>();
+        encoder.add_temporary(std::move(scratch));
+    }
+    const bool copied = keeps_ && !taken;
+    encoder.dispatch([work = work_, from = std::move(from), to = std::move(to), copied, memory]() mutable {
+        // What is kept is float16.
+        if (copied) std::memcpy(to[0].data<uint16_t>(), flat<uint16_t>(from[0], spare<uint16_t>(0)), from[0].nbytes());
+        (*work)(from, to, memory);
+    });
+}
+
+void Operation::eval_gpu(const Arrays&, Arrays&) {
+    throw std::runtime_error("the kernels of osaurus_cpu run on the CPU only");
+}
+
+mx::array make(const char* name, mx::Shape shape, mx::Dtype type, Arrays inputs, Work work, size_t memory, bool keeps) {
+    return mx::array(std::move(shape), type, std::make_shared<Operation>(name, std::move(work), memory, keeps),
+                     std::move(inputs));
+}
+
+void require(bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+const float* floats(const mx::array& array, int which) { return flat<float>(array, spare<float>(which)); }
+
+Gate gate_of(const std::string& name) {
+    if (name == "silu") return Gate::silu;
+    if (name == "gelu") return Gate::gelu;
+    throw std::invalid_argument("gate must be silu or gelu");
+}
+
+std::vector<int64_t> positions_of(size_t batch, size_t length, int offset, const mx::array* offsets) {
+    const int32_t* begins = offsets ? flat<int32_t>(*offsets, spare<int32_t>(1)) : nullptr;
+    std::vector<int64_t> positions;
+    positions.reserve(batch * length);
+    for (size_t row = 0; row < batch; row++) {
+        const int64_t begin = begins ? begins[offsets->size() == 1 ? 0 : row] : offset;
+        for (size_t step = 0; step < length; step++) positions.push_back(begin + (int64_t)step);
+    }
+    return positions;
+}
+
+void require_offsets(const std::optional<mx::array>& offsets, int batch) {
+    require(!offsets || (offsets->dtype() == mx::int32 && (offsets->size() == 1 || offsets->size() == (size_t)batch)),
+            "offsets must be int32, one for each row");
+}
+
+void put_mask(const mx::array& shown, Attention& a) {
+    a.masking = shown.dtype() == mx::bool_ ? Masking::boolean : Masking::additive;
+    a.mask = shown.data<uint8_t>();
+    for (int axis = 0; axis < 4; axis++) {
+        const int own = axis - 4 + (int)shown.ndim();
+        a.mask_strides[axis] = own < 0 || shown.shape(own) == 1 ? 0 : shown.strides(own);
+    }
+}
+
+void require_mask(const mx::array& mask, const mx::Shape& scores) {
+    require(mask.dtype() == mx::bool_ || mask.dtype() == mx::float32, "a mask must be bool or float32");
+    require(mx::broadcast_shapes(mask.shape(), scores) == scores, "the mask must broadcast to the scores");
+}
+
+}  // namespace osaurus::shim
