@@ -24,9 +24,11 @@ struct Weights {
     int bits = 4;
     size_t group = BLOCK;
     Scale scale = Scale::float16;
+    // Whether every weight is scale * (q - 2^(bits - 1)): then there are no biases.
+    bool symmetric = false;
 
     size_t scale_bytes() const { return scale == Scale::float32 ? 4 : 2; }
-    size_t group_bytes() const { return TILE * (group * bits / 8 + 2 * scale_bytes()); }
+    size_t group_bytes() const { return TILE * (group * bits / 8 + (symmetric ? 1 : 2) * scale_bytes()); }
     size_t tiles() const { return (rows + TILE - 1) / TILE; }
     size_t tile_bytes() const { return columns / group * group_bytes(); }
     size_t bytes() const { return tiles() * tile_bytes(); }
@@ -36,12 +38,19 @@ struct Weights {
 inline constexpr size_t MOST_QUERIES = 64;
 inline constexpr size_t QUERY_FLOATS = 4096;
 
-// Rows of activations, quantised to eight bits and interleaved: `values` [columns / 4][rows][4], `scales`
-// [columns / BLOCK][rows][2]: a block's scale, and that scale times the sum of its quantised values.
+// Rows of activations, quantised to eight bits and interleaved: `values` [columns / 4][rows][4], `blocks`
+// [columns / BLOCK][rows].
 struct Panel {
+    // What a block has in common.
+    struct Block {
+        float scale;
+        float shift;  // the scale times the sum
+        int32_t sum;  // of the quantised values
+    };
+
     size_t rows = 0;
     int8_t* values = nullptr;
-    float* scales = nullptr;
+    Block* blocks = nullptr;
 };
 
 enum class Gate : uint8_t { silu, gelu };

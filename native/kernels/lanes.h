@@ -48,6 +48,8 @@ static LANES void store_some(float* to, f32 vector, size_t count) {
 
 static LANES f32 broadcast(float value) { return f32{} + value; }
 
+static LANES i32 broadcast(int32_t value) { return i32{} + value; }
+
 static LANES i32 broadcast_bytes(const int8_t* four) {
     int32_t value;
     __builtin_memcpy(&value, four, sizeof value);
@@ -66,21 +68,38 @@ static LANES f32 rounded(f32 a) {
     return (a + magic) - magic;
 }
 
+// One number from all lanes, each half combined with the other, always in the same order.
+template <typename V, typename Combine>
+static LANES auto reduced(V vector, Combine combine) {
+#if defined(__AVX512F__)
+    const auto eight = combine(__builtin_shufflevector(vector, vector, 0, 1, 2, 3, 4, 5, 6, 7),
+                               __builtin_shufflevector(vector, vector, 8, 9, 10, 11, 12, 13, 14, 15));
+#else
+    const auto eight = vector;
+#endif
+#if defined(__AVX2__)
+    const auto four = combine(__builtin_shufflevector(eight, eight, 0, 1, 2, 3), __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
+#else
+    const auto four = eight;
+#endif
+    const auto two = combine(four, __builtin_shufflevector(four, four, 2, 3, 2, 3));
+    return combine(two, __builtin_shufflevector(two, two, 1, 1, 1, 1))[0];
+}
+
 static LANES float sum(f32 vector) {
-    float parts[WIDTH];
-    store(parts, vector);
-    for (int width = WIDTH / 2; width > 0; width /= 2)
-        for (int lane = 0; lane < width; lane++) parts[lane] += parts[lane + width];
-    return parts[0];
+    return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+}
+
+static LANES int32_t sum(i32 vector) {
+    return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
 static LANES float greatest(f32 vector) {
-    float parts[WIDTH];
-    store(parts, vector);
-    for (int width = WIDTH / 2; width > 0; width /= 2)
-        for (int lane = 0; lane < width; lane++)
-            parts[lane] = parts[lane] > parts[lane + width] ? parts[lane] : parts[lane + width];
-    return parts[0];
+    return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
+}
+
+static LANES int32_t greatest(i32 vector) {
+    return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 }
 
 static LANES f32 from_bfloat16(const uint16_t* from) {

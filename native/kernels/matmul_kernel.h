@@ -8,7 +8,8 @@
 //     weight = scale * q + bias    and    x ~ s * a
 //
 // a block adds scale * (s * sum(q * a)) + bias * (s * sum(a)). The sum belonging to the bias is that of the quantised
-// activations: then the error of rounding meets the weight itself and not its parts, which are far larger.
+// activations: then the error of rounding meets the weight itself and not its parts, which are far larger. Where the
+// weights are symmetric the bias is a whole number of scales, and its part is taken off the sum of products at once.
 //
 // What is computed for a row of activations does not depend on the others: sums of integers are exact, and those of
 // floats have an order of their own. So a row in a batch has exactly the result that it has alone.
@@ -19,14 +20,14 @@ static LANES f32 scales_of(const uint8_t* at, Scale scale, int lane) {
     return load((const float*)at + lane);
 }
 
-template <int BITS, int ROWS>
+template <int BITS, int ROWS, bool SYMMETRIC>
 static void multiply_rows(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
     const size_t groups = weights.columns / weights.group, blocks = weights.group / BLOCK;
     const size_t scale_bytes = TILE * weights.scale_bytes();
     for (int lane = 0; lane < (int)TILE; lane += WIDTH) {
         const uint8_t* at = tile;
         const int8_t* values = panel.values;
-        const float* scales = panel.scales;
+        const Panel::Block* activations = panel.blocks;
         f32 total[ROWS] = {};
         for (size_t group = 0; group < groups; group++) {
             f32 product[ROWS] = {};
@@ -55,65 +56,75 @@ static void multiply_rows(const Weights& weights, const uint8_t* tile, const Pan
                 for (int row = 0; row < ROWS; row++) {
                     i32 lanes = sum[row].lanes();
                     if constexpr (BITS == 4 && ROWS < 4) lanes += more[row].lanes();
-                    product[row] += scales[2 * row] * to_float(lanes);
-                    shift[row] += scales[2 * row + 1];
+                    if constexpr (SYMMETRIC) {
+                        lanes -= broadcast(activations[row].sum) << (BITS - 1);
+                    } else {
+                        shift[row] += activations[row].shift;
+                    }
+                    product[row] += activations[row].scale * to_float(lanes);
                 }
-                scales += 2 * ROWS;
+                activations += ROWS;
             }
             const f32 scale = scales_of(at, weights.scale, lane);
-            const f32 bias = scales_of(at + scale_bytes, weights.scale, lane);
-            at += 2 * scale_bytes;
+            at += scale_bytes;
 #pragma GCC unroll 8
-            for (int row = 0; row < ROWS; row++) {
-                total[row] += scale * product[row];
-                total[row] += bias * shift[row];
+            for (int row = 0; row < ROWS; row++) total[row] += scale * product[row];
+            if constexpr (!SYMMETRIC) {
+                const f32 bias = scales_of(at, weights.scale, lane);
+                at += scale_bytes;
+#pragma GCC unroll 8
+                for (int row = 0; row < ROWS; row++) total[row] += bias * shift[row];
             }
         }
         for (int row = 0; row < ROWS; row++) store(out + row * TILE + lane, total[row]);
     }
 }
 
-template <int BITS>
-static void multiply_bits(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
-    if (panel.rows == 1) return multiply_rows<BITS, 1>(weights, tile, panel, out);
-    if (panel.rows == 2) return multiply_rows<BITS, 2>(weights, tile, panel, out);
-    if (panel.rows == 4) return multiply_rows<BITS, 4>(weights, tile, panel, out);
-    if constexpr (PANEL_ROWS == 8) return multiply_rows<BITS, 8>(weights, tile, panel, out);
+template <int BITS, bool SYMMETRIC>
+static void multiply_kind(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
+    if (panel.rows == 1) return multiply_rows<BITS, 1, SYMMETRIC>(weights, tile, panel, out);
+    if (panel.rows == 2) return multiply_rows<BITS, 2, SYMMETRIC>(weights, tile, panel, out);
+    if (panel.rows == 4) return multiply_rows<BITS, 4, SYMMETRIC>(weights, tile, panel, out);
+    if constexpr (PANEL_ROWS == 8) return multiply_rows<BITS, 8, SYMMETRIC>(weights, tile, panel, out);
 }
 
 static void multiply(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
-    if (weights.bits == 4) return multiply_bits<4>(weights, tile, panel, out);
-    return multiply_bits<8>(weights, tile, panel, out);
+    if (weights.bits == 4 && weights.symmetric) return multiply_kind<4, true>(weights, tile, panel, out);
+    if (weights.bits == 4) return multiply_kind<4, false>(weights, tile, panel, out);
+    if (weights.symmetric) return multiply_kind<8, true>(weights, tile, panel, out);
+    return multiply_kind<8, false>(weights, tile, panel, out);
 }
 
 static void quantise(const float* const* rows, size_t columns, const Panel& panel) {
     for (size_t row = 0; row < panel.rows; row++) {
         const float* x = rows[row];
         for (size_t block = 0; block < columns / BLOCK; block++, x += BLOCK) {
-            f32 most = {}, poison = {};
+            // Without their signs, floats are in the order of their bits, and what is not finite is the greatest.
+            i32 most = {};
             for (size_t lane = 0; lane < BLOCK; lane += WIDTH) {
-                const f32 part = load(x + lane);
-                most = maximum(absolute(part), most);
-                poison += part * 0.0f;  // not a number where `part` is none, or infinite
+                const i32 bits = (i32)absolute(load(x + lane));
+                most = bits > most ? bits : most;
             }
-            const float greatest_value = greatest(most);
+            const int32_t greatest_bits = greatest(most);
+            float greatest_value;
+            __builtin_memcpy(&greatest_value, &greatest_bits, sizeof greatest_value);
             // What is smaller has no reciprocal, and counts as nothing.
             const bool nothing = greatest_value < 1e-36f;
             const float factor = nothing ? 0.0f : 127.0f / greatest_value;
-            const float scale = (nothing ? 0.0f : greatest_value / 127.0f) + sum(poison);
+            float scale = nothing ? 0.0f : greatest_value / 127.0f;
+            if (greatest_bits >= 0x7f800000) scale = __builtin_nanf("");
             u32 total = {};  // of what is no number anything may come, and go round
+            int8_t* to = panel.values + block * BLOCK * panel.rows + 4 * row;
             for (size_t lane = 0; lane < BLOCK; lane += WIDTH) {
                 const i32 quantised = __builtin_convertvector(rounded(load(x + lane) * factor), i32);
                 total += (u32)quantised;
                 typedef int8_t narrow __attribute__((vector_size(WIDTH)));
                 const narrow bytes = __builtin_convertvector(quantised, narrow);
-                int8_t* to = panel.values + ((block * BLOCK + lane) / 4 * panel.rows + row) * 4;
-                for (int four = 0; four < WIDTH; four += 4)
-                    __builtin_memcpy(to + four * panel.rows, (const char*)&bytes + four, 4);
+                for (int four = 0; four < WIDTH; four += 4, to += 4 * panel.rows)
+                    __builtin_memcpy(to, (const char*)&bytes + four, 4);
             }
-            float* to = panel.scales + (block * panel.rows + row) * 2;
-            to[0] = scale;
-            to[1] = scale * sum(to_float((i32)total));
+            const int32_t whole = sum((i32)total);
+            panel.blocks[block * panel.rows + row] = {scale, scale * (float)whole, whole};
         }
     }
 }

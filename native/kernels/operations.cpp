@@ -45,7 +45,7 @@ struct Activations {
                 Panel panel;
                 panel.rows = size;
                 panel.values = (int8_t*)memory;
-                panel.scales = (float*)(memory + size * columns);
+                panel.blocks = (Panel::Block*)(memory + size * columns);
                 memory += bytes(size, columns);
                 panels.push_back(panel);
                 first.push_back(row);
@@ -53,7 +53,7 @@ struct Activations {
         }
     }
 
-    static size_t bytes(size_t rows, size_t columns) { return rows * (columns + columns / BLOCK * 2 * sizeof(float)); }
+    static size_t bytes(size_t rows, size_t columns) { return rows * (columns + columns / BLOCK * sizeof(Panel::Block)); }
 };
 
 void quantise(const Kernels& kernels, Pool& pool, const Activations& activations, const float* x, size_t stride,
@@ -78,16 +78,27 @@ void quantise(const Kernels& kernels, Pool& pool, const Activations& activations
 // A piece of work is so many tiles: enough for a thread to be worth taking, and several for each thread.
 size_t piece_of(size_t tasks, const Pool& pool) { return std::max<size_t>(1, tasks / (8 * pool.threads())); }
 
+// The first `count` of a tile's lanes, on their way out.
+inline void copy_lanes(float* tile, const float* bias, const float* added, float* out, size_t count) {
+    if (bias)
+        for (size_t lane = 0; lane < count; lane++) tile[lane] += bias[lane];
+    if (added)
+        for (size_t lane = 0; lane < count; lane++) tile[lane] += added[lane];
+    std::memcpy(out, tile, count * sizeof(float));
+}
+
 void copy_out(float* tile, const Panel& panel, const Product& product, size_t place, size_t first) {
-    const Matrix& matrix = product.matrix;
-    const size_t count = std::min(TILE, matrix.weights.rows - place * TILE);
+    const Weights& weights = product.matrix.weights;
+    const float* bias = product.matrix.bias ? product.matrix.bias + place * TILE : nullptr;
     for (size_t row = 0; row < panel.rows; row++, tile += TILE) {
         const size_t at = (first + row) * product.stride + place * TILE;
-        if (matrix.bias)
-            for (size_t lane = 0; lane < count; lane++) tile[lane] += matrix.bias[place * TILE + lane];
-        if (product.added)
-            for (size_t lane = 0; lane < count; lane++) tile[lane] += product.added[at + lane];
-        std::memcpy(product.out + at, tile, count * sizeof(float));
+        const float* added = product.added ? product.added + at : nullptr;
+        // Whole tiles have loops of a known length.
+        if ((place + 1) * TILE <= weights.rows) {
+            copy_lanes(tile, bias, added, product.out + at, TILE);
+        } else {
+            copy_lanes(tile, bias, added, product.out + at, weights.rows - place * TILE);
+        }
     }
 }
 

@@ -54,10 +54,22 @@ void pack(const Weights& weights, int bits, const uint32_t* values, const void* 
             }
             const size_t own = (row * groups + group) * size;
             std::memcpy(at + lane * size, (const uint8_t*)scales + own, size);
-            std::memcpy(at + (TILE + lane) * size, (const uint8_t*)biases + own, size);
-            at += 2 * TILE * size;
+            at += TILE * size;
+            if (weights.symmetric) continue;
+            std::memcpy(at + lane * size, (const uint8_t*)biases + own, size);
+            at += TILE * size;
         }
     }
+}
+
+bool are_symmetric(int bits, Scale scale, const void* scales, const void* biases, size_t count) {
+    const size_t size = scale == Scale::float32 ? 4 : 2;
+    const float middle = (float)(1 << (bits - 1));
+    for (size_t n = 0; n < count; n++) {
+        const size_t at = n * size;
+        if (!(float_of((const uint8_t*)biases + at, scale) == -middle * float_of((const uint8_t*)scales + at, scale))) return false;
+    }
+    return true;
 }
 
 void unpack_row(const Weights& weights, const uint8_t* packed, size_t row, float* out) {
@@ -66,7 +78,8 @@ void unpack_row(const Weights& weights, const uint8_t* packed, size_t row, float
     for (size_t group = 0; group < weights.columns / weights.group; group++) {
         const uint8_t* scales = at + weights.group / chunk * 4 * TILE;
         const float scale = float_of(scales + lane * size, weights.scale);
-        const float bias = float_of(scales + (TILE + lane) * size, weights.scale);
+        const float bias = weights.symmetric ? -scale * (float)(1 << (weights.bits - 1))
+                                             : float_of(scales + (TILE + lane) * size, weights.scale);
         for (size_t column = 0; column < weights.group; column += chunk, at += 4 * TILE) {
             for (size_t j = 0; j < 4; j++) {
                 const uint8_t byte = at[4 * lane + j];
@@ -75,7 +88,7 @@ void unpack_row(const Weights& weights, const uint8_t* packed, size_t row, float
             }
         }
         out += weights.group;
-        at += 2 * TILE * size;
+        at += (weights.symmetric ? 1 : 2) * TILE * size;
     }
 }
 

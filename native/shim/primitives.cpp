@@ -70,6 +70,10 @@ PackedWeights pack(const mx::array& values, const mx::array& scales, const mx::a
     for (const auto* array : {&values, &scales, &biases})
         require(array->is_available() && array->flags().row_contiguous, "arrays must be evaluated and contiguous");
 
+    // What GGUF's Q4_0 and Q8_0 become, for one. Of other widths the middle is not that of the packed ones.
+    shape.symmetric = shape.bits == bits &&
+                      are_symmetric(bits, shape.scale, scales.data<uint8_t>(), biases.data<uint8_t>(), scales.size());
+
     // MLX's own memory begins eight bytes behind where vectors would have it. It looks for a buffer's size there, too.
     constexpr size_t ALIGNMENT = 64;
     const size_t bytes = matrices * shape.bytes();

@@ -49,7 +49,7 @@ struct Quantised {
     Matrix matrix(const float* bias = nullptr) const { return {weights, packed(), bias}; }
 
     Quantised(Random& random, size_t rows, size_t columns, int bits, size_t group, Scale scale, size_t matrices = 1) {
-        weights = {rows, columns, bits <= 4 ? 4 : 8, group, scale};
+        weights = {rows, columns, bits <= 4 ? 4 : 8, group, scale, bits % 4 == 0 && random.below(2) == 0};
         memory.resize(matrices * weights.bytes() + 64);
         for (size_t matrix = 0; matrix < matrices; matrix++) add(random, bits, matrix);
     }
@@ -62,7 +62,8 @@ struct Quantised {
         std::vector<double> numbers[2];
         for (size_t n = 0; n < weights.rows * groups; n++) {
             // Few enough digits for every type.
-            const float parts[2] = {(float)(1 + random.below(7)) / 64, (float)random.below(15) / 8 - 1};
+            const float own = (float)(1 + random.below(7)) / 64, bias = (float)random.below(15) / 8 - 1;
+            const float parts[2] = {own, weights.symmetric ? -own * (float)(1 << (bits - 1)) : bias};
             for (int part = 0; part < 2; part++) {
                 std::vector<uint8_t>& to = part ? biases : scales;
                 uint32_t word;
@@ -84,6 +85,12 @@ struct Quantised {
                 dense.push_back(numbers[0][own] * value + numbers[1][own]);
             }
         }
+        const size_t count = weights.rows * groups;
+        const bool symmetric = are_symmetric(bits, weights.scale, scales.data(), biases.data(), count);
+        check(symmetric || !weights.symmetric, "packing", "symmetric weights are told");
+        biases.back() ^= 1;
+        check(!are_symmetric(bits, weights.scale, scales.data(), biases.data(), count), "packing", "one bias that differs");
+        biases.back() ^= 1;
         pack(weights, bits, values.data(), scales.data(), biases.data(), (uint8_t*)packed() + matrix * weights.bytes());
     }
 };

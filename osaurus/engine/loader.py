@@ -112,6 +112,8 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         import_module("osaurus.engine.kernels").install(network)
     mx.eval(network.parameters())
     parameters: list[mx.array] = [array for _, array in tree_flatten(network.parameters())]
+    # Symmetric weights take less than was reckoned.
+    nbytes = sum(array.nbytes for array in parameters)
     mx.clear_cache()
     special = special_tokens(wrapper.added_tokens_decoder)
     tags, form = _thought_tags(wrapper, special), _tool_format(wrapper)
