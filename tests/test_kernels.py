@@ -256,15 +256,42 @@ def test_attention_behind_padding_is_exactly_that_without(cpu: Any) -> None:
         assert (np.array(cpu.attention(q, *padded, 0.25, mask=mask)) == np.array(alone)).all()
 
 
-def test_a_number_that_is_none_stays_in_sight_in_attention(cpu: Any) -> None:
+@pytest.mark.parametrize("window", [0, 7, 70])
+def test_attention_does_not_depend_on_how_a_prompt_is_cut(cpu: Any, window: int) -> None:
     import mlx.core as mx
 
-    k = normal(1, 1, 1, 20, 8)
-    k[0, 0, 5, 3] = np.nan
-    q, v = mx.array(normal(0, 1, 2, 20, 8)), mx.array(normal(2, 1, 1, 20, 8))
+    q, k, v = (mx.array(normal(seed, 1, heads, 150, 24)) for seed, heads in ((0, 6), (1, 2), (2, 2)))
+    whole = np.array(cpu.attention(q, k, v, 0.25, causal=True, window=window))
+    for begin, end in ((0, 1), (1, 3), (3, 40), (40, 149), (149, 150)):
+        part = cpu.attention(q[:, :, begin:end], k[:, :, :end], v[:, :, :end], 0.25, causal=True, window=window)
+        assert (np.array(part) == whole[:, :, begin:end]).all()
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("queries", [2, 16, 20])
+def test_a_number_that_is_none_stays_in_sight_in_attention(cpu: Any, heads: int, queries: int) -> None:
+    import mlx.core as mx
+
+    k, seeing = normal(1, 1, 1, 20, 8), queries // 2
+    k[0, 0, 20 - queries + seeing, 3] = np.nan
+    q, v = mx.array(normal(0, 1, heads, queries, 8)), mx.array(normal(2, 1, 1, 20, 8))
     found = np.array(cpu.attention(q, mx.array(k), v, 1.0, causal=True))
-    assert np.isnan(found[:, :, 5:]).all()
-    assert np.isfinite(found[:, :, :5]).all()
+    assert np.isnan(found[:, :, seeing:]).all()
+    assert np.isfinite(found[:, :, :seeing]).all()
+
+
+def test_where_masks_leave_little_attention_is_what_is_left(cpu: Any) -> None:
+    import mlx.core as mx
+
+    least = np.finfo(np.float32).min
+    for queries in (1, 20):
+        q, k, v = (mx.array(normal(seed, 1, 1, n, 8)) for seed, n in ((0, queries), (1, 30), (2, 30)))
+        shape = (1, 1, queries, 30)
+        assert (np.array(cpu.attention(q, k, v, 1.0, mask=mx.zeros(shape, mx.bool_))) == 0).all()
+        assert (np.array(cpu.attention(q, k, v, 1.0, mask=mx.full(shape, -np.inf))) == 0).all()
+        # What is hidden from nobody more than from others is seen by all.
+        even = np.array(cpu.attention(q, k, v, 1.0, mask=mx.full(shape, least)))
+        np.testing.assert_allclose(even, np.broadcast_to(np.array(v).mean(2, keepdims=True), even.shape), atol=2e-6)
 
 
 @QUICK

@@ -35,8 +35,8 @@ struct Weights {
 };
 
 // The queries of one call of `attend`, and the numbers that these, padded to whole vectors of TILE, may be.
-inline constexpr size_t MOST_QUERIES = 64;
-inline constexpr size_t QUERY_FLOATS = 4096;
+inline constexpr size_t MOST_QUERIES = 96;
+inline constexpr size_t QUERY_FLOATS = 8192;
 
 // Rows of activations, quantised to eight bits and interleaved: `values` [columns / 4][rows][4], `blocks`
 // [columns / BLOCK][rows].

@@ -58,7 +58,16 @@ static LANES i32 broadcast_bytes(const int8_t* four) {
 
 static LANES f32 to_float(i32 vector) { return __builtin_convertvector(vector, f32); }
 
-static LANES f32 maximum(f32 a, f32 b) { return a > b ? a : b; }
+// Where one is not a number, b.
+static LANES f32 maximum(f32 a, f32 b) {
+#if defined(__AVX512F__)
+    return (f32)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (f32)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
 
 static LANES f32 absolute(f32 a) { return (f32)((u32)a & 0x7fffffffu); }
 
@@ -66,6 +75,29 @@ static LANES f32 absolute(f32 a) { return (f32)((u32)a & 0x7fffffffu); }
 static LANES f32 rounded(f32 a) {
     const f32 magic = broadcast(12582912.0f);  // 1.5 * 2^23: its last bit counts ones
     return (a + magic) - magic;
+}
+
+// To the nearest whole number, ties to even.
+static LANES f32 nearest(f32 a) {
+#if defined(__AVX512F__)
+    return (f32)_mm512_maskz_roundscale_ps(0xffff, (__m512)a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+    return (f32)_mm256_round_ps((__m256)a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__aarch64__)
+    return (f32)vrndnq_f32((float32x4_t)a);
+#else
+    return absolute(a) < 4194304.0f ? rounded(a) : a;  // those beyond 2^22 that are not whole are halves
+#endif
+}
+
+// Times two to a whole number of at most 0; what comes below 2^-126 may be zero.
+static LANES f32 scaled(f32 value, f32 power) {
+#if defined(__AVX512F__)
+    return (f32)_mm512_maskz_scalef_ps(0xffff, (__m512)value, (__m512)power);
+#else
+    const i32 exponent = __builtin_convertvector(maximum(power, broadcast(-127.0f)), i32);
+    return value * (f32)((exponent + 127) << 23);
+#endif
 }
 
 // One number from all lanes, each half combined with the other, always in the same order.
@@ -183,6 +215,28 @@ static LANES f32 sums(f32* v) {
     }
     return __builtin_shufflevector(v[0], v[1], 0, 2, 4, 6) + __builtin_shufflevector(v[0], v[1], 1, 3, 5, 7);
 #endif
+}
+
+// Lane m of vector n becomes lane n of vector m. Interleaving the first half of the vectors with the second moves a bit
+// from the number of the vector to that of the lane; after as many times as there are bits all are moved.
+static LANES void transpose(f32* v) {
+    for (int bit = 1; bit < WIDTH; bit *= 2) {
+        f32 mixed[WIDTH];
+        for (int n = 0; n < WIDTH / 2; n++) {
+            const f32 a = v[n], b = v[n + WIDTH / 2];
+#if defined(__AVX512F__)
+            mixed[2 * n] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            mixed[2 * n + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+            mixed[2 * n] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+            mixed[2 * n + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+            mixed[2 * n] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+            mixed[2 * n + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+        }
+        for (int n = 0; n < WIDTH; n++) v[n] = mixed[n];
+    }
 }
 
 // e^x within two units in the last place; what is not a number stays none. The polynomial is that of Cephes' expf.

@@ -172,6 +172,34 @@ uint16_t half_of(float value) {
     return word << 1 == 0 ? 0 : (word >> 16 & 0x8000) | ((word >> 23 & 255) - 112) << 10 | (word >> 13 & 1023);
 }
 
+// The same attention, by calls of `attend` with any of its heads and queries.
+void attend_in_pieces(const Kernels& kernels, Random& random, const Attention& a) {
+    const size_t shared = a.heads / a.kv_heads, widest = (std::max(a.width, a.value_width) + TILE - 1) / TILE * TILE;
+    const size_t most = std::min(MOST_QUERIES, QUERY_FLOATS / widest);
+    for (size_t row = 0; row < a.batch; row++)
+        for (size_t head = 0, heads; head < a.heads; head += heads) {
+            heads = 1 + random.below(shared - head % shared);
+            for (size_t begin = 0, end; begin < a.queries; begin = end) {
+                end = std::min(a.queries, begin + 1 + random.below(most / heads));
+                kernels.attend(a, row, head, heads, begin, end);
+            }
+        }
+}
+
+// The same of causal attention, by one query at a time that is given the keys that it sees and no others.
+void attend_alone(const Kernels& kernels, Pool& pool, const Attention& a) {
+    for (size_t place = 0; place < a.queries; place++) {
+        Attention one = a;
+        const size_t end = a.keys - a.queries + place + 1, begin = a.window && end > a.window ? end - a.window : 0;
+        one.masking = Masking::none, one.queries = 1, one.keys = end - begin;
+        one.query += place * a.query_strides[2], one.out += place * a.out_strides[2];
+        const size_t size = a.half ? sizeof(uint16_t) : sizeof(float);
+        one.key = (const uint8_t*)a.key + begin * a.key_strides[2] * size;
+        one.value = (const uint8_t*)a.value + begin * a.value_strides[2] * size;
+        attention(kernels, pool, one);
+    }
+}
+
 void attention_is_right(const Kernels& kernels, Pool& pool, Random& random) {
     for (int round = 0; round < 60; round++) {
         Attention a = {};
@@ -201,6 +229,15 @@ void attention_is_right(const Kernels& kernels, Pool& pool, Random& random) {
         a.mask = a.masking == Masking::boolean ? (const void*)shown.data() : added.data();
         a.mask_strides[0] = a.queries * a.keys, a.mask_strides[2] = a.keys, a.mask_strides[3] = 1;
         attention(kernels, pool, a);
+        std::vector<float> again(out.size(), NAN);
+        a.out = again.data();
+        attend_in_pieces(kernels, random, a);
+        check(!std::memcmp(out.data(), again.data(), out.size() * sizeof(float)), kernels.name, "attention changes with the task");
+        std::fill(again.begin(), again.end(), NAN);
+        if (a.masking == Masking::causal) {
+            attend_alone(kernels, pool, a);
+            check(!std::memcmp(out.data(), again.data(), out.size() * sizeof(float)), kernels.name, "a query alone differs");
+        }
         for (size_t row = 0; row < a.batch; row++)
             for (size_t head = 0; head < a.heads; head++)
                 for (size_t place = 0; place < a.queries; place++) {
