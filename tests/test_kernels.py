@@ -283,7 +283,7 @@ def test_a_number_that_is_none_stays_in_sight_in_attention(cpu: Any, heads: int,
 def test_where_masks_leave_little_attention_is_what_is_left(cpu: Any) -> None:
     import mlx.core as mx
 
-    least = np.finfo(np.float32).min
+    least = float(np.finfo(np.float32).min)
     for queries in (1, 20):
         q, k, v = (mx.array(normal(seed, 1, 1, n, 8)) for seed, n in ((0, queries), (1, 30), (2, 30)))
         shape = (1, 1, queries, 30)

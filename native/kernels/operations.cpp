@@ -34,22 +34,20 @@ class Scratch {
     size_t size_ = 0;
 };
 
-// Rows quantised into panels of 8, 4, 2 and 1, as few as possible.
+// Rows quantised into panels, as few as possible.
 struct Activations {
     std::vector<Panel> panels;
     std::vector<size_t> first;  // the first row of each panel
 
     void add(size_t row, size_t count, size_t most, size_t columns, uint8_t*& memory) {
-        for (size_t size = most; count > 0; size /= 2) {
-            for (; count >= size; count -= size, row += size) {
-                Panel panel;
-                panel.rows = size;
-                panel.values = (int8_t*)memory;
-                panel.blocks = (Panel::Block*)(memory + size * columns);
-                memory += bytes(size, columns);
-                panels.push_back(panel);
-                first.push_back(row);
-            }
+        for (; count > 0; row += panels.back().rows, count -= panels.back().rows) {
+            Panel panel;
+            panel.rows = std::min(count, most);
+            panel.values = (int8_t*)memory;
+            panel.blocks = (Panel::Block*)(memory + panel.rows * columns);
+            memory += bytes(panel.rows, columns);
+            panels.push_back(panel);
+            first.push_back(row);
         }
     }
 
