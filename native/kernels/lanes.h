@@ -122,7 +122,7 @@ static LANES float sum(f32 vector) {
     return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
-static LANES int32_t sum(i32 vector) {
+static LANES uint32_t sum(u32 vector) {
     return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 

@@ -57,7 +57,7 @@ static void multiply_rows(const Weights& weights, const uint8_t* tile, const Pan
                     i32 lanes = sum[row].lanes();
                     if constexpr (BITS == 4 && ROWS < 4) lanes += more[row].lanes();
                     if constexpr (SYMMETRIC) {
-                        lanes -= broadcast(activations[row].sum) << (BITS - 1);
+                        lanes = (i32)((u32)lanes - ((u32)broadcast(activations[row].sum) << (BITS - 1)));
                     } else {
                         shift[row] += activations[row].shift;
                     }
@@ -133,7 +133,7 @@ static void quantise(const float* const* rows, size_t columns, const Panel& pane
                 for (int four = 0; four < WIDTH; four += 4, to += 4 * panel.rows)
                     __builtin_memcpy(to, (const char*)&bytes + four, 4);
             }
-            const int32_t whole = sum((i32)total);
+            const int32_t whole = (int32_t)sum(total);
             panel.blocks[block * panel.rows + row] = {scale, scale * (float)whole, whole};
         }
     }

@@ -18,8 +18,12 @@ constexpr int SPINS_BEFORE_YIELD = 4096;
 // Waiting so long for the last pieces, and for so many times as long as a piece takes, means that a thread stands still.
 constexpr auto LONG = std::chrono::microseconds(200);
 constexpr int LONG_IN_PIECES = 8;
-// How many jobs are done alone then: at first, and at most.
-constexpr int FIRST_ALONE = 32, MOST_ALONE = 1 << 14;
+// So many times as long jobs are done alone then, and so long at most.
+constexpr int ALONE = 16;
+constexpr auto MOST_ALONE = std::chrono::seconds(1);
+// About a pass through a model tries one way: sharing often, since what it gains changes with what else the machine does.
+constexpr int TRIAL = 128;
+constexpr auto BETWEEN_SHARED = std::chrono::milliseconds(100), BETWEEN_ALONE = std::chrono::milliseconds(4000);
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -57,19 +61,28 @@ Pool::~Pool() {
     for (auto& worker : workers_) worker.join();
 }
 
-void Pool::share(size_t count, size_t piece, Call call, const void* self) {
+bool Pool::tries(Clock::time_point now) {
+    if (tries_ == 0 && now >= shared_due_) {
+        tries_ = TRIAL, tries_shared_ = true, shared_due_ = now + BETWEEN_SHARED;
+    } else if (tries_ == 0 && now >= alone_due_) {
+        tries_ = TRIAL, tries_shared_ = false, alone_due_ = now + BETWEEN_ALONE;
+    }
+    return tries_ > 0 && tries_-- > 0;
+}
+
+bool Pool::share(size_t count, size_t piece, Call call, const void* self) {
     call_ = call;
     self_ = self;
     count_ = count;
     piece_ = piece;
     next_ = 0;
-    job_ = ++shared_;
-    if (sleeping_ > 0) {
+    job_ = ++jobs_;
+    const bool awake = sleeping_ == 0;
+    if (!awake) {
         // Under the lock, or a worker about to sleep would miss it.
         { std::lock_guard<std::mutex> lock(mutex_); }
         wake_.notify_all();
     }
-    using Clock = std::chrono::steady_clock;
     const auto began = Clock::now();
     const size_t taken = take_pieces();
     // A worker that comes in from now on sees that there is no job; those inside are finishing their last piece.
@@ -80,12 +93,9 @@ void Pool::share(size_t count, size_t piece, Call call, const void* self) {
         pause();
     }
     const auto waited = Clock::now() - waiting;
-    if (waited > LONG && waited * (taken + 1) > (waiting - began) * LONG_IN_PIECES) {
-        next_alone_ = std::clamp(2 * next_alone_, FIRST_ALONE, MOST_ALONE);
-        alone_ = next_alone_;
-    } else if (next_alone_ > 0) {
-        next_alone_--;
-    }
+    if (waited < LONG || waited * (taken + 1) < (waiting - began) * LONG_IN_PIECES) return awake;
+    alone_until_ = Clock::now() + std::min<Clock::duration>(ALONE * waited, MOST_ALONE);
+    return false;
 }
 
 size_t Pool::take_pieces() {

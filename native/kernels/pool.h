@@ -6,7 +6,7 @@
 //
 // A thread that loses its processor to another process, in the middle of a piece, holds everybody up for as long as the
 // system lets others run: hundreds of times as long as the job takes. Where that happens the caller computes alone for
-// a while, longer each time, and then tries again.
+// some times as long as it waited, and then tries again: so what is lost to waiting stays a small part of the time.
 //
 // Nor does it always pay to share: a product with one row waits for memory, which one thread may ask for as fast as two,
 // and the others are wanted elsewhere. So the pool measures jobs of each kind, alone and shared, and does them in the
@@ -51,39 +51,26 @@ class Pool {
             return;
         }
         std::lock_guard<std::mutex> done(busy_, std::adopt_lock);
-        if (alone_ > 0) {
-            alone_--;
-            work((size_t)0, count);
-            return;
-        }
         static const char function = 0;
         Kind& kind = kinds_[{&function, std::bit_width(count), std::bit_width(size)}];
-        const bool shared = kind.pays_to_share(jobs_++);
-        const bool awake = sleeping_ == 0;
-        const auto began = std::chrono::steady_clock::now();
-        if (shared) {
-            share(
-                count, piece, [](const void* self, size_t begin, size_t end) { (*(const Work*)self)(begin, end); },
-                &work);
-        } else {
+        const auto began = Clock::now();
+        const bool shared = began >= alone_until_ && (tries(began) ? tries_shared_ : kind.pays_to_share());
+        if (!shared) {
             work((size_t)0, count);
+        } else if (!share(
+                       count, piece, [](const void* self, size_t begin, size_t end) { (*(const Work*)self)(begin, end); },
+                       &work)) {
+            return;
         }
-        if (shared && !awake) return;
-        kind.took(shared, std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / (double)count);
+        kind.took(shared, std::chrono::duration<double>(Clock::now() - began).count() / (double)count);
     }
 
   private:
     // What jobs of one kind cost, in seconds for each of their count, as averages that follow the machine.
     struct Kind {
-        // So many jobs in a row, some passes through a model, try one way: sharing rather often, since what it gains
-        // changes with what else the machine does.
-        static constexpr uint64_t TRIAL = 128, BETWEEN_SHARED = 32, BETWEEN_ALONE = 256;
-
         double alone = 0, together = 0;
 
-        bool pays_to_share(uint64_t job) const {
-            if (job / TRIAL % BETWEEN_SHARED == 0) return true;
-            if (job / TRIAL % BETWEEN_ALONE == 1) return false;
+        bool pays_to_share() const {
             if (alone == 0 || together == 0) return together == 0;
             // The other threads' processors are not free.
             return together * 1.25 < alone;
@@ -96,8 +83,12 @@ class Pool {
     };
 
     using Call = void (*)(const void*, size_t, size_t);
+    using Clock = std::chrono::steady_clock;
 
-    void share(size_t count, size_t piece, Call call, const void* self);
+    // Return whether the next jobs all try one way.
+    bool tries(Clock::time_point now);
+    // Return whether the job took what such a job takes: all threads were awake, and none stood still.
+    bool share(size_t count, size_t piece, Call call, const void* self);
     size_t take_pieces();
     void live();
 
@@ -109,10 +100,13 @@ class Pool {
     size_t count_ = 0, piece_ = 1;
     std::atomic<size_t> next_{0};
     std::atomic<uint64_t> job_{0};  // its number, 0 where there is none
-    uint64_t shared_ = 0, jobs_ = 0;  // how many were shared, and in all
+    uint64_t jobs_ = 0;
     std::map<std::tuple<const void*, int, int>, Kind> kinds_;
-    // How many jobs are still to be done alone, and how many it will be when a thread is waited for again.
-    int alone_ = 0, next_alone_ = 0;
+    Clock::time_point alone_until_{};
+    // How many jobs still try one way, which, and when each way is tried again.
+    int tries_ = 0;
+    bool tries_shared_ = false;
+    Clock::time_point shared_due_{}, alone_due_{};
     std::atomic<int> inside_{0};
     std::atomic<bool> ending_{false};
     // Sleep.
