@@ -10,10 +10,38 @@ def _prepared(backend: Backend) -> None:
     """MLX may be imported."""
 
 
-def test_while_nobody_writes_reading_goes_in_the_largest_chunks() -> None:
+def test_while_nobody_writes_and_nothing_is_known_reading_goes_in_chunks_of_the_usual_size() -> None:
     from osaurus.engine.pace import Pace
 
     assert Pace(128).chunk(0) == 128
+
+
+@pytest.mark.parametrize(("token", "usual", "allowed"), [(0.0001, 128, 512), (0.001, 128, 300), (0.0001, 1024, 1024)])
+def test_while_nobody_writes_as_much_is_read_at_once_as_takes_no_longer_than_anybody_should_wait(
+    token: float, usual: int, allowed: int
+) -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(usual)
+    pace.took(100 * token, 0, 100, 1)
+    assert abs(pace.chunk(0) - allowed) <= 1
+
+
+def test_a_model_that_reads_slowly_still_reads_chunks_of_the_usual_size() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    pace.took(5.0, 0, 100, 1)
+    assert pace.chunk(0) == 128
+
+
+def test_beside_writers_no_more_is_read_than_usual_however_fast_it_goes() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    pace.took(0.01, 0, 100, 1)
+    pace.took(0.1, 1, 0, 0)
+    assert pace.chunk(1) == 128
 
 
 def test_before_anything_is_known_reading_beside_writers_is_careful() -> None:

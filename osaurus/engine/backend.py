@@ -48,7 +48,8 @@ class Backend:
 
     `blas` is for people to read; None where MLX does not use one. `kernels` names those of `osaurus_cpu`, None where
     there are none: then, or for weights that they do not take, `dense_float32` says that weights are to be expanded to
-    float32 where they fit. `prefill_step_size` is the most tokens of prompts that are read in one step.
+    float32 where they fit. `prefill_step_size` tokens of prompts are read in one step while nobody writes; more where
+    that is fast.
     """
 
     device: Literal["metal", "cuda", "cpu"]
@@ -86,7 +87,7 @@ def prepare(cache_dir: Path, cpu_threads: int = 0) -> Backend:
         kernels=_find_kernels(cpu_threads) if on_cpu else None,
         dense_float32=on_cpu,
         memory_bytes=_memory_bytes(),
-        # A client that leaves frees its row after a step, so that this bounds the wait; on a CPU more gains little.
+        # A client that leaves frees its row after a step, so that this bounds the wait where it is slow.
         prefill_step_size=128 if on_cpu else 1024,
     )
     if on_cpu and blas is None:

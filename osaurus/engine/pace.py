@@ -8,6 +8,10 @@ from attrs import define
 # While rows write, reading may take this many times what a step of theirs takes.
 READING_SHARE = 3.0
 LEAST_CHUNK = 8
+# While none do, more than usual is read at once if that takes no longer, in seconds: each pass has its price, but who
+# comes waits for its end, and the row of a client that leaves stays until then. Beyond so many tokens little is gained.
+LONGEST_READING = 0.3
+MOST_AT_ONCE = 512
 # What a draft must be expected to gain: expectations err.
 LEAST_GAIN = 1.1
 
@@ -17,20 +21,22 @@ class Pace:
     """What things cost here, in seconds, as averages that follow the machine.
 
     A pass that reads costs about what a step does, however little it reads, and so much more for each token. What a
-    token costs depends on how many stand before it.
+    token costs depends on how many stand before it. `usual_chunk` tokens are read in a step whatever that takes, unless
+    rows write.
     """
 
-    _most_chunk: int
+    _usual_chunk: int
     _step: float = 0.0
     _token: float = 0.0
 
     def chunk(self, writing: int) -> int:
         """Return how many tokens one pass may read in this step, while so many rows write."""
         if not writing:
-            return self._most_chunk
+            at_once = int(LONGEST_READING / self._token) if self._token else 0
+            return max(self._usual_chunk, min(MOST_AT_ONCE, at_once))
         if not self._token or not self._step:
             return LEAST_CHUNK
-        return max(LEAST_CHUNK, min(self._most_chunk, int((READING_SHARE - 1) * self._step / self._token)))
+        return max(LEAST_CHUNK, min(self._usual_chunk, int((READING_SHARE - 1) * self._step / self._token)))
 
     @property
     def price(self) -> int:
