@@ -1,8 +1,6 @@
 """The engine: models that come and go within a budget of memory."""
 
-import gc
 import shutil
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,20 +175,6 @@ def test_unloading_waits_for_the_last_row(desk: Desk) -> None:
     desk.finish()
     assert list(desk.engine._resident) == []
     assert isinstance(desk.ends[1], Finished)
-
-
-def test_a_model_that_stays_is_not_looked_through_for_garbage_and_one_that_goes_is_freed(desk: Desk) -> None:
-    desk.alone("Hello", name="other")
-    desk.alone("Hello")
-    model, batch = desk.engine._resident["tiny"]
-    assert not any(one is batch for one in gc.get_objects())
-    network = weakref.ref(model.network)
-    del model, batch
-    desk.engine.unload("tiny")
-    desk.engine._let_go()
-    assert network() is None
-    other = desk.engine._resident["other"][1]
-    assert not any(one is other for one in gc.get_objects())
 
 
 @pytest_twisted.ensureDeferred

@@ -156,7 +156,6 @@ class MLXEngine:
             tally = self._tally.of(name)
             batch = Batch(model, self._backend, self._prefixes, self._admit, tally, self._speculation)
             self._resident[name] = model, batch
-            _settle()
         return self._resident[name]
 
     def _admit(self, batch: Batch, nbytes: int) -> bool:
@@ -200,18 +199,8 @@ class MLXEngine:
             self._prefixes.forget(self._resident.pop(name)[0].key)
             self._leaving.discard(name)
         if names:
-            gc.unfreeze()
-            _settle()
+            gc.collect()
             mx.clear_cache()
             if platform.system() == "Linux":
                 # glibc keeps freed memory for itself unless asked.
                 ctypes.CDLL(None).malloc_trim(0)
-
-
-def _settle() -> None:
-    """Have Python free what is no more, and look no further through what stays.
-
-    A full collection took 80 ms beside one small model, for every thread, whenever answers had made enough objects.
-    """
-    gc.collect()
-    gc.freeze()
