@@ -37,8 +37,9 @@ std::shared_ptr<uint8_t> chunk_of(size_t bytes) {
 std::shared_ptr<uint8_t> Arena::take(size_t bytes) {
     bytes = rounded(bytes, ALIGNMENT);
     if (!chunk_ || bytes > size_ - taken_) {
-        size_ = std::max(CHUNK, rounded(bytes, LARGE_PAGE));
-        chunk_ = chunk_of(size_);
+        const size_t size = std::max(CHUNK, rounded(bytes, LARGE_PAGE));
+        chunk_ = chunk_of(size);
+        size_ = size;
         taken_ = 0;
     }
     taken_ += bytes;

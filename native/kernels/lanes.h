@@ -261,8 +261,8 @@ static LANES f32 exponential(f32 x) {
     return x > most ? broadcast(__builtin_inff()) : value;
 }
 
-// The products of unsigned bytes of weights and signed bytes of activations, summed by fours into each lane. `Bytes` is
-// how a sum over a block is kept meanwhile: those of weights of four bits fit into sixteen bits.
+// The products of unsigned bytes of weights and signed bytes of activations, summed by fours into each lane. Those of
+// weights of four bits fit into sixteen bits meanwhile.
 template <int BITS>
 struct Sum {
     i32 total = {};

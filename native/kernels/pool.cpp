@@ -21,8 +21,10 @@ constexpr int LONG_IN_PIECES = 8;
 // So many times as long jobs are done alone then, and so long at most.
 constexpr int ALONE = 16;
 constexpr auto MOST_ALONE = std::chrono::seconds(1);
-// About a pass through a model tries one way: sharing often, since what it gains changes with what else the machine does.
+// Some jobs try one way, for a small part of the time: sharing often, since what it gains changes with what else the
+// machine does.
 constexpr int TRIAL = 128;
+constexpr auto LONGEST_SHARED_TRIAL = std::chrono::milliseconds(10), LONGEST_ALONE_TRIAL = std::chrono::milliseconds(40);
 constexpr auto BETWEEN_SHARED = std::chrono::milliseconds(100), BETWEEN_ALONE = std::chrono::milliseconds(4000);
 
 inline void pause() {
@@ -62,12 +64,20 @@ Pool::~Pool() {
 }
 
 bool Pool::tries(Clock::time_point now) {
-    if (tries_ == 0 && now >= shared_due_) {
-        tries_ = TRIAL, tries_shared_ = true, shared_due_ = now + BETWEEN_SHARED;
-    } else if (tries_ == 0 && now >= alone_due_) {
-        tries_ = TRIAL, tries_shared_ = false, alone_due_ = now + BETWEEN_ALONE;
+    if (tries_ > 0 && (--tries_ == 0 || now >= tries_until_)) {
+        tries_ = 0;
+        if (tries_shared_) {
+            shared_due_ = now + BETWEEN_SHARED;
+        } else {
+            alone_due_ = now + BETWEEN_ALONE;
+        }
     }
-    return tries_ > 0 && tries_-- > 0;
+    if (tries_ == 0 && (now >= shared_due_ || now >= alone_due_)) {
+        // What has waited for longer.
+        tries_ = TRIAL, tries_shared_ = shared_due_ <= alone_due_, first_try_ = true;
+        tries_until_ = now + (tries_shared_ ? LONGEST_SHARED_TRIAL : LONGEST_ALONE_TRIAL);
+    }
+    return tries_ > 0;
 }
 
 bool Pool::share(size_t count, size_t piece, Call call, const void* self) {
@@ -77,8 +87,7 @@ bool Pool::share(size_t count, size_t piece, Call call, const void* self) {
     piece_ = piece;
     next_ = 0;
     job_ = ++jobs_;
-    const bool awake = sleeping_ == 0;
-    if (!awake) {
+    if (sleeping_ > 0) {
         // Under the lock, or a worker about to sleep would miss it.
         { std::lock_guard<std::mutex> lock(mutex_); }
         wake_.notify_all();
@@ -93,7 +102,7 @@ bool Pool::share(size_t count, size_t piece, Call call, const void* self) {
         pause();
     }
     const auto waited = Clock::now() - waiting;
-    if (waited < LONG || waited * (taken + 1) < (waiting - began) * LONG_IN_PIECES) return awake;
+    if (waited < LONG || waited * (taken + 1) < (waiting - began) * LONG_IN_PIECES) return true;
     alone_until_ = Clock::now() + std::min<Clock::duration>(ALONE * waited, MOST_ALONE);
     return false;
 }

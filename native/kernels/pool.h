@@ -27,6 +27,7 @@
 #include <mutex>
 #include <thread>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace osaurus {
@@ -62,6 +63,7 @@ class Pool {
                        &work)) {
             return;
         }
+        if (std::exchange(first_try_, false)) return;
         kind.took(shared, std::chrono::duration<double>(Clock::now() - began).count() / (double)count);
     }
 
@@ -87,7 +89,7 @@ class Pool {
 
     // Return whether the next jobs all try one way.
     bool tries(Clock::time_point now);
-    // Return whether the job took what such a job takes: all threads were awake, and none stood still.
+    // Return whether no thread stood still meanwhile.
     bool share(size_t count, size_t piece, Call call, const void* self);
     size_t take_pieces();
     void live();
@@ -103,10 +105,11 @@ class Pool {
     uint64_t jobs_ = 0;
     std::map<std::tuple<const void*, int, int>, Kind> kinds_;
     Clock::time_point alone_until_{};
-    // How many jobs still try one way, which, and when each way is tried again.
+    // How many jobs still try one way, and until when; which; whether none has yet: it may find the others asleep. When
+    // each way is tried again.
     int tries_ = 0;
-    bool tries_shared_ = false;
-    Clock::time_point shared_due_{}, alone_due_{};
+    bool tries_shared_ = false, first_try_ = false;
+    Clock::time_point tries_until_{}, shared_due_{}, alone_due_{};
     std::atomic<int> inside_{0};
     std::atomic<bool> ending_{false};
     // Sleep.

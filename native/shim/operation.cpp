@@ -8,6 +8,14 @@
 #include "mlx/utils.h"
 
 namespace osaurus::shim {
+namespace {
+
+void copy_halves(const mx::array& from, uint16_t* to) {
+    if (!from.flags().row_contiguous) return copy_flat(from, to);
+    std::memcpy(to, from.data<uint16_t>(), from.nbytes());
+}
+
+}  // namespace
 
 Operation::Operation(const char* name, Work work, size_t memory, bool keeps)
     : mx::Primitive(mx::to_stream(std::monostate{}, mx::Device::cpu)),
@@ -38,7 +46,7 @@ void Operation::eval_cpu(const Arrays& inputs, Arrays& outputs) {
     const bool copied = keeps_ && !taken;
     encoder.dispatch([work = work_, from = std::move(from), to = std::move(to), copied, memory]() mutable {
         // What is kept is float16.
-        if (copied) std::memcpy(to[0].data<uint16_t>(), flat<uint16_t>(from[0], spare<uint16_t>(0)), from[0].nbytes());
+        if (copied) copy_halves(from[0], to[0].data<uint16_t>());
         (*work)(from, to, memory);
     });
 }

@@ -46,15 +46,13 @@ mx::array make(const char* name, mx::Shape shape, mx::Dtype type, Arrays inputs,
 // Raises std::invalid_argument.
 void require(bool condition, const char* message);
 
-// The elements of an array behind each other; copied into `copy` where they lie otherwise.
+// Copy the elements of an array to where they lie behind each other.
 template <typename T>
-const T* flat(const mx::array& array, std::vector<T>& copy) {
-    if (array.flags().row_contiguous || array.size() == 0) return array.data<T>();
-    copy.resize(array.size());
+void copy_flat(const mx::array& array, T* to) {
     std::vector<int> place(array.ndim(), 0);
     const T* from = array.data<T>();
     for (size_t n = 0; n < array.size(); n++) {
-        copy[n] = *from;
+        to[n] = *from;
         for (int axis = (int)array.ndim() - 1; axis >= 0; axis--) {
             from += array.strides(axis);
             if (++place[axis] < array.shape(axis)) break;
@@ -62,6 +60,14 @@ const T* flat(const mx::array& array, std::vector<T>& copy) {
             place[axis] = 0;
         }
     }
+}
+
+// The elements of an array behind each other; copied into `copy` where they lie otherwise.
+template <typename T>
+const T* flat(const mx::array& array, std::vector<T>& copy) {
+    if (array.flags().row_contiguous || array.size() == 0) return array.data<T>();
+    copy.resize(array.size());
+    copy_flat(array, copy.data());
     return copy.data();
 }
 

@@ -32,8 +32,8 @@ from .known_code import gate_of
 from .packed import Linear, Packed, as_float32, osaurus_cpu, pack
 from .rotations import Rotations
 
-# Making the graph of a pass takes a quarter as long as computing it, for a single row. So what has been made of it is
-# begun after every few layers.
+# Where layers are not computed as a whole, making the graph of a pass takes a quarter as long as computing it, for a
+# single row. So what has been made of it is begun after every few layers.
 LAYERS_AHEAD = 4
 
 # Caches of keys and values that are arrays, one of each.

@@ -1,5 +1,6 @@
 """What a module does, told by its class's code; many of mlx_lm's classes have the same under names of their own."""
 
+from types import CodeType
 from typing import Any
 
 import mlx.nn as nn
@@ -9,10 +10,15 @@ GATES: dict[str, type] = {"silu": llama.MLP, "gelu": gemma4_text.MLP}
 
 
 def runs_code_of(module: Any, *kinds: Any) -> bool:
-    """Tell whether a module's `__call__` has the code of one of these classes, looking up the same names."""
+    """Tell whether a module's `__call__` has the code of one of these classes, with the same names and constants."""
     code = getattr(type(module).__call__, "__code__", None) if isinstance(module, nn.Module) else None
-    known = [kind.__call__.__code__ for kind in kinds]
-    return code is not None and any((code.co_code, code.co_names) == (one.co_code, one.co_names) for one in known)
+    return code is not None and any(_told(code) == _told(kind.__call__.__code__) for kind in kinds)
+
+
+def _told(code: CodeType) -> tuple[object, ...]:
+    # The texts among the constants are what it says of itself.
+    constants = [constant for constant in code.co_consts if not isinstance(constant, str)]
+    return code.co_code, code.co_names, constants
 
 
 def gate_of(module: Any) -> str | None:

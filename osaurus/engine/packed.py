@@ -126,7 +126,7 @@ def _is_taken(module: nn.Module) -> bool:
 
 
 def packed_nbytes(network: nn.Module) -> int:
-    """Return how many bytes more, or fewer if negative, the weights of a network take when they are packed."""
+    """Return how many bytes more at most, or fewer if negative, a network's weights take when they are packed."""
     return sum(map(_packed_nbytes, taken(network).values()))
 
 

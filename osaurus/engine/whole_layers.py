@@ -19,7 +19,7 @@ from mlx_lm.models.cache import BatchKVCache, KVCache
 from mlx_lm.models.rope_utils import Llama3RoPE
 
 from .known_code import gate_of, runs_code_of
-from .packed import Linear, osaurus_cpu
+from .packed import Linear, as_float32, osaurus_cpu
 from .rotations import Rotations
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -44,8 +44,12 @@ def _gate_of(layer: nn.Module) -> str | None:
         return None
     norms = [layer.get(name) for name in NORMS] + [attention[name] for name in HEAD_NORMS if name in attention]
     matrices = [attention.get(name) for name in PROJECTIONS] + [network.get(name) for name in NETWORK]
-    known = all(runs_code_of(norm, nn.RMSNorm) for norm in norms) and all(isinstance(one, Linear) for one in matrices)
-    return gate if known else None
+    if not all(runs_code_of(norm, nn.RMSNorm) for norm in norms) or not all(
+        isinstance(one, Linear) for one in matrices
+    ):
+        return None
+    # Values may be of another width than keys.
+    return gate if attention["k_proj"].weights.rows == attention["v_proj"].weights.rows else None
 
 
 def install(layer: nn.Module, whole: "WholeLayer") -> None:
@@ -76,6 +80,8 @@ class WholeLayer:
         x: float32, (rows, length, size).
         """
         length = x.shape[1]
+        if x.dtype != mx.float32:
+            return None
         if not (isinstance(mask, mx.array) or mask == "causal" or (mask is None and length == 1)):
             return None
         if type(cache) is KVCache:
@@ -95,6 +101,8 @@ class WholeLayer:
         if offsets is not None:
             cache._idx = first + length
         shown = mask if isinstance(mask, mx.array) else None
+        if shown is not None and shown.dtype != mx.bool_:
+            shown = as_float32(shown)
         output: mx.array = self._parts.finish(x, projected, cache.keys, cache.values, first + length, shown)
         return output
 

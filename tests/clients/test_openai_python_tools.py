@@ -277,7 +277,7 @@ def test_an_agent_calls_a_tool_and_tells_what_it_answered(client: openai.OpenAI)
         [choice] = ask(client, messages, tool_choice=ONE).choices
         [call] = choice.message.tool_calls
         assert "Paris" in location(call.function.arguments)
-        messages += [choice.message, told(f"It is {degrees} degrees in Paris.", call.id)]
+        messages += [choice.message, told(f"The temperature in Paris is {degrees} degrees Celsius today.", call.id)]
         [choice] = ask(client, messages, tool_choice="none", max_tokens=30).choices
         assert choice.message.tool_calls is None
         assert str(degrees) in choice.message.content
