@@ -19,9 +19,19 @@ from .test_command import osaurus
 pytestmark = pytest.mark.starter
 
 
+# Patience for answers, which are not to come quickly.
+LONG = ("--drain=1h", "--speculation=off")
+
+
 def counting(url: str, tokens: int, stream: bool = True) -> Request:
-    """Have the model count, which it does without end."""
-    body = {"model": "smollm2:135m", "prompt": "1 2 3 4 5 6 7 8", "max_tokens": tokens, "temperature": 0}
+    """Have the model count, without end: the tokens that end its answers may not come."""
+    body: dict[str, Any] = {
+        "model": "smollm2:135m",
+        "prompt": "1 2 3 4 5 6 7 8",
+        "max_tokens": tokens,
+        "temperature": 0,
+    }
+    body["logit_bias"] = {"0": -100, "2": -100}
     return Request(
         f"{url}/v1/completions",
         json.dumps({**body, "stream": stream}).encode(),
@@ -83,7 +93,7 @@ def test_after_its_time_it_ends_with_an_error(tmp_path: Path, starter_models: Pa
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(tmp_path: Path, starter_models: Path, second: int) -> None:
-    with serving(tmp_path, starter_models, "--drain=1h", "--speculation=off") as server, streaming(server, 4000) as stream:
+    with serving(tmp_path, starter_models, *LONG) as server, streaming(server, 4000) as stream:
         server.process.send_signal(signal.SIGTERM)
         server.wait_for_line("The server stops")
         server.process.send_signal(second)
@@ -94,7 +104,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, starter_models: Path, s
 
 
 def test_meanwhile_nobody_new_is_let_in(tmp_path: Path, starter_models: Path) -> None:
-    with serving(tmp_path, starter_models, "--drain=1h", "--speculation=off") as server:
+    with serving(tmp_path, starter_models, *LONG) as server:
         kept = [HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(2)]
         for connection in kept:
             connection.request("GET", "/health")
@@ -137,7 +147,7 @@ def test_stop_waits_until_the_answer_is_complete(tmp_path: Path, starter_models:
 
 
 def test_stop_now_does_not(tmp_path: Path, starter_models: Path) -> None:
-    with serving(tmp_path, starter_models, "--drain=1h", "--speculation=off") as server:
+    with serving(tmp_path, starter_models, *LONG) as server:
         server.wait_for_line("Osaurus is running")
         with streaming(server, 4000) as stream:
             assert osaurus(tmp_path, "stop", "--now").returncode == 0
@@ -146,7 +156,7 @@ def test_stop_now_does_not(tmp_path: Path, starter_models: Path) -> None:
 
 
 def test_one_that_is_stopping_is_no_server_to_ask_but_can_be_hurried(tmp_path: Path, starter_models: Path) -> None:
-    with serving(tmp_path, starter_models, "--drain=1h", "--speculation=off") as server:
+    with serving(tmp_path, starter_models, *LONG) as server:
         server.wait_for_line("Osaurus is running")
         with streaming(server, 4000):
             server.process.send_signal(signal.SIGTERM)
