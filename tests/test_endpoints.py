@@ -35,7 +35,7 @@ from zope.interface import implementer
 from osaurus.discovery import running
 
 from .programs import program
-from .server import TWISTD, environment, free_port
+from .server import SERVE, TWISTD, environment, free_port, run_twistd
 
 reactor: Any = twisted_reactor
 
@@ -125,15 +125,7 @@ def listening(
 
 def refused(folder: Path, endpoint: str, **variables: str) -> str:
     """Have a server refuse to start, and return the line that it ends with."""
-    done = subprocess.run(
-        [str(TWISTD), "-n", "--pidfile=", "osaurus", "--no-auth", "--listen", endpoint],
-        cwd=folder,
-        env={**environment(folder, folder / "models", free_port()), **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_twistd(folder, *SERVE, "--no-auth", "--listen", endpoint, **variables)
     said = (done.stdout + done.stderr).strip()
     assert done.returncode == 1, said
     assert "Traceback" not in said

@@ -498,19 +498,11 @@ def test_a_network_computes_with_the_kernels_what_it_computes_without(
     kernels: Any, name: str, bits: int | None, halved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlx.core as mx
-    import mlx.nn as nn
     from mlx_lm.models.cache import make_prompt_cache
     from mlx_lm.utils import dequantize_model
 
-    config = {**ARCHITECTURES[name], "vocab_size": 200}
-    module = import_module(f"mlx_lm.models.{config['model_type']}")
-
     def network() -> Any:
-        mx.random.seed(3)
-        made = module.Model(module.ModelArgs.from_dict(config))
-        if bits is not None:
-            nn.quantize(made, 32, bits, class_predicate=lambda _, part: _divides(part))
-        return made
+        return random_network(ARCHITECTURES[name], bits)
 
     if not halved:
         keep_float32(kernels, monkeypatch)
@@ -528,6 +520,20 @@ def test_a_network_computes_with_the_kernels_what_it_computes_without(
     kept = {cache.keys.dtype for cache in caches if hasattr(cache, "keys")}
     # Gemma 2 attends with code of its own.
     assert kept == {mx.float16 if halved and name != "gemma2" else mx.float32}
+
+
+def random_network(config: dict[str, Any], bits: int | None) -> Any:
+    """Return a network of random weights with so many bits, or none quantised, which the kernels have not touched."""
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    config = {**config, "vocab_size": 200}
+    module = import_module(f"mlx_lm.models.{config['model_type']}")
+    mx.random.seed(3)
+    made = module.Model(module.ModelArgs.from_dict(config))
+    if bits is not None:
+        nn.quantize(made, 32, bits, class_predicate=lambda _, part: _divides(part))
+    return made
 
 
 def keep_float32(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:

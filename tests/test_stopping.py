@@ -25,13 +25,13 @@ LONG = ("--drain=1h", "--speculation=off")
 
 def counting(url: str, tokens: int, stream: bool = True) -> Request:
     """Have the model count, without end: the tokens that end its answers may not come."""
-    body: dict[str, Any] = {
+    body = {
         "model": "smollm2:135m",
         "prompt": "1 2 3 4 5 6 7 8",
         "max_tokens": tokens,
         "temperature": 0,
+        "logit_bias": {"0": -100, "2": -100},
     }
-    body["logit_bias"] = {"0": -100, "2": -100}
     return Request(
         f"{url}/v1/completions",
         json.dumps({**body, "stream": stream}).encode(),

@@ -11,7 +11,7 @@ import pytest
 from osaurus.engine.backend import Backend
 
 from .conftest import ROTATING_CONFIG, TINY_CONFIG
-from .test_kernels import CAPPED, MIXTURE, SCALED
+from .test_kernels import BIASED, CAPPED, MIXTURE, SCALED, random_network
 
 Halves = npt.NDArray[np.float16]
 
@@ -19,7 +19,7 @@ DENSE = TINY_CONFIG | {"model_type": "qwen3", "head_dim": 16, "tie_word_embeddin
 KNOWN = {
     "llama": TINY_CONFIG,
     "llama with biases and scaled rotation": SCALED,
-    "qwen2": TINY_CONFIG | {"model_type": "qwen2"},
+    "qwen2": BIASED,
     "qwen3": DENSE,
 }
 OTHERS = {"gemma2": CAPPED, "gemma3": ROTATING_CONFIG, "a mixture of experts": MIXTURE}
@@ -31,22 +31,9 @@ def whole_layers(backend: Backend) -> Any:
     return import_module("osaurus.engine.whole_layers")
 
 
-def network(config: dict[str, Any]) -> Any:
-    """Return a network of random weights with eight bits, not yet touched by the kernels."""
-    import mlx.core as mx
-    import mlx.nn as nn
-
-    config = {**config, "vocab_size": 200}
-    module = import_module(f"mlx_lm.models.{config['model_type']}")
-    mx.random.seed(3)
-    made = module.Model(module.ModelArgs.from_dict(config))
-    nn.quantize(made, 32, 8, class_predicate=lambda _, part: hasattr(part, "to_quantized"))
-    return made
-
-
 def installed(config: dict[str, Any]) -> Any:
     """Return such a network, computed by the kernels."""
-    made = network(config)
+    made = random_network(config, 8)
     import_module("osaurus.engine.kernels").install(made)
     return made
 
@@ -145,7 +132,7 @@ def test_layers_of_the_known_kind_are_found_and_others_left_alone(whole_layers: 
     from osaurus.engine.rotations import Rotations
 
     def count(config: dict[str, Any]) -> int:
-        made = network(config)
+        made = random_network(config, 8)
         pack(made)
         return len(whole_layers.find(made, Rotations()))
 
@@ -157,7 +144,7 @@ def test_a_layer_whose_weights_are_not_quantised_is_left_alone(whole_layers: Any
     from osaurus.engine.packed import pack
     from osaurus.engine.rotations import Rotations
 
-    made, other = network(DENSE), network(DENSE)
+    made, other = random_network(DENSE, 8), random_network(DENSE, 8)
     made.layers[0].mlp.down_proj = other.layers[0].mlp.down_proj.__class__(32, 32, bits=8, mode="mxfp8", group_size=32)
     pack(made)
     assert [layer for layer, _ in whole_layers.find(made, Rotations())] == made.layers[1:]

@@ -118,19 +118,13 @@ static LANES auto reduced(V vector, Combine combine) {
     return combine(two, __builtin_shufflevector(two, two, 1, 1, 1, 1))[0];
 }
 
-static LANES float sum(f32 vector) {
+template <typename V>
+static LANES auto sum(V vector) {
     return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
-static LANES uint32_t sum(u32 vector) {
-    return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
-}
-
-static LANES float greatest(f32 vector) {
-    return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
-}
-
-static LANES int32_t greatest(i32 vector) {
+template <typename V>
+static LANES auto greatest(V vector) {
     return reduced(vector, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 }
 

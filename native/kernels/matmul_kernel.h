@@ -80,22 +80,10 @@ static void multiply_rows(const Weights& weights, const uint8_t* tile, const Pan
     }
 }
 
-template <int BITS, bool SYMMETRIC>
+template <int BITS, bool SYMMETRIC, int ROWS = PANEL_ROWS>
 static void multiply_kind(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
-    switch (panel.rows) {
-        case 1: return multiply_rows<BITS, 1, SYMMETRIC>(weights, tile, panel, out);
-        case 2: return multiply_rows<BITS, 2, SYMMETRIC>(weights, tile, panel, out);
-        case 3: return multiply_rows<BITS, 3, SYMMETRIC>(weights, tile, panel, out);
-        case 4: return multiply_rows<BITS, 4, SYMMETRIC>(weights, tile, panel, out);
-    }
-    if constexpr (PANEL_ROWS == 8) {
-        switch (panel.rows) {
-            case 5: return multiply_rows<BITS, 5, SYMMETRIC>(weights, tile, panel, out);
-            case 6: return multiply_rows<BITS, 6, SYMMETRIC>(weights, tile, panel, out);
-            case 7: return multiply_rows<BITS, 7, SYMMETRIC>(weights, tile, panel, out);
-            case 8: return multiply_rows<BITS, 8, SYMMETRIC>(weights, tile, panel, out);
-        }
-    }
+    if (panel.rows == ROWS) return multiply_rows<BITS, ROWS, SYMMETRIC>(weights, tile, panel, out);
+    if constexpr (ROWS > 1) return multiply_kind<BITS, SYMMETRIC, ROWS - 1>(weights, tile, panel, out);
 }
 
 static void multiply(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {

@@ -2,9 +2,6 @@
 // make and to look after for each pass. They are evaluated when the layer is made.
 #include "layer.h"
 
-#include <array>
-#include <deque>
-
 #include "operation.h"
 
 namespace osaurus::shim {
@@ -27,11 +24,8 @@ struct Layer::Parts {
                 "the matrices must fit together");
         arrays.push_back(weights.packed);
         Matrix matrix = weights.first(weights.packed);
-        if (parts.second) {
-            require(parts.second->dtype() == mx::float32 && parts.second->size() == rows,
-                    "a bias must be float32, one for each row");
-            matrix.bias = add(*parts.second);
-        }
+        require_bias(parts.second, rows);
+        if (parts.second) matrix.bias = add(*parts.second);
         return matrix;
     }
 
@@ -100,8 +94,7 @@ std::vector<mx::array> Layer::begin(const mx::array& x, const mx::array& keys, c
     auto work = [parts = parts_, offset](const Arrays& in, Arrays& out, float*) {
         const size_t batch = in[0].shape(0), length = in[0].shape(1);
         std::deque<std::vector<float>> strays;
-        const std::vector<const float*> angles =
-            parts->angles->look_up(positions_of(batch, length, offset, in.size() > 1 ? &in[1] : nullptr), strays);
+        const auto angles = angles_of(*parts->angles, batch, length, offset, in.size() > 1 ? &in[1] : nullptr, strays);
         project(kernels(), pool(), parts->block, floats(in[0]), batch * length, angles, out[0].data<float>());
     };
     const mx::Shape shape = {batch, length, (int)block.projected()};

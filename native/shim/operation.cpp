@@ -1,6 +1,5 @@
 #include "operation.h"
 
-#include <cstring>
 #include <stdexcept>
 
 #include "mlx/allocator.h"
@@ -8,14 +7,6 @@
 #include "mlx/utils.h"
 
 namespace osaurus::shim {
-namespace {
-
-void copy_halves(const mx::array& from, uint16_t* to) {
-    if (!from.flags().row_contiguous) return copy_flat(from, to);
-    std::memcpy(to, from.data<uint16_t>(), from.nbytes());
-}
-
-}  // namespace
 
 Operation::Operation(const char* name, Work work, size_t memory, bool keeps)
     : mx::Primitive(mx::to_stream(std::monostate{}, mx::Device::cpu)),
@@ -46,7 +37,7 @@ void Operation::eval_cpu(const Arrays& inputs, Arrays& outputs) {
     const bool copied = keeps_ && !taken;
     encoder.dispatch([work = work_, from = std::move(from), to = std::move(to), copied, memory]() mutable {
         // What is kept is float16.
-        if (copied) copy_halves(from[0], to[0].data<uint16_t>());
+        if (copied) copy_flat(from[0], to[0].data<uint16_t>());
         (*work)(from, to, memory);
     });
 }
@@ -72,7 +63,8 @@ Gate gate_of(const std::string& name) {
     throw std::invalid_argument("gate must be silu or gelu");
 }
 
-std::vector<int64_t> positions_of(size_t batch, size_t length, int offset, const mx::array* offsets) {
+std::vector<const float*> angles_of(Angles& angles, size_t batch, size_t length, int offset, const mx::array* offsets,
+                                    std::deque<std::vector<float>>& strays) {
     const int32_t* begins = offsets ? flat<int32_t>(*offsets, spare<int32_t>(1)) : nullptr;
     std::vector<int64_t> positions;
     positions.reserve(batch * length);
@@ -80,12 +72,16 @@ std::vector<int64_t> positions_of(size_t batch, size_t length, int offset, const
         const int64_t begin = begins ? begins[offsets->size() == 1 ? 0 : row] : offset;
         for (size_t step = 0; step < length; step++) positions.push_back(begin + (int64_t)step);
     }
-    return positions;
+    return angles.look_up(positions, strays);
 }
 
 void require_offsets(const std::optional<mx::array>& offsets, int batch) {
     require(!offsets || (offsets->dtype() == mx::int32 && (offsets->size() == 1 || offsets->size() == (size_t)batch)),
             "offsets must be int32, one for each row");
+}
+
+void require_bias(const std::optional<mx::array>& bias, size_t rows) {
+    require(!bias || (bias->dtype() == mx::float32 && bias->size() == rows), "a bias must be float32, one for each row");
 }
 
 void put_mask(const mx::array& shown, Attention& a) {

@@ -5,12 +5,15 @@
 // function that is called on that thread with evaluated arrays. MLX keeps their memory until then.
 #pragma once
 
+#include <algorithm>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "angles.h"
 #include "kernels.h"
 #include "mlx/array.h"
 #include "mlx/primitives.h"
@@ -49,6 +52,10 @@ void require(bool condition, const char* message);
 // Copy the elements of an array to where they lie behind each other.
 template <typename T>
 void copy_flat(const mx::array& array, T* to) {
+    if (array.flags().row_contiguous) {
+        std::copy_n(array.data<T>(), array.size(), to);
+        return;
+    }
     std::vector<int> place(array.ndim(), 0);
     const T* from = array.data<T>();
     for (size_t n = 0; n < array.size(); n++) {
@@ -82,9 +89,12 @@ const float* floats(const mx::array& array, int which = 0);
 // What several operations take.
 
 Gate gate_of(const std::string& name);
-// The positions of the rows of [batch, length], from `offset` or those of `offsets` on.
-std::vector<int64_t> positions_of(size_t batch, size_t length, int offset, const mx::array* offsets);
+// The angles of the rows of [batch, length], whose positions begin at `offset`, or at those of `offsets`. Those that do
+// not last are put into `strays`.
+std::vector<const float*> angles_of(Angles& angles, size_t batch, size_t length, int offset, const mx::array* offsets,
+                                    std::deque<std::vector<float>>& strays);
 void require_offsets(const std::optional<mx::array>& offsets, int batch);
+void require_bias(const std::optional<mx::array>& bias, size_t rows);
 // Have an attention see what a mask shows, whose shape broadcasts to that of the scores.
 void put_mask(const mx::array& shown, Attention& a);
 void require_mask(const mx::array& mask, const mx::Shape& scores);

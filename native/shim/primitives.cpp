@@ -2,8 +2,6 @@
 
 #include <atomic>
 #include <cmath>
-#include <deque>
-#include <new>
 
 #include "mlx/allocator.h"
 #include "mlx/utils.h"
@@ -22,10 +20,6 @@ mx::Shape with_last(const mx::array& x, size_t last) {
 void require_rows(const mx::array& x, size_t columns) {
     require(x.dtype() == mx::float32, "x must be float32");
     require(x.ndim() > 0 && (size_t)x.shape(-1) == columns, "the last dimension of x must be that of the weights");
-}
-
-void require_bias(const std::optional<mx::array>& bias, size_t rows) {
-    require(!bias || (bias->dtype() == mx::float32 && bias->size() == rows), "a bias must be float32, one for each row");
 }
 
 std::atomic<const Kernels*> chosen{nullptr};
@@ -308,9 +302,8 @@ mx::array rotate(const Rotation& rotation, const mx::array& x, int offset, const
             source = floats(from);
             strides[0] = heads * length * width, strides[1] = length * width, strides[2] = width;
         }
-        const std::vector<int64_t> positions = positions_of(batch, length, offset, in.size() > 1 ? &in[1] : nullptr);
         std::deque<std::vector<float>> strays;
-        const std::vector<const float*> angles = all->look_up(positions, strays);
+        const auto angles = angles_of(*all, batch, length, offset, in.size() > 1 ? &in[1] : nullptr, strays);
         float* to = out[0].data<float>();
         pool().run(batch * length * heads, 1 + 16384 / (width + 1), [&](size_t begin, size_t end) {
             for (size_t n = begin; n < end; n++) {
