@@ -18,6 +18,7 @@ from attrs import frozen
 from .conftest import HERE
 
 SUITES = HERE / "suites"
+NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 pytestmark = [pytest.mark.starter, pytest.mark.system]
 
@@ -70,7 +71,9 @@ def runner(suite: str, request: pytest.FixtureRequest) -> tuple[list[str], dict[
 def read(report: Path) -> dict[str, str | None]:
     """What a report in JUnit's form says of each case."""
     failures: dict[str, str | None] = {}
-    for case in ElementTree.parse(report).iter("testcase"):
+    # Node leaves the colours of messages in its report, which are not allowed there.
+    text = NOT_XML.sub("", report.read_text("utf-8"))
+    for case in ElementTree.fromstring(text.encode()).iter("testcase"):
         fault = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
         failures[case.attrib["name"]] = None if fault is None else "".join(fault.itertext()) or str(fault.attrib)
     return failures

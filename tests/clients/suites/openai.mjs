@@ -126,7 +126,8 @@ test("a call that must be made is made, and its result read", async () => {
   assert.equal(choices[0].message.content, null);
   assert.equal(call.function.name, "get_weather");
   assert.match(JSON.parse(call.function.arguments).location, /Paris/);
-  said.push(choices[0].message, { role: "tool", tool_call_id: call.id, content: "It is 31 degrees in Paris." });
+  const told = "The temperature in Paris is 31 degrees Celsius today.";
+  said.push(choices[0].message, { role: "tool", tool_call_id: call.id, content: told });
   const completion = await client.chat.completions.create({ ...ask, messages: said, tool_choice: "none" });
   assert.match(completion.choices[0].message.content, /31/);
 });

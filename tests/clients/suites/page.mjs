@@ -201,7 +201,7 @@ test("the server's own numbers are shown", async () => {
   await complete(page);
   await said(page, "#tokens-plot .peak", /^at most (?!0$)/);
   await said(page, "#requests-plot .peak", /^at most (?!0$)/);
-  await said(page, "#memory-bar .legend", /Models 98\.3 MB/);
+  await said(page, "#memory-bar .legend", /Models 96\.6 MB/);
   assert.match(await text(page, "#memory-bar .sum"), /^[\d.]+ MB of [\d.]+ GB, \d+ %$/);
   assert.match(await text(page, "#cache-rate"), /^\d+ %$/);
   assert.match(await text(page, "#cache-memory"), /MB$/);
