@@ -117,6 +117,7 @@ class OsaurusService(Service):
     _runner: MLXRunner
     _engine_pool: ThreadPool
     _blocking_pool: ThreadPool
+    _writing_pool: ThreadPool
     _elsewhere: Callable[[Callable[[], object]], Deferred[None]]
     _preload: Sequence[str]
     _greeting: str
@@ -147,6 +148,7 @@ class OsaurusService(Service):
         """Start the threads and serve."""
         super().startService()
         self._blocking_pool.start()
+        self._writing_pool.start()
         self._engine_pool.start()
         self._runner.start()
         self._announce()
@@ -226,6 +228,7 @@ class OsaurusService(Service):
             if not self._runner.abandoned:
                 self._engine_pool.stop()
             self._blocking_pool.stop()
+            self._writing_pool.stop()
 
         try:
             await self._unless_hurried(self._elsewhere(end), LAST_WRITES)

@@ -147,7 +147,9 @@ def makeService(options: Options) -> IService:
         log.warn("{warning}", warning=warning)
     engine_pool = ThreadPool(1, ENGINE_THREADS, "engine")
     blocking_pool = ThreadPool(1, BLOCKING_THREADS, "blocking")
-    for pool in (engine_pool, blocking_pool):
+    # It takes its time: nobody should wait behind it.
+    writing_pool = ThreadPool(1, 1, "writing")
+    for pool in (engine_pool, blocking_pool, writing_pool):
         # A thread that is stuck must not keep the process from ending.
         pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]  # it is only called
 
@@ -168,7 +170,7 @@ def makeService(options: Options) -> IService:
         return through
 
     tally = Tally()
-    make = partial(make_engine, chosen, blocking_pool.callInThread, tally)
+    make = partial(make_engine, chosen, writing_pool.callInThread, tally)
     runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, make, reactor)
     store = ModelStore(chosen.models_dir, HubCache(chosen.hub_cache) if chosen.hub_cache else None)
     runners: Runner = runner
@@ -213,6 +215,7 @@ def makeService(options: Options) -> IService:
         runner,
         engine_pool,
         blocking_pool,
+        writing_pool,
         elsewhere,
         chosen.preload,
         _greeting(chosen),

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -138,7 +140,9 @@ def test_a_block_comes_back_as_it_was(backend: Backend, tmp_path: Path, dtype: s
 
 WRITER = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from osaurus.engine.backend import prepare
 prepare(Path(sys.argv[1]))
 import mlx.core as mx
@@ -212,3 +216,48 @@ def test_while_others_write_a_prompt_comes_from_the_disk_bit_by_bit(
     if warm:
         assert most == 2
         assert end.usage.cached_tokens > 100
+
+
+def test_writing_rests_while_the_engine_has_steps_to_do(backend: Backend, tiny_models: Path, tmp_path: Path) -> None:
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefix_files import PrefixFiles
+    from osaurus.engine.prefixes import PrefixCache
+
+    rests = []
+
+    def write(thunk: Callable[[], object]) -> None:
+        rests.append(not files.quiet.is_set())
+        thunk()
+
+    files = PrefixFiles(tmp_path / "p", BUDGET, write)
+    assert files.quiet.is_set()
+    ask(Desk(MLXEngine(backend, PrefixCache(2**24, files), 2**32), tiny_models), SYSTEM, max_tokens=1)
+    # Some are written when the row has left, and nobody is in a hurry.
+    assert (rests[0], rests[-1]) == (True, False)
+    assert files.quiet.is_set()
+
+
+def test_a_rest_is_as_long_as_the_work_deserves_and_ends_when_the_engine_does(backend: Backend, tmp_path: Path) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine.prefix_files import LONGEST_REST, PrefixFiles
+
+    class Waits(Event):
+        """Remembers for how long it was waited for."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.times: list[float | None] = []
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.times.append(timeout)
+            return True
+
+    files = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk())
+    files.quiet = quiet = Waits()
+    files.write(b"n" * 32, {"keys": mx.zeros((4, 4))})
+    [rest] = quiet.times
+    assert rest is not None
+    assert 0 < rest <= LONGEST_REST
+    # It is there before.
+    assert len(blocks(tmp_path / "p")) == 1

@@ -90,6 +90,7 @@ class House:
     signals: Signals = field(factory=Signals)
     engine_pool: Pool = field(factory=Pool)
     blocking_pool: Pool = field(factory=Pool)
+    writing_pool: Pool = field(factory=Pool)
     stuck: Deferred[None] | None = None
     """What a thread waits for that is to end the pools; None if it waits for nothing."""
     connections: Connections = field(init=False)
@@ -113,6 +114,7 @@ class House:
             client.worker.runner,
             self.engine_pool,  # type: ignore[arg-type]
             self.blocking_pool,  # type: ignore[arg-type]
+            self.writing_pool,  # type: ignore[arg-type]
             self.elsewhere,
             [],
             "",
@@ -166,7 +168,7 @@ def test_with_nothing_to_do_the_end_waits_for_the_engine_only(house: House) -> N
     house.client.worker.thread.run()
     assert over == ["over"]
     assert house.client.worker.engine.closed
-    assert (house.engine_pool.stopped, house.blocking_pool.stopped) == (True, True)
+    assert (house.engine_pool.stopped, house.blocking_pool.stopped, house.writing_pool.stopped) == (True, True, True)
     assert running(house.folder) == []
     assert (house.signals.ended, house.signals.given_back) == (1, True)
 
@@ -221,7 +223,7 @@ def test_a_second_signal_ends_everything_at_once(house: House) -> None:
     assert json.loads(wire.events[-2])["error"]["code"] == "service_unavailable"
     # Neither the engine's step nor what is on its way to the disk is waited for.
     assert over == ["over"]
-    assert (house.engine_pool.stopped, house.blocking_pool.stopped) == (False, False)
+    assert (house.engine_pool.stopped, house.blocking_pool.stopped, house.writing_pool.stopped) == (False, False, False)
     assert running(house.folder) == []
 
 

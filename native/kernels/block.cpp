@@ -1,5 +1,7 @@
 #include "block.h"
 
+#include "scratch.h"
+
 namespace osaurus {
 
 void project(const Kernels& kernels, Pool& pool, const Block& block, const float* x, size_t rows,
@@ -32,13 +34,14 @@ void keep(const Kernels& kernels, const Block& block, const float* from, size_t 
     }
 }
 
-void finish(const Kernels& kernels, Pool& pool, const Block& block, Attention a, const float* x, float* out,
-            float* memory) {
+void finish(const Kernels& kernels, Pool& pool, const Block& block, Attention a, const float* x, float* out) {
     const size_t rows = a.batch * a.queries, attended = block.heads * block.width, size = block.size();
-    a.out = memory;
+    thread_local Scratch scratch;
+    float* const attention_out = (float*)scratch.get(rows * (attended + size + block.gate.weights.rows) * sizeof(float));
+    a.out = attention_out;
     a.out_strides[0] = a.queries * attended, a.out_strides[1] = block.width, a.out_strides[2] = attended;
     attention(kernels, pool, a);
-    float* const between = memory + rows * attended;
+    float* const between = attention_out + rows * attended;
     float* const gated = between + rows * size;
     matmul(kernels, pool, a.out, rows, attended, {{block.output, between, size, x}});
     gated_matmul(kernels, pool, block.kind, between, rows, size, block.gate, block.up, gated, &block.before_network);

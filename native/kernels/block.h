@@ -28,8 +28,6 @@ struct Block {
     size_t size() const { return queries.weights.columns; }
     // Queries, keys and values of one row of x, behind each other.
     size_t projected() const { return (heads + 2 * kv_heads) * width; }
-    // The floats that `finish` needs to work in, for so many rows of x.
-    size_t memory(size_t rows) const { return rows * (heads * width + size() + gate.weights.rows); }
 };
 
 // Heads of a layer's keys or values as float16, [batch][kv_heads][places][width]; the innermost dimension is contiguous.
@@ -48,7 +46,6 @@ void keep(const Kernels& kernels, const Block& block, const float* from, size_t 
           const Kept& kept, size_t first);
 
 // The rest: `attention` has its queries, keys, values and mask, `out` is [batch][length][size].
-void finish(const Kernels& kernels, Pool& pool, const Block& block, Attention attention, const float* x, float* out,
-            float* memory);
+void finish(const Kernels& kernels, Pool& pool, const Block& block, Attention attention, const float* x, float* out);
 
 }  // namespace osaurus

@@ -4,35 +4,15 @@
 #include <cstring>
 #include <functional>
 #include <limits>
-#include <new>
 #include <numeric>
+
+#include "scratch.h"
 
 namespace osaurus {
 namespace {
 
 // Rows that meet a tile before the next one is read: their activations stay in the second cache beside it.
 constexpr size_t ROWS_AT_A_TIME = 64;
-
-// Memory for a vector's loads, kept from call to call by each thread.
-class Scratch {
-  public:
-    ~Scratch() { release(); }
-    uint8_t* get(size_t bytes) {
-        if (bytes > size_) {
-            release();
-            data_ = (uint8_t*)::operator new(bytes, std::align_val_t(64));
-            size_ = bytes;
-        }
-        return data_;
-    }
-
-  private:
-    void release() {
-        if (data_) ::operator delete(data_, std::align_val_t(64));
-    }
-    uint8_t* data_ = nullptr;
-    size_t size_ = 0;
-};
 
 // Rows quantised into panels, as few as possible.
 struct Activations {

@@ -91,7 +91,7 @@ std::vector<mx::array> Layer::begin(const mx::array& x, const mx::array& keys, c
     require_offsets(offsets, batch);
     Arrays inputs = {x};
     if (offsets) inputs.push_back(*offsets);
-    auto work = [parts = parts_, offset](const Arrays& in, Arrays& out, float*) {
+    auto work = [parts = parts_, offset](const Arrays& in, Arrays& out) {
         const size_t batch = in[0].shape(0), length = in[0].shape(1);
         std::deque<std::vector<float>> strays;
         const auto angles = angles_of(*parts->angles, batch, length, offset, in.size() > 1 ? &in[1] : nullptr, strays);
@@ -104,13 +104,13 @@ std::vector<mx::array> Layer::begin(const mx::array& x, const mx::array& keys, c
 }
 
 mx::array Layer::keep(const mx::array& projected, const mx::array& kept, size_t place, int first) const {
-    auto work = [parts = parts_, place, first](const Arrays& in, Arrays& out, float*) {
+    auto work = [parts = parts_, place, first](const Arrays& in, Arrays& out) {
         Kept kept = {out[0].data<uint16_t>(), {}};
         for (int axis = 0; axis < 3; axis++) kept.strides[axis] = out[0].strides(axis);
         osaurus::keep(kernels(), parts->block, in[1].data<float>() + place, parts->block.projected(), in[1].shape(0),
                       in[1].shape(1), kept, first);
     };
-    return make("Keep", kept.shape(), mx::float16, {kept, projected}, std::move(work), 0, true);
+    return make("Keep", kept.shape(), mx::float16, {kept, projected}, std::move(work), true);
 }
 
 mx::array Layer::finish(const mx::array& x, const mx::array& projected, const mx::array& keys, const mx::array& values,
@@ -120,7 +120,7 @@ mx::array Layer::finish(const mx::array& x, const mx::array& projected, const mx
     if (mask) require_mask(*mask, {x.shape(0), (int)block.heads, x.shape(1), seen});
     Arrays inputs = {x, projected, keys, values};
     if (mask) inputs.push_back(*mask);
-    auto work = [parts = parts_, seen](const Arrays& in, Arrays& out, float* memory) {
+    auto work = [parts = parts_, seen](const Arrays& in, Arrays& out) {
         const Block& block = parts->block;
         Attention a = {};
         a.batch = in[0].shape(0), a.heads = block.heads, a.kv_heads = block.kv_heads;
@@ -134,10 +134,9 @@ mx::array Layer::finish(const mx::array& x, const mx::array& projected, const mx
         a.scale = block.scale;
         a.masking = Masking::causal;
         if (in.size() > 4) put_mask(in[4], a);
-        osaurus::finish(kernels(), pool(), block, a, floats(in[0]), out[0].data<float>(), memory);
+        osaurus::finish(kernels(), pool(), block, a, floats(in[0]), out[0].data<float>());
     };
-    const size_t memory = block.memory((size_t)x.shape(0) * x.shape(1));
-    return make("Finish", x.shape(), mx::float32, std::move(inputs), std::move(work), memory);
+    return make("Finish", x.shape(), mx::float32, std::move(inputs), std::move(work));
 }
 
 }  // namespace osaurus::shim

@@ -8,11 +8,10 @@
 
 namespace osaurus::shim {
 
-Operation::Operation(const char* name, Work work, size_t memory, bool keeps)
+Operation::Operation(const char* name, Work work, bool keeps)
     : mx::Primitive(mx::to_stream(std::monostate{}, mx::Device::cpu)),
       name_(name),
       work_(std::make_shared<const Work>(std::move(work))),
-      memory_(memory),
       keeps_(keeps) {}
 
 void Operation::eval_cpu(const Arrays& inputs, Arrays& outputs) {
@@ -27,18 +26,11 @@ void Operation::eval_cpu(const Arrays& inputs, Arrays& outputs) {
         to.push_back(mx::array::unsafe_weak_copy(output));
     }
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    float* memory = nullptr;
-    if (memory_ > 0) {
-        mx::array scratch(mx::Shape{(int)memory_}, mx::float32, nullptr, {});
-        scratch.set_data(mx::allocator::malloc(scratch.nbytes()));
-        memory = scratch.data<float>();
-        encoder.add_temporary(std::move(scratch));
-    }
     const bool copied = keeps_ && !taken;
-    encoder.dispatch([work = work_, from = std::move(from), to = std::move(to), copied, memory]() mutable {
+    encoder.dispatch([work = work_, from = std::move(from), to = std::move(to), copied]() mutable {
         // What is kept is float16.
         if (copied) copy_flat(from[0], to[0].data<uint16_t>());
-        (*work)(from, to, memory);
+        (*work)(from, to);
     });
 }
 
@@ -46,8 +38,8 @@ void Operation::eval_gpu(const Arrays&, Arrays&) {
     throw std::runtime_error("the kernels of osaurus_cpu run on the CPU only");
 }
 
-mx::array make(const char* name, mx::Shape shape, mx::Dtype type, Arrays inputs, Work work, size_t memory, bool keeps) {
-    return mx::array(std::move(shape), type, std::make_shared<Operation>(name, std::move(work), memory, keeps),
+mx::array make(const char* name, mx::Shape shape, mx::Dtype type, Arrays inputs, Work work, bool keeps) {
+    return mx::array(std::move(shape), type, std::make_shared<Operation>(name, std::move(work), keeps),
                      std::move(inputs));
 }
 

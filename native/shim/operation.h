@@ -23,14 +23,12 @@ namespace osaurus::shim {
 namespace mx = mlx::core;
 
 using Arrays = std::vector<mx::array>;
-// `memory` is what was asked for to work in.
-using Work = std::function<void(const Arrays& inputs, Arrays& outputs, float* memory)>;
+using Work = std::function<void(const Arrays& inputs, Arrays& outputs)>;
 
 class Operation : public mx::Primitive {
   public:
-    // `memory` is how many floats the work needs to work in. Where the first input is kept, the output begins as that:
-    // in its very memory, if nobody else needs it as it was.
-    Operation(const char* name, Work work, size_t memory = 0, bool keeps = false);
+    // Where the first input is kept, the output begins as that: in its very memory, if nobody else needs it as it was.
+    Operation(const char* name, Work work, bool keeps = false);
 
     void eval_cpu(const Arrays& inputs, Arrays& outputs) override;
     void eval_gpu(const Arrays&, Arrays&) override;
@@ -39,12 +37,10 @@ class Operation : public mx::Primitive {
   private:
     const char* name_;
     std::shared_ptr<const Work> work_;
-    size_t memory_;
     bool keeps_;
 };
 
-mx::array make(const char* name, mx::Shape shape, mx::Dtype type, Arrays inputs, Work work, size_t memory = 0,
-               bool keeps = false);
+mx::array make(const char* name, mx::Shape shape, mx::Dtype type, Arrays inputs, Work work, bool keeps = false);
 
 // Raises std::invalid_argument.
 void require(bool condition, const char* message);

@@ -102,7 +102,7 @@ std::vector<mx::array> matmul(const mx::array& x, const std::vector<std::shared_
         places.push_back(biases[n] ? (int)inputs.size() : -1);
         if (biases[n]) inputs.push_back(*biases[n]);
     }
-    auto work = [formats, places](const Arrays& in, Arrays& out, float*) {
+    auto work = [formats, places](const Arrays& in, Arrays& out) {
         const size_t columns = formats[0].columns;
         std::vector<Product> products;
         for (size_t n = 0; n < formats.size(); n++) {
@@ -128,7 +128,7 @@ mx::array gated_matmul(const mx::array& x, const std::shared_ptr<PackedWeights>&
     Arrays inputs = {x, a->packed, b->packed};
     if (a_bias) inputs.insert(inputs.end(), {*a_bias, *b_bias});
     const bool biased = a_bias.has_value();
-    auto work = [kind = gate_of(gate), first = a->shape, second = b->shape, biased](const Arrays& in, Arrays& out, float*) {
+    auto work = [kind = gate_of(gate), first = a->shape, second = b->shape, biased](const Arrays& in, Arrays& out) {
         const Matrix x_matrix = {first, in[1].data<uint8_t>(), biased ? in[3].data<float>() : nullptr};
         const Matrix y_matrix = {second, in[2].data<uint8_t>(), biased ? in[4].data<float>() : nullptr};
         osaurus::gated_matmul(kernels(), pool(), kind, floats(in[0]), in[0].size() / first.columns, first.columns,
@@ -147,7 +147,7 @@ mx::array gather_matmul(const mx::array& x, const std::shared_ptr<PackedWeights>
     const int length = x.shape(-2);
     shape.push_back(length);
     shape.push_back((int)weights->shape.rows);
-    auto work = [format = weights->shape, matrices = weights->matrices, common, length](const Arrays& in, Arrays& out, float*) {
+    auto work = [format = weights->shape, matrices = weights->matrices, common, length](const Arrays& in, Arrays& out) {
         const float* from = floats(in[0]);
         const uint32_t* chosen_experts = flat<uint32_t>(in[2], spare<uint32_t>(0));
         size_t count = 1;
@@ -183,7 +183,7 @@ mx::array rows_of(const std::shared_ptr<PackedWeights>& weights, const mx::array
     require(weights->matrices == 1, "there must be one matrix");
     mx::Shape shape = indices.shape();
     shape.push_back((int)weights->shape.columns);
-    auto work = [format = weights->shape](const Arrays& in, Arrays& out, float*) {
+    auto work = [format = weights->shape](const Arrays& in, Arrays& out) {
         const int32_t* rows = in[1].dtype() == mx::int32 ? flat<int32_t>(in[1], spare<int32_t>(0))
                                                          : (const int32_t*)flat<uint32_t>(in[1], spare<uint32_t>(0));
         float* to = out[0].data<float>();
@@ -206,7 +206,7 @@ mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, f
             "weight must be float32 and go with the last dimension of x");
     Arrays inputs = {x};
     if (weight) inputs.push_back(*weight);
-    auto work = [epsilon](const Arrays& in, Arrays& out, float*) {
+    auto work = [epsilon](const Arrays& in, Arrays& out) {
         const float* from = floats(in[0]);
         const float* by = in.size() > 1 ? floats(in[1], 1) : nullptr;
         float* to = out[0].data<float>();
@@ -222,7 +222,7 @@ mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, f
 mx::array glu(const mx::array& x, const mx::array& y, const std::string& gate) {
     require(x.dtype() == mx::float32 && y.dtype() == mx::float32 && x.shape() == y.shape(),
             "x and y must be float32 and of one shape");
-    auto work = [kind = gate_of(gate)](const Arrays& in, Arrays& out, float*) {
+    auto work = [kind = gate_of(gate)](const Arrays& in, Arrays& out) {
         const float *a = floats(in[0]), *b = floats(in[1], 1);
         float* to = out[0].data<float>();
         pool().run(in[0].size(), 8192, [&](size_t begin, size_t end) {
@@ -234,7 +234,7 @@ mx::array glu(const mx::array& x, const mx::array& y, const std::string& gate) {
 
 mx::array log_sum_exp(const mx::array& x) {
     require(x.dtype() == mx::float32 && x.ndim() > 0, "x must be float32, of one dimension or more");
-    auto work = [](const Arrays& in, Arrays& out, float*) {
+    auto work = [](const Arrays& in, Arrays& out) {
         const float* from = floats(in[0]);
         const size_t width = in[0].shape(-1);
         pool().run(out[0].size(), 1, [&](size_t begin, size_t end) {
@@ -247,7 +247,7 @@ mx::array log_sum_exp(const mx::array& x) {
 
 mx::array argmax(const mx::array& x) {
     require(x.dtype() == mx::float32 && x.ndim() > 0 && x.shape(-1) > 0, "x must be float32, with one number at least");
-    auto work = [](const Arrays& in, Arrays& out, float*) {
+    auto work = [](const Arrays& in, Arrays& out) {
         const float* from = floats(in[0]);
         const size_t width = in[0].shape(-1);
         pool().run(out[0].size(), 1, [&](size_t begin, size_t end) {
@@ -263,7 +263,7 @@ std::vector<mx::array> candidates(const mx::array& logits, const mx::array& temp
     require(temperatures.dtype() == mx::float32 && temperatures.ndim() == 1 && temperatures.shape(0) == logits.shape(0),
             "temperatures must be float32, one for each row");
     require(count > 0 && count <= logits.shape(1), "there must be as many logits as are wanted, and one at least");
-    auto work = [count](const Arrays& in, Arrays& out, float*) {
+    auto work = [count](const Arrays& in, Arrays& out) {
         const float* from = floats(in[0]);
         const float* divisors = floats(in[1], 1);
         const size_t width = in[0].shape(1);
@@ -293,7 +293,7 @@ mx::array rotate(const Rotation& rotation, const mx::array& x, int offset, const
     require_offsets(offsets, x.shape(0));
     Arrays inputs = {x};
     if (offsets) inputs.push_back(*offsets);
-    auto work = [all = rotation.angles, turned = rotation.width, neighbours = rotation.neighbours, offset](const Arrays& in, Arrays& out, float*) {
+    auto work = [all = rotation.angles, turned = rotation.width, neighbours = rotation.neighbours, offset](const Arrays& in, Arrays& out) {
         const mx::array& from = in[0];
         const size_t batch = from.shape(0), heads = from.shape(1), length = from.shape(2), width = from.shape(3);
         const float* source = from.data<float>();
@@ -339,7 +339,7 @@ mx::array attention(const mx::array& queries, const mx::array& keys, const mx::a
     if (mask) inputs.push_back(*mask);
     if (sinks) inputs.push_back(*sinks);
     auto work = [scale, causal, window, masked = mask.has_value(), sunk = sinks.has_value()](const Arrays& in,
-                                                                                         Arrays& out, float*) {
+                                                                                         Arrays& out) {
         Attention a = {};
         const auto strides = [](const mx::array& array, size_t* to) {
             for (int axis = 0; axis < 3; axis++) to[axis] = array.strides(axis);

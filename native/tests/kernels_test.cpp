@@ -295,7 +295,7 @@ void layers_are_their_operations(const Kernels& kernels, Pool& pool, Random& ran
         block.kind = round % 2 ? Gate::silu : Gate::gelu;
         block.gate = gate.matrix(), block.up = up.matrix(), block.down = down.matrix();
 
-        std::vector<float> projected(rows * block.projected()), out(rows * size), memory(block.memory(rows));
+        std::vector<float> projected(rows * block.projected()), out(rows * size);
         std::vector<uint16_t> keys(batch * kv_heads * room * width, 0), values = keys, expected_keys = keys, expected_values = keys;
         project(kernels, pool, block, x.data(), rows, angles, projected.data());
         const Kept kept_keys = {keys.data(), {kv_heads * room * width, room * width, width}};
@@ -308,7 +308,7 @@ void layers_are_their_operations(const Kernels& kernels, Pool& pool, Random& ran
         a.query = projected.data(), a.key = keys.data(), a.value = values.data();
         a.query_strides[0] = length * block.projected(), a.query_strides[1] = width, a.query_strides[2] = block.projected();
         for (int axis = 0; axis < 3; axis++) a.key_strides[axis] = a.value_strides[axis] = kept_keys.strides[axis];
-        finish(kernels, pool, block, a, x.data(), out.data(), memory.data());
+        finish(kernels, pool, block, a, x.data(), out.data());
 
         std::vector<float> normed(rows * size), queries(rows * attended), new_keys(rows * kept_size), new_values(rows * kept_size);
         const auto norm = [&](const float* from) {

@@ -119,19 +119,26 @@ class MLXEngine:
     @property
     def busy(self) -> bool:
         """Whether there is a step to do."""
-        return self._prefixes.unwritten or any(batch.busy for _, batch in self._resident.values())
+        return self._prefixes.unwritten or self._has_rows
+
+    @property
+    def _has_rows(self) -> bool:
+        return any(batch.busy for _, batch in self._resident.values())
 
     def step(self) -> Iterator[list[tuple[int, Event]]]:
         """Do one step of every batch that has rows; yield the events as they come, each with its row's id."""
         self._prefixes.squeeze(self._memory_limit - self._taken(None))
+        self._prefixes.tell(quiet=not self._has_rows)
         self._prefixes.write_one()
         for _, batch in list(self._resident.values()):
             if batch.busy:
                 yield from batch.step()
         self._let_go()
+        self._prefixes.tell(quiet=not self._has_rows)
 
     def close(self) -> None:
         """Give everything back; the thread may end after this."""
+        self._prefixes.tell(quiet=True)
         while self._prefixes.unwritten:
             self._prefixes.write_one()
         self._drop(list(self._resident))

@@ -2,12 +2,14 @@
 
 Each is a file. A block is named by a chain of hashes over the model and all tokens up to the block's end: what a prompt
 needs is found by computing names, and conversations that branch share files as they share blocks. A checkpoint is named
-by the model and the tokens that it holds. A file begins with
-the SHA-256 of the rest, and gets its name only when it is complete, so that whatever a crash or a bad disk leaves
-behind is noticed and removed. The files hold what people wrote: the folder is readable by this user only.
+by the model and the tokens that it holds. A file begins with the SHA-256 of the rest, and gets its name only when it is
+complete, so that whatever a crash or a bad disk leaves behind is noticed and removed. The files hold what people wrote:
+the folder is readable by this user only.
 
 Writing happens elsewhere (`run_elsewhere`), behind a backlog that is bounded: where the disk is too slow, files are
-simply not written. When the budget is exceeded, the file that was used least recently goes.
+simply not written. A processor writes some hundred megabytes in the time in which a long prompt is read, and the engine
+wants it as well: while that has steps to do, each file is followed by a rest. When the budget is exceeded, the file
+that was used least recently goes.
 """
 
 import os
@@ -17,7 +19,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
+from time import monotonic
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -37,6 +40,9 @@ NAME = re.compile("[0-9a-f]{64}")
 UNFINISHED = re.compile(r"\.[0-9a-f]{64}\.[0-9]+")
 MOST_BACKLOG = 2**28
 DIGEST_SIZE = 32
+# While the engine has steps to do, writing rests so many times as long as a file took, and so long at most, in seconds.
+RESTS = 20
+LONGEST_REST = 1.0
 
 
 def root(model: str) -> bytes:
@@ -56,11 +62,19 @@ class PrefixFiles:
     _folder: Path
     _budget: int
     _run_elsewhere: Callable[[Callable[[], object]], object]
+    quiet: Event = field(init=False)
+    """Set while the engine has nothing to do."""
     _sizes: OrderedDict[str, int] = field(init=False)
     nbytes: int = field(init=False)
     """The disk space that they take."""
     _backlog: int = field(default=0, init=False)
     _lock: Lock = field(factory=Lock, init=False)
+
+    @quiet.default
+    def _begin_quiet(self) -> Event:
+        quiet = Event()
+        quiet.set()
+        return quiet
 
     @_sizes.default
     def _find_sizes(self) -> OrderedDict[str, int]:
@@ -109,9 +123,14 @@ class PrefixFiles:
             if name.hex() in self._sizes or self._backlog + nbytes > MOST_BACKLOG or nbytes > self._budget:
                 return
             self._backlog += nbytes
-        # MLX's arrays stay on this thread.
+        # They are evaluated here. What is written is their very memory, which nobody changes while it is referred to.
         packed = dict(_packed(*item) for item in arrays.items())
-        self._run_elsewhere(lambda: self._write(name.hex(), packed, nbytes))
+        self._run_elsewhere(lambda: self._write_and_rest(name.hex(), packed, nbytes))
+
+    def _write_and_rest(self, name: str, arrays: dict[str, np.ndarray[Any, Any]], nbytes: int) -> None:
+        began = monotonic()
+        self._write(name, arrays, nbytes)
+        self.quiet.wait(min(RESTS * (monotonic() - began), LONGEST_REST))
 
     def _write(self, name: str, arrays: dict[str, np.ndarray[Any, Any]], nbytes: int) -> None:
         temporary = self._folder / f".{name}.{os.getpid()}"
@@ -148,8 +167,8 @@ class PrefixFiles:
 def _packed(name: str, values: mx.array) -> tuple[str, np.ndarray[Any, Any]]:
     """Return an array for NumPy, which has no bfloat16; the name says what it is."""
     if values.dtype == mx.bfloat16:
-        return f"{name} bfloat16", np.array(values.view(mx.uint16))
-    return name, np.array(values)
+        return f"{name} bfloat16", np.ascontiguousarray(values.view(mx.uint16))
+    return name, np.ascontiguousarray(values)
 
 
 def _unpacked(name: str, values: np.ndarray[Any, Any]) -> tuple[str, mx.array]:

@@ -93,6 +93,11 @@ class PrefixCache:
         """Whether there is something that should still be written to files."""
         return bool(self._unwritten) or self._checkpoints.unwritten
 
+    def tell(self, *, quiet: bool) -> None:
+        """Tell those who write files whether the engine has nothing else to do."""
+        if self._files is not None:
+            (self._files.quiet.set if quiet else self._files.quiet.clear)()
+
     def write_one(self) -> None:
         """Hand something to the files. One at a time: a long prompt's would be a gap in everybody's stream."""
         if self._unwritten and self._files is not None:
