@@ -142,19 +142,13 @@ class PrefixCache:
         known, whole = len(path) * BLOCK, len(tokens) // BLOCK * BLOCK
         if known == whole:
             return
-        keys = mx.concatenate([cache.keys[..., known:whole, :] for cache in caches])
-        values = mx.concatenate([cache.values[..., known:whole, :] for cache in caches])
         parent = path[-1] if path else None
         added = []
-        for start in range(0, whole - known, BLOCK):
-            block = tuple(tokens[known + start : known + start + BLOCK])
-            parent = self._add(
-                model,
-                parent,
-                block,
-                mx.contiguous(keys[:, :, start : start + BLOCK]),
-                mx.contiguous(values[:, :, start : start + BLOCK]),
-            )
+        for start in range(known, whole, BLOCK):
+            end = start + BLOCK
+            keys = mx.concatenate([cache.keys[..., start:end, :] for cache in caches])
+            values = mx.concatenate([cache.values[..., start:end, :] for cache in caches])
+            parent = self._add(model, parent, tuple(tokens[start:end]), keys, values)
             added.append(parent)
         mx.eval([array for node in added for array in (node.keys, node.values)])
         if self._files is not None:
