@@ -127,6 +127,42 @@ def test_rows_that_are_computed_together_are_what_their_own_code_makes_of_them(k
     assert same(found[:-1], expected[:-1])
 
 
+def reading(made: Any, first: int) -> Iterator[Any]:
+    """Have three rows read together, prompts of unequal lengths behind so many tokens each."""
+    rows = [caches_of(made) for _ in range(3)]
+    for number, caches in enumerate(rows):
+        if first:
+            logits(made, caches, [number, *(token % 200 for token in range(1, first))])
+    together = [type(caches[0]).merge(list(caches)) for caches in zip(*rows, strict=True)]
+    for cache in together:
+        cache.prepare(right_padding=[0, 2, 3])
+    yield logits(made, together, [1, 2, 3, 4], [5, 6, 0, 0], [7, 0, 0, 0])[:, 0]
+    for cache in together:
+        cache.finalize()
+    for number in range(3):
+        alone = [cache.extract(number) for cache in together]
+        yield kept(alone)
+        yield logits(made, alone, [9])
+
+
+@pytest.mark.parametrize("first", [0, 5, 254])
+def test_rows_that_read_together_are_computed_as_a_whole(
+    known: Any, by_hand: Any, whole_layers: Any, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    step = whole_layers.WholeLayer.step
+
+    def watched(*given: Any) -> Any:
+        steps.append(step(*given))
+        return steps[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_layers.WholeLayer, "step", watched)
+        found = list(reading(known, first))
+    assert all(output is not None for output in steps)
+    assert same(found, by_hand(lambda: list(reading(known, first))))
+
+
 def test_layers_of_the_known_kind_are_found_and_others_left_alone(whole_layers: Any) -> None:
     from osaurus.engine.packed import pack
     from osaurus.engine.rotations import Rotations

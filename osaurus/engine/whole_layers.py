@@ -5,8 +5,8 @@ single row that took as long as its products. `osaurus_cpu.Layer` does what lies
 by the same kernels in the same order, so that nothing differs but the time.
 
 A layer is known by the code of its class and of its parts' classes, whatever the model is called. It writes to
-mlx_lm's plain caches as their own methods would; where one has no room, is of another kind, or anything else is not as
-expected, the layer's own code takes the step as before.
+mlx_lm's plain caches as their own methods would; where one is of another kind, or anything else is not as expected,
+the layer's own code takes the step as before.
 """
 
 from typing import Any
@@ -85,14 +85,13 @@ class WholeLayer:
             return None
         if type(cache) is KVCache:
             first, offset, offsets = cache.offset, cache.offset, None
-            if cache.keys is None:
-                self._make_room(cache, x)
         elif type(cache) is BatchKVCache:
             first, offset, offsets = cache._idx, 0, cache.offset
         else:
             return None
-        if cache.keys is None or cache.keys.dtype != mx.float16 or first + length > cache.keys.shape[2]:
+        if cache.keys is not None and cache.keys.dtype != mx.float16:
             return None
+        self._make_room(cache, x.shape[0], first + length)
         if self._parts is None:
             self._parts = self._make_parts()
         projected, cache.keys, cache.values = self._parts.begin(x, cache.keys, cache.values, first, offset, offsets)
@@ -125,12 +124,16 @@ class WholeLayer:
             gate=self._gate,
         )
 
-    def _make_room(self, cache: KVCache, x: mx.array) -> None:
-        """Have room in an empty cache for what is to be read, in steps as it would make them itself."""
-        attention = self._layer.self_attn
-        room = -(-x.shape[1] // cache.step) * cache.step
-        shape = (x.shape[0], attention.n_kv_heads, room, attention.k_proj.weights.rows // attention.n_kv_heads)
-        cache.keys, cache.values = mx.zeros(shape, mx.float16), mx.zeros(shape, mx.float16)
+    def _make_room(self, cache: KVCache | BatchKVCache, rows: int, length: int) -> None:
+        """Have room in a cache for so many tokens of so many rows, in steps as it would make them itself."""
+        room = -(-length // cache.step) * cache.step
+        if cache.keys is None:
+            attention = self._layer.self_attn
+            shape = (rows, attention.n_kv_heads, room, attention.k_proj.weights.rows // attention.n_kv_heads)
+            cache.keys, cache.values = mx.zeros(shape, mx.float16), mx.zeros(shape, mx.float16)
+        elif cache.keys.shape[2] < length:
+            padding = [(0, 0), (0, 0), (0, room - cache.keys.shape[2]), (0, 0)]
+            cache.keys, cache.values = mx.pad(cache.keys, padding), mx.pad(cache.values, padding)
 
 
 def _norms(module: nn.Module, names: tuple[str, ...]) -> tuple[tuple[mx.array, float], ...]:
