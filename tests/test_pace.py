@@ -16,7 +16,7 @@ def test_while_nobody_writes_and_nothing_is_known_reading_goes_in_chunks_of_the_
     assert Pace(128).chunk(0) == 128
 
 
-@pytest.mark.parametrize(("token", "usual", "allowed"), [(0.0001, 128, 512), (0.001, 128, 500), (0.0001, 1024, 1024)])
+@pytest.mark.parametrize(("token", "usual", "allowed"), [(0.0001, 128, 512), (0.001, 128, 300), (0.0001, 1024, 1024)])
 def test_while_nobody_writes_as_much_is_read_at_once_as_takes_no_longer_than_anybody_should_wait(
     token: float, usual: int, allowed: int
 ) -> None:

@@ -10,7 +10,7 @@ READING_SHARE = 3.0
 LEAST_CHUNK = 8
 # While none do, more than usual is read at once if that takes no longer, in seconds: each pass has its price, but who
 # comes waits for its end, and the row of a client that leaves stays until then. Beyond so many tokens little is gained.
-LONGEST_READING = 0.5
+LONGEST_READING = 0.3
 MOST_AT_ONCE = 512
 # What a draft must be expected to gain: expectations err.
 LEAST_GAIN = 1.1
