@@ -17,6 +17,14 @@ ROOT = str(Path(__file__).parent.parent)
 NUMBERS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Whoever runs the tests may ignore SIGHUP (`nohup`), and what they start would inherit it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @define
 class Reactor:
     """Calls at once, or when the test starts it."""
