@@ -140,9 +140,7 @@ def test_a_block_comes_back_as_it_was(backend: Backend, tmp_path: Path, dtype: s
 
 WRITER = """
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from osaurus.engine.backend import prepare
 prepare(Path(sys.argv[1]))
 import mlx.core as mx
