@@ -519,7 +519,7 @@ test("an answer that is stopped frees its place on the server", async () => {
   await page.fill("#key-value", key);
   await page.keyboard.press("Enter");
   await ask(page, "Write a very long story.");
-  await page.locator(".answer .text p").waitFor();
+  await page.locator(".answer .text p").first().waitFor();
   await said(page, "#rows-writing", "1");
   const headers = { Authorization: `Bearer ${key}` };
   assert.equal(await status(locked, "/v1/chat/completions", chat("x"), headers), 429);
