@@ -219,6 +219,25 @@ void greatest(const Kernels& kernels, const float* x, size_t width, size_t count
     }
 }
 
+namespace {
+
+// How many of the queries, at most so many, a task is to have of each of its heads: so many that those who share them,
+// `alike` for each stretch of queries, are done soonest. A vector of queries takes its time however few are in it.
+size_t length_of(size_t queries, size_t most, size_t heads, size_t alike, size_t threads) {
+    const size_t fewest = (queries + most - 1) / most;
+    size_t best = 0, least = 0;
+    for (size_t stretches = fewest; stretches < fewest + 3; stretches++) {
+        const size_t length = (queries + stretches - 1) / stretches;
+        const size_t vectors = (heads * length + TILE - 1) / TILE, turns = (alike * stretches + threads - 1) / threads;
+        // What a task does once, keys and values made float32, is an eighth of a vector's work.
+        const size_t cost = turns * (8 * vectors + 1);
+        if (best == 0 || cost < least) best = length, least = cost;
+    }
+    return best;
+}
+
+}  // namespace
+
 void attention(const Kernels& kernels, Pool& pool, const Attention& a) {
     const size_t shared = a.heads / a.kv_heads;
     const size_t widest = (std::max(a.width, a.value_width) + TILE - 1) / TILE * TILE;
@@ -227,14 +246,13 @@ void attention(const Kernels& kernels, Pool& pool, const Attention& a) {
     size_t heads = std::min(shared, most);
     while (heads > 1 && a.batch * a.kv_heads * ((shared + heads - 1) / heads) * a.queries < 3 * (size_t)pool.threads())
         heads = (heads + 1) / 2;
-    const size_t length = std::min(a.queries, std::max<size_t>(1, most / heads));
-    const size_t parts = (shared + heads - 1) / heads, stretches = (a.queries + length - 1) / length;
-    const size_t tasks = a.batch * a.kv_heads * parts * stretches;
+    const size_t parts = (shared + heads - 1) / heads, alike = a.batch * a.kv_heads * parts;
+    const size_t length = length_of(a.queries, std::max<size_t>(1, most / heads), heads, alike, pool.threads());
+    const size_t stretches = (a.queries + length - 1) / length, tasks = alike * stretches;
     pool.run(tasks, 1, [&](size_t begin, size_t end) {
         for (size_t task = begin; task < end; task++) {
             // The last queries see most keys: the longest tasks come first.
-            const size_t place = (stretches - 1 - task / (a.batch * a.kv_heads * parts)) * length;
-            const size_t rest = task % (a.batch * a.kv_heads * parts);
+            const size_t place = (stretches - 1 - task / alike) * length, rest = task % alike;
             const size_t row = rest / (a.kv_heads * parts), part = rest % parts;
             const size_t head = rest / parts % a.kv_heads * shared + part * heads;
             const size_t count = std::min(heads, shared - part * heads);
