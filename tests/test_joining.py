@@ -12,7 +12,7 @@ HEADS, DIMENSIONS = 2, 4
 lengths = st.lists(st.integers(0, 300), min_size=1, max_size=3)
 
 
-def alone(length: int, seed: int) -> Any:
+def alone(length: int, seed: int, kind: str = "float32") -> Any:
     """A row that has read so many tokens."""
     import mlx.core as mx
     from mlx_lm.models.cache import KVCache
@@ -20,8 +20,8 @@ def alone(length: int, seed: int) -> Any:
     cache = KVCache()
     if length:
         cache.update_and_fetch(
-            mx.random.normal((1, HEADS, length, DIMENSIONS), key=mx.random.key(seed)),
-            mx.random.normal((1, HEADS, length, DIMENSIONS + 1), key=mx.random.key(seed + 1)),
+            mx.random.normal((1, HEADS, length, DIMENSIONS), key=mx.random.key(seed)).astype(getattr(mx, kind)),
+            mx.random.normal((1, HEADS, length, DIMENSIONS + 1), key=mx.random.key(seed + 1)).astype(getattr(mx, kind)),
         )
     return cache
 
@@ -75,3 +75,35 @@ def test_other_caches_are_joined_by_their_own_class() -> None:
     rotating.update_and_fetch(mx.ones((1, HEADS, 5, DIMENSIONS)), mx.ones((1, HEADS, 5, DIMENSIONS)))
     joined = join(join(None, [rotating]), [RotatingKVCache(max_size=8)])
     assert joined.left_padding.tolist() == [0, 5]
+
+
+# The kernels keep float16.
+@given(
+    kind=st.sampled_from(["float16", "float32"]),
+    rows=st.lists(st.tuples(st.integers(0, 270), st.integers(0, 9)), min_size=1, max_size=4),
+)
+def test_rows_that_are_lined_up_hold_all_but_what_is_taken_back(kind: str, rows: list[tuple[int, int]]) -> None:
+    from osaurus.engine.joining import join, line_up
+
+    # Each read so many tokens, and some that are taken back; shorter ones have padding in front.
+    caches = [alone(length + beyond + 1, 2 * n, kind) for n, (length, beyond) in enumerate(rows)]
+    joined = join(None, caches)
+    before = [row(joined, n) for n in range(len(rows))]
+    line_up([joined], [beyond for _, beyond in rows])
+    for n, (length, _) in enumerate(rows):
+        keys, values, offset = row(joined, n)
+        assert offset == length + 1
+        assert keys == [[head[: length + 1] for head in before[n][0][0]]]
+        assert values == [[head[: length + 1] for head in before[n][1][0]]]
+
+
+@pytest.mark.parametrize(("length", "room"), [(1, 256), (256, 256), (257, 512), (1000, 1024)])
+def test_room_is_made_in_whole_steps_and_what_is_there_stays(length: int, room: int) -> None:
+    from osaurus.engine.joining import make_room
+
+    cache = alone(200, 0)
+    before = [part.tolist() for part in cache.keys_and_values()]
+    make_room(cache, length)
+    assert cache.keys.shape[2] == cache.values.shape[2] == room
+    assert cache.offset == 200
+    assert [part.tolist() for part in cache.keys_and_values()] == before

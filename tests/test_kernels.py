@@ -390,6 +390,35 @@ def test_the_strangest_logits_have_a_sum_and_a_best(cpu: Any) -> None:
     np.testing.assert_allclose(np.array(cpu.log_sum_exp(mx.array(rows))), expected)
 
 
+@QUICK
+@given(
+    seed=SEEDS,
+    places=st.lists(st.integers(0, 6), min_size=1, max_size=4),
+    behind=st.integers(0, 3),
+    shared=st.booleans(),
+    slanted=st.booleans(),
+)
+def test_rows_are_moved_on_where_they_are(
+    whole: Any, seed: int, places: list[int], behind: int, shared: bool, slanted: bool
+) -> None:
+    import mlx.core as mx
+
+    before, end = normal(seed, len(places), 2, 6 + behind, 5).astype(np.float16), 6
+    kept = mx.array(before)
+    if slanted:
+        kept = mx.array(np.ascontiguousarray(before.swapaxes(1, 2))).swapaxes(1, 2)
+    mx.eval(kept)
+    other = kept if shared else None
+    moved = whole.push(kept, places, end)
+    del kept
+    after = np.array(moved)
+    for row, count in enumerate(places):
+        assert np.array_equal(after[row, :, count:end], before[row, :, : end - count])
+        assert np.array_equal(after[row, :, end:], before[row, :, end:])
+    # Who still holds what was there has it as it was.
+    assert other is None or np.array_equal(np.array(other), before)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -400,6 +429,11 @@ def test_the_strangest_logits_have_a_sum_and_a_best(cpu: Any) -> None:
         lambda cpu, mx, w: cpu.pack(mx.zeros((4, 8), mx.uint32), mx.zeros((4, 3)), mx.zeros((4, 3)), 4, 32),
         lambda cpu, mx, w: cpu.attention(*(mx.zeros((1, n, 2, 8)) for n in (3, 2, 2)), 1.0),
         lambda cpu, mx, w: cpu.attention(*[mx.zeros((1, 2, 2, 8))] * 3, 1.0, mask=mx.zeros((3, 3, 3))),
+        lambda cpu, mx, w: cpu.push(mx.zeros((2, 1, 8, 4)), [0, 1], 4),
+        lambda cpu, mx, w: cpu.push(mx.zeros((2, 1, 8, 4), mx.float16), [1], 4),
+        lambda cpu, mx, w: cpu.push(mx.zeros((2, 1, 8, 4), mx.float16), [0, 5], 4),
+        lambda cpu, mx, w: cpu.push(mx.zeros((2, 1, 8, 4), mx.float16), [0, -1], 4),
+        lambda cpu, mx, w: cpu.push(mx.zeros((2, 1, 8, 4), mx.float16), [0, 1], 9),
         lambda cpu, mx, w: cpu.use("abacus"),
     ],
 )

@@ -39,8 +39,8 @@ def test_beside_writers_no_more_is_read_than_usual_however_fast_it_goes() -> Non
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(0.01, 0, 100, 1)
     pace.took(0.1, 1, 0, 0)
+    pace.took(0.201, 1, 100, 1)
     assert pace.chunk(1) == 128
 
 
@@ -62,13 +62,24 @@ def test_reading_takes_a_few_steps_time(token: float, allowed: int) -> None:
     assert abs(pace.chunk(1) - allowed) <= 1
 
 
-def test_what_is_learnt_while_nobody_writes_counts_too() -> None:
+def test_what_is_learnt_while_nobody_writes_is_not_told_of_small_chunks_beside_writers() -> None:
+    from osaurus.engine.pace import LEAST_CHUNK, Pace
+
+    pace = Pace(128)
+    pace.took(0.001, 0, 100, 1)
+    pace.took(0.1, 1, 0, 0)
+    assert pace.chunk(1) == LEAST_CHUNK
+
+
+def test_what_is_learnt_beside_writers_is_not_told_of_large_chunks() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(1.0, 0, 100, 1)
+    pace.took(0.1, 0, 100, 1)
+    before = pace.chunk(0)
     pace.took(0.1, 1, 0, 0)
-    assert abs(pace.chunk(1) - 20) <= 1
+    pace.took(10.0, 1, 100, 1)
+    assert pace.chunk(0) == before
 
 
 def test_a_step_beside_reading_tells_what_steps_cost_when_nothing_else_did() -> None:
@@ -77,6 +88,7 @@ def test_a_step_beside_reading_tells_what_steps_cost_when_nothing_else_did() -> 
     pace = Pace(128)
     pace.took(1.0, 0, 100, 1)
     pace.took(0.1 + 0.1 + 0.16, 1, 16, 1)
+    pace.took(0.1 + 0.1 + 0.16, 1, 16, 1)
     assert abs(pace.chunk(1) - 20) <= 1
 
 
@@ -84,8 +96,8 @@ def test_a_few_tokens_tell_nothing_of_the_price_of_many() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(1.0, 0, 100, 1)
     pace.took(0.1, 1, 0, 0)
+    pace.took(0.1 + 0.1 + 0.2, 1, 20, 1)
     pace.took(0.1, 1, 5, 1)
     assert abs(pace.chunk(1) - 20) <= 1
 
@@ -113,3 +125,43 @@ def test_a_pass_that_reads_costs_as_much_as_so_many_tokens() -> None:
         pace.took(0.1, 1, 0, 0)
         pace.took(0.1 + 3 * 0.1 + 0.2, 1, 40, 3)
     assert abs(pace.price - 20) <= 1
+
+
+def test_what_drafts_cost_is_learnt_from_passes_over_them() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    pace.took(0.1, 2, 0, 0)
+    pace.took(0.1 + 2 * 4 * 0.05, 2, 0, 0, width=5)
+    # Twice a step for four more tokens of each of two rows would be level with five in all.
+    assert pace.gain(2, 5, 10) == pytest.approx(1)
+
+
+def test_until_drafts_were_tried_a_token_of_theirs_costs_what_one_does_that_is_read() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    pace.took(1.0, 0, 100, 1)
+    pace.took(0.1, 1, 0, 0)
+    assert pace.gain(1, 11, 11) == pytest.approx(11 / 2)
+
+
+def test_drafts_do_not_change_what_reading_beside_them_costs() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    pace.took(0.1, 1, 0, 0)
+    pace.took(0.1 + 8 * 0.05, 1, 0, 0, width=9)
+    pace.took(0.1 + 8 * 0.05 + 0.1 + 40 * 0.005, 1, 40, 1, width=9)
+    assert abs(pace.chunk(1) - 40) <= 1
+
+
+def test_beside_drafts_reading_may_take_as_much_longer_as_the_pass_over_them() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    pace.took(0.1, 1, 0, 0)
+    pace.took(0.1 + 8 * 0.05, 1, 0, 0, width=9)
+    pace.took(0.1 + 0.1 + 40 * 0.01, 1, 40, 1)
+    assert abs(pace.chunk(1) - 20) <= 1
+    assert abs(pace.chunk(1, 9) - 100) <= 1

@@ -62,6 +62,7 @@ NB_MODULE(_native, module) {
     module.def("rotate", &rotate, "rotation"_a, "x"_a, "offset"_a = 0, "offsets"_a = nb::none());
     module.def("attention", &attention, "queries"_a, "keys"_a, "values"_a, "scale"_a, "causal"_a = false, "window"_a = 0,
                "mask"_a = nb::none(), "sinks"_a = nb::none());
+    module.def("push", &push, "kept"_a, "places"_a, "end"_a);
 
     module.def("use", &use, "name"_a = "");
     module.def("kernels", [] { return std::string(kernels().name); });

@@ -381,4 +381,24 @@ mx::array attention(const mx::array& queries, const mx::array& keys, const mx::a
                 std::move(inputs), std::move(work));
 }
 
+mx::array push(const mx::array& kept, const std::vector<int>& places, int end) {
+    require(kept.dtype() == mx::float16 && kept.ndim() == 4, "keys and values must be float16, of four dimensions");
+    require(end >= 0 && end <= kept.shape(2), "the end must not be behind the room");
+    require(places.size() == (size_t)kept.shape(0), "there must be as many places as rows");
+    for (const int count : places) require(count >= 0 && count <= end, "places must not be below zero, nor behind the end");
+    auto work = [places, end](const Arrays&, Arrays& out) {
+        const size_t heads = out[0].shape(1), width = out[0].shape(3), stride = out[0].strides(2);
+        pool().run(places.size() * heads, 1, [&](size_t begin, size_t last) {
+            for (size_t n = begin; n < last; n++) {
+                const size_t row = n / heads, moved = places[row];
+                if (moved == 0) continue;
+                uint16_t* const own = out[0].data<uint16_t>() + row * out[0].strides(0) + n % heads * out[0].strides(1);
+                for (size_t place = end; place > moved; place--)
+                    std::copy_n(own + (place - 1 - moved) * stride, width, own + (place - 1) * stride);
+            }
+        });
+    };
+    return make("Push", kept.shape(), mx::float16, {kept}, std::move(work), true);
+}
+
 }  // namespace osaurus::shim

@@ -69,6 +69,10 @@ mx::array rotate(const Rotation& rotation, const mx::array& x, int offset, const
 mx::array attention(const mx::array& queries, const mx::array& keys, const mx::array& values, float scale, bool causal,
                     int window, const std::optional<mx::array>& mask, const std::optional<mx::array>& sinks);
 
+// What each row [heads, room, width] of float16 keys or values has before place `end`, moved so many places on: in its
+// very memory, if nobody else needs it as it was. What stands in the places that become free is not said.
+mx::array push(const mx::array& kept, const std::vector<int>& places, int end);
+
 // Compute with the kernels of this name; an empty one stands for the best. Raises std::invalid_argument where they
 // cannot run here.
 void use(const std::string& name);

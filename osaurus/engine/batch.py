@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from ..chat import ApiError, Event, Failed, InternalError, TokenScore
 from .answer import Answer
 from .backend import Backend
-from .joining import join
+from .joining import join, line_up
 from .keeping import Keeper
 from .loader import Model
 from .output import StopScanner, TextAssembler
@@ -84,7 +84,7 @@ class Batch:
     _parked: dict[int, Progress] = field(factory=dict, init=False)
     _caches: list[Any] = field(factory=list, init=False)
     _logits: mx.array | None = field(default=None, init=False)
-    _launched: tuple[float, int, int, int] | None = field(default=None, init=False)
+    _launched: tuple[float, int, int, int, int] | None = field(default=None, init=False)
     _steps: int = field(default=0, init=False)
 
     @_pace.default
@@ -219,10 +219,10 @@ class Batch:
     def _read(self, began: float, width: int, joined: bool, events: list[tuple[int, Event]]) -> None:
         """Set in motion, behind a pass that began then, as much reading as the time allows."""
         self._reading.begin(bool(self._writing), self._has_room, events)
-        read, passes = self._reading.read(len(self._writing))
-        # Neither the copies of a join nor drafts tell what a step takes.
-        if (width == 1 or read) and not joined:
-            self._launched = (began, len(self._writing), read, passes)
+        read, passes = self._reading.read(len(self._writing), width)
+        # The copies of a join do not tell what a step takes.
+        if not joined:
+            self._launched = (began, len(self._writing), read, passes, width)
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEARING == 0:
             mx.clear_cache()
@@ -270,12 +270,11 @@ class Batch:
         """Take back the last tokens of each row's cache, those of a draft that were wrong."""
         common = min(wrong)
         uneven = [count - common for count in wrong]
-        for cache in self._caches:
-            if common:
+        if common:
+            for cache in self._caches:
                 cache.trim(common)
-            if any(uneven):
-                cache.prepare(right_padding=uneven)
-                cache.finalize()
+        if any(uneven):
+            line_up(self._caches, uneven)
         if any(uneven) and self._caches[0].size() - max(row.in_cache for row in self._writing) > MOST_SLACK:
             # Uneven ends become padding at the beginning; where no row needs it any more it goes.
             for cache in self._caches:

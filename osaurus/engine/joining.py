@@ -1,8 +1,10 @@
-"""Putting the caches of rows that begin to write beside those of rows that write already.
+"""The caches of several rows as one: their room, how rows join, and how they are lined up at their ends.
 
-mlx_lm's `merge` and `extend` do this for every class of cache, but copy what is there four times over: into a batch of
-one, behind padding, beside the others, and into a buffer with room for one more token. Behind a long prompt that was a
-gap of five steps in everybody's stream. So plain keys and values are put together here, in one copy.
+mlx_lm's `merge` and `extend` join every class of cache, but copy what is there four times over: into a batch of one,
+behind padding, beside the others, and into a buffer with room for one more token. Behind a long prompt that was a gap
+of five steps in everybody's stream. So plain keys and values are put together here, in one copy. Where rows read, or
+drafted, unlike many tokens, mlx_lm moves each by looking up every element, which on a CPU took as long as eight steps;
+the kernels move float16 keys and values where they are.
 
 Everything here runs on the thread that owns MLX.
 """
@@ -12,6 +14,12 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache
+
+# Where osaurus-cpu is built for this machine.
+try:
+    from .packed import osaurus_cpu
+except ImportError:
+    osaurus_cpu = None
 
 
 def join(writing: Any, joining: Sequence[Any]) -> Any:
@@ -54,3 +62,32 @@ def join(writing: Any, joining: Sequence[Any]) -> Any:
         joined.offset = mx.concatenate([writing.offset, joined.offset])
     joined._idx = end
     return joined
+
+
+def line_up(caches: Sequence[BatchKVCache], beyond: Sequence[int]) -> None:
+    """Take back what each row has read last, so many tokens, and let all rows end at the same place.
+
+    What is taken back becomes padding in front.
+    """
+    for cache in caches:
+        on_cpu = osaurus_cpu is not None and mx.default_device().type == mx.DeviceType.cpu
+        if on_cpu and cache.keys.dtype == cache.values.dtype == mx.float16:
+            cache.keys = osaurus_cpu.push(cache.keys, list(beyond), cache.size())
+            cache.values = osaurus_cpu.push(cache.values, list(beyond), cache.size())
+            padding = mx.array(list(beyond))
+            cache.offset, cache.left_padding = cache.offset - padding, cache.left_padding + padding
+        else:
+            cache.prepare(right_padding=list(beyond))
+            cache.finalize()
+
+
+def make_room(cache: KVCache | BatchKVCache, length: int) -> None:
+    """Have room in a cache that is not empty for so many tokens, in steps as it would make them itself.
+
+    mlx_lm lets caches grow step by step, and copies all that is there each time: behind a long prompt's thousand tokens
+    that took as long as several steps.
+    """
+    missing = -(-length // cache.step) * cache.step - cache.keys.shape[2]
+    if missing > 0:
+        padding = [(0, 0), (0, 0), (0, missing), (0, 0)]
+        cache.keys, cache.values = mx.pad(cache.keys, padding), mx.pad(cache.values, padding)

@@ -21,27 +21,31 @@ class Pace:
     """What things cost here, in seconds, as averages that follow the machine.
 
     A pass that reads costs about what a step does, however little it reads, and so much more for each token. What a
-    token costs depends on how many stand before it. `usual_chunk` tokens are read in a step whatever that takes, unless
-    rows write.
+    token costs depends on how many stand before it, and how many are read with it: one of a large chunk is cheap. So
+    there is a price for those that are read while nobody writes, one for those read beside writers, and one for drafts.
+    `usual_chunk` tokens are read in a step whatever that takes, unless rows write.
     """
 
     _usual_chunk: int
     _step: float = 0.0
-    _token: float = 0.0
+    _alone: float = 0.0
+    _beside: float = 0.0
+    _drafted: float = 0.0
 
-    def chunk(self, writing: int) -> int:
-        """Return how many tokens one pass may read in this step, while so many rows write."""
+    def chunk(self, writing: int, width: int = 1) -> int:
+        """Return how many tokens one pass may read in this step, while so many rows write so many tokens each."""
         if not writing:
-            at_once = int(LONGEST_READING / self._token) if self._token else 0
+            at_once = int(LONGEST_READING / self._alone) if self._alone else 0
             return max(self._usual_chunk, min(MOST_AT_ONCE, at_once))
-        if not self._token or not self._step:
+        if not self._beside or not self._step:
             return LEAST_CHUNK
-        return max(LEAST_CHUNK, min(self._usual_chunk, int((READING_SHARE - 1) * self._step / self._token)))
+        time = (READING_SHARE - 1) * (self._step + self._draft * writing * (width - 1))
+        return max(LEAST_CHUNK, min(self._usual_chunk, int(time / self._beside)))
 
     @property
     def price(self) -> int:
-        """What a pass costs before it has read anything, in tokens that could be read instead."""
-        return int(self._step / self._token) if self._token else 0
+        """What a pass beside writers costs before it has read anything, in tokens that could be read instead."""
+        return int(self._step / self._beside) if self._beside else 0
 
     def worth(self, rows: int, width: int, expected: float) -> bool:
         """Tell whether a pass over so many tokens of each row pays, if it is expected to yield so many in all."""
@@ -51,26 +55,37 @@ class Pace:
         """Return how many times as fast as one token of each row that is; 0 where nothing is known."""
         if not self._step:
             return 0
-        token = self._token or self._step / 8
-        return expected * self._step / (self._step + token * rows * (width - 1)) / rows
+        return expected * self._step / (self._step + self._draft * rows * (width - 1)) / rows
 
-    def took(self, seconds: float, writing: int, read: int, passes: int) -> None:
-        """Learn from a step in which so many rows wrote, and so many tokens were read in so many passes."""
-        if 0 < read < LEAST_CHUNK:
+    @property
+    def _draft(self) -> float:
+        """What a token of a draft costs, as far as is known."""
+        return self._drafted or self._alone or self._step / 8
+
+    def took(self, seconds: float, writing: int, read: int, passes: int, width: int = 1) -> None:
+        """Learn from a step.
+
+        `writing` rows wrote, with a pass over `width` tokens of each, and `read` tokens were read in `passes` passes.
+        """
+        if 0 < read < LEAST_CHUNK or not (read or writing):
             # A few tokens tell nothing of the price of many.
             return
-        beside = passes + (writing > 0)
-        if not read:
+        more = writing * (width - 1)
+        if not writing:
+            # The price is that of all there is.
+            self._alone = _average(self._alone, seconds / read)
+        elif not read and not more:
             self._step = _average(self._step, seconds)
-        elif not writing:
-            # What a step costs is not known of these rows; the price is that of all there is.
-            self._token = _average(self._token, seconds / read)
-        elif self._step:
+        elif not self._step:
+            spent = self._alone * read + self._draft * more
+            self._step = max(seconds - spent, seconds / 10) / (passes + 1)
+        elif not read:
+            self._drafted = _average(self._drafted, max(seconds - self._step, seconds / 10) / more)
+        else:
             # A price that rises is believed at once: the gap is somebody's.
-            now = max(seconds - self._step * beside, seconds / 10) / read
-            self._token = max(now, _average(self._token, now))
-        elif self._token:
-            self._step = max(seconds - self._token * read, seconds / 10) / beside
+            spent = self._step * (passes + 1) + self._draft * more
+            now = max(seconds - spent, seconds / 10) / read
+            self._beside = max(now, _average(self._beside, now))
 
 
 def _average(before: float, now: float) -> float:

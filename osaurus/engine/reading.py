@@ -16,9 +16,10 @@ from time import monotonic_ns
 
 import mlx.core as mx
 from attrs import define, field
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 
 from ..chat import Event, Failed, NoRoomYet
+from .joining import join, line_up, make_room
 from .keeping import Keeper
 from .loader import Model
 from .pace import Pace
@@ -124,12 +125,12 @@ class Reading:
                 return True
         return False
 
-    def read(self, writing: int) -> tuple[int, int]:
-        """Set reading in motion, rows in turn, as much as may be while so many rows write.
+    def read(self, writing: int, width: int) -> tuple[int, int]:
+        """Set reading in motion, rows in turn, as much as may be while so many rows write so many tokens each.
 
         Return how many tokens that is, and in how many passes.
         """
-        allowance, read, passes = self._pace.chunk(writing), 0, 0
+        allowance, read, passes = self._pace.chunk(writing, width), 0, 0
         turns = sum(1 for progress in self.readers if progress.unread)
         while turns > 0 and allowance > 0:
             group = self._next_readers(allowance)
@@ -139,7 +140,8 @@ class Reading:
             self._read_together(group, lengths)
             for progress, length in zip(group, lengths, strict=True):
                 if self._plain:
-                    _reserve(progress.cache, len(progress.sequence))
+                    for cache in progress.cache:
+                        make_room(cache, len(progress.sequence))
                 progress.read += length
                 self.readers.remove(progress)
                 self.readers.append(progress)
@@ -169,26 +171,9 @@ class Reading:
             self._model.network(mx.array(tokens), cache=group[0].cache)
         else:
             layers = zip(*(progress.cache for progress in group), strict=True)
-            merged = [type(caches[0]).merge(list(caches)) for caches in layers]
-            for cache in merged:
-                cache.prepare(right_padding=[width - length for length in lengths])
+            merged = [join(None, caches) for caches in layers]
             self._model.network(mx.array(tokens), cache=merged)
-            for cache in merged:
-                cache.finalize()
+            line_up(merged, [width - length for length in lengths])
             for index, progress in enumerate(group):
                 progress.cache = [cache.extract(index) for cache in merged]
         mx.async_eval([cache.state for progress in group for cache in progress.cache])
-
-
-def _reserve(caches: Sequence[KVCache], length: int) -> None:
-    """Have room in caches for so many tokens at once.
-
-    mlx_lm lets them grow in steps, and copies all that is there each time: behind a long prompt's thousand tokens that
-    took as long as several steps.
-    """
-    capacity = -(-length // KVCache.step) * KVCache.step
-    for cache in caches:
-        keys, values = cache.keys, cache.values
-        if keys.shape[2] < capacity:
-            cache.keys = mx.pad(keys, [(0, 0), (0, 0), (0, capacity - keys.shape[2]), (0, 0)])
-            cache.values = mx.pad(values, [(0, 0), (0, 0), (0, capacity - values.shape[2]), (0, 0)])

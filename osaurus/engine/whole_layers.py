@@ -18,6 +18,7 @@ from mlx_lm.models import llama, qwen3
 from mlx_lm.models.cache import BatchKVCache, KVCache
 from mlx_lm.models.rope_utils import Llama3RoPE
 
+from .joining import make_room
 from .known_code import gate_of, runs_code_of
 from .packed import Linear, as_float32, osaurus_cpu
 from .rotations import Rotations
@@ -91,7 +92,9 @@ class WholeLayer:
             return None
         if cache.keys is not None and cache.keys.dtype != mx.float16:
             return None
-        self._make_room(cache, x.shape[0], first + length)
+        if cache.keys is None:
+            self._begin(cache, x.shape[0])
+        make_room(cache, first + length)
         if self._parts is None:
             self._parts = self._make_parts()
         projected, cache.keys, cache.values = self._parts.begin(x, cache.keys, cache.values, first, offset, offsets)
@@ -124,16 +127,11 @@ class WholeLayer:
             gate=self._gate,
         )
 
-    def _make_room(self, cache: KVCache | BatchKVCache, rows: int, length: int) -> None:
-        """Have room in a cache for so many tokens of so many rows, in steps as it would make them itself."""
-        room = -(-length // cache.step) * cache.step
-        if cache.keys is None:
-            attention = self._layer.self_attn
-            shape = (rows, attention.n_kv_heads, room, attention.k_proj.weights.rows // attention.n_kv_heads)
-            cache.keys, cache.values = mx.zeros(shape, mx.float16), mx.zeros(shape, mx.float16)
-        elif cache.keys.shape[2] < length:
-            padding = [(0, 0), (0, 0), (0, room - cache.keys.shape[2]), (0, 0)]
-            cache.keys, cache.values = mx.pad(cache.keys, padding), mx.pad(cache.values, padding)
+    def _begin(self, cache: KVCache | BatchKVCache, rows: int) -> None:
+        """Make an empty cache one of so many rows."""
+        attention = self._layer.self_attn
+        shape = (rows, attention.n_kv_heads, 0, attention.k_proj.weights.rows // attention.n_kv_heads)
+        cache.keys, cache.values = mx.zeros(shape, mx.float16), mx.zeros(shape, mx.float16)
 
 
 def _norms(module: nn.Module, names: tuple[str, ...]) -> tuple[tuple[mx.array, float], ...]:
