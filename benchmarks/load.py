@@ -5,7 +5,7 @@
 Servers take turns within each round, so that a machine whose speed drifts slows each of them alike; ratios are to the
 first server, of the medians over the rounds. Each client asks for one answer of a fixed length, with a prompt of its
 own so that no cache helps: a story, (`--task greedy`) the same at temperature 0, (`--task rewrite`) a text to be
-repeated, or (`--task reading`) one word about a thousand tokens.
+corrected, or (`--task reading`) one word about a thousand tokens.
 
 Tokens are those of `usage.completion_tokens` where the server tells (it is asked to, with
 `stream_options.include_usage`), else the pieces received: a server may send several tokens in a piece, or one without
@@ -36,17 +36,68 @@ from twisted.web.client import Agent, HTTPConnectionPool
 TOPICS = ["dinosaurs", "rivers", "clocks", "bread", "winter", "trains", "music", "the moon"]
 
 
-REWRITTEN = """def total(items):
-    result = 0
-    for item in items:
-        result += item.price * item.count
-    return result
+PROSE = (
+    "The harbour was quiet when the first boats came in. Two women waited on the wall with baskets, and a boy ran "
+    "along the pier to catch the ropes. Nobody spoke much. The night had been cold, the nets were heavy, and the "
+    "gulls were already fighting over what had fallen on the stones. By seven the fish lay in rows on wet tables, "
+    "silver and grey, and the first buyers walked past them with their hands in their pockets. An old man with a "
+    "pipe bought three mackerel and a crab. He asked the price twice, as he did every morning, and paid what he had "
+    "paid the day before. Behind him the bells of the church began to ring, and the shops in the narrow street "
+    "opened their shutters one after the other. The baker put a board with chalk letters in front of his door. The "
+    "boy had finished with the ropes by then. He sat on a barrel, ate a piece of bread, and watched the big ferry "
+    "turn slowly around the lighthouse, as if it had all the time in the world.\n"
+)
 
-def average(items):
-    if not items:
-        return 0
-    return total(items) / len(items)
-"""
+CODE = '''\
+class Basket:
+    """What somebody is going to buy."""
+
+    def __init__(self, owner):
+        self.owner = owner
+        self.items = []
+
+    def add(self, item, count=1):
+        if count < 1:
+            raise ValueError("count must be at least 1")
+        self.items.append((item, count))
+
+    def remove(self, item):
+        self.items = [pair for pair in self.items if pair[0] != item]
+
+    def total(self):
+        result = 0
+        for item, count in self.items:
+            result += item.price * count
+        return result
+
+    def average(self):
+        if not self.items:
+            return 0
+        return self.total() / len(self.items)
+
+    def weight(self):
+        result = 0
+        for item, count in self.items:
+            result += item.weight * count
+        return result
+
+
+class Item:
+    """Something that can be bought."""
+
+    def __init__(self, name, price, weight):
+        self.name = name
+        self.price = price
+        self.weight = weight
+
+    def discounted(self, percent):
+        return Item(self.name, self.price * (100 - percent) / 100, self.weight)
+
+
+def report(baskets):
+    for basket in sorted(baskets, key=lambda basket: basket.owner):
+        print(f"{basket.owner}: {basket.total():.2f} for {len(basket.items)} items, {basket.weight()} kg")
+'''
 
 
 def story(number: int) -> str:
@@ -55,8 +106,9 @@ def story(number: int) -> str:
 
 
 def rewrite(number: int) -> str:
-    """Return a prompt whose answer repeats it."""
-    return f"Number {number}: repeat the following code exactly, without any change:\n```python\n{REWRITTEN}```"
+    """Return a prompt whose answer is its text, of about 210 tokens, or code of more, with hardly a change."""
+    text = (PROSE, CODE)[number % 2]
+    return f"Correct the spelling of the following text. Answer with the text only.\n\n# {number}\n{text}"
 
 
 def reading(number: int) -> str:

@@ -240,11 +240,12 @@ class Comparisons:
             self._run("conversation.py", *self._targets(servers), *turns, *self._rounds())
 
     def drafts(self) -> None:
-        """With drafts against without: a text to repeat, and stories."""
+        """With drafts against without: texts to correct, which are as long as the answers, and stories."""
         servers = [self.plain(), self.ours()]
         with running(*servers):
             targets = [server.target for server in servers]
-            self._run("load.py", *targets, "--task", "rewrite", "--clients", "1,2,4", *self._rounds())
+            rewriting = ["--task", "rewrite", "--tokens", "210"]
+            self._run("load.py", *targets, *rewriting, "--clients", "1,2,4", *self._rounds())
             self._run("load.py", *targets, "--task", "story", "--clients", "1,4", *self._rounds())
 
     def latency(self) -> None:
