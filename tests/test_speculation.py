@@ -217,3 +217,35 @@ def test_what_was_drafted_and_kept_is_no_part_of_a_prefix(backend: Backend, tiny
     for text in TEXTS:
         said = drafting.alone(text, max_tokens=64)
         assert drafting.alone(text + said + " and", max_tokens=20) == plain.alone(text + said + " and", max_tokens=20)
+
+
+@pytest.mark.parametrize(("drafting", "widest"), [({1, 2}, 7), ({1}, 3)])
+def test_drafts_are_short_beside_a_row_that_has_none(
+    backend: Backend, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, drafting: set[int], widest: int
+) -> None:
+    from osaurus.engine.batch import Batch
+    from osaurus.engine.pace import Pace
+
+    forced = {number: Sampling(temperature=0, bias=((40 + number, 100.0),)) for number in (1, 2)}
+    monkeypatch.setattr(
+        Drafter,
+        "draft",
+        lambda _, sequence, most: [sequence[-1]] * min(most, 6) if sequence[-1] - 40 in drafting else [],
+    )
+    monkeypatch.setattr(Drafter, "expected", lambda _, drafted: 1.0 + drafted)
+    monkeypatch.setattr(Pace, "gain", lambda self, rows, width, expected: expected / rows)
+    monkeypatch.setattr(Pace, "widest", lambda self, rows: 3)
+    launch, widths = Batch._launch, set()
+
+    def see(self: Batch) -> int:
+        width = launch(self)
+        if len(self._writing) == 2 and all(row.written for row in self._writing):
+            widths.add(width)
+        return width
+
+    monkeypatch.setattr(Batch, "_launch", see)
+    engine = desk(backend, tiny_models, speculation=True)
+    for number, sampling in forced.items():
+        engine.add(number, "Hello", sampling=sampling, max_tokens=40)
+    engine.finish()
+    assert max(widths) == widest

@@ -55,7 +55,7 @@ MOST_GIVEN_ALONE = 256
 MOST_GIVEN = 16
 
 # Beyond so many rows a pass is not much cheaper than as many tokens in passes of their own.
-MOST_SPECULATING = 4
+MOST_SPECULATING = 8
 # Padding that rewinding may leave in caches, in tokens.
 MOST_SLACK = 64
 
@@ -332,7 +332,10 @@ class Batch:
         def gain(width: int) -> float:
             return self._pace.gain(len(rows), width, expected(width))
 
-        width = max(range(1, 2 + max(map(len, drafts))), key=gain)
+        most = 1 + max(map(len, drafts))
+        if not all(drafts):
+            most = min(most, self._pace.widest(len(rows)))
+        width = max(range(1, most + 1), key=gain)
         if self._pace.worth(len(rows), width, expected(width)):
             for row, draft in zip(rows, drafts, strict=True):
                 row.given += draft[: width - 1]

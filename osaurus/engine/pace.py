@@ -5,9 +5,9 @@ Nothing here imports MLX.
 
 from attrs import define
 
-# While rows write, reading may take this many times what a step of theirs takes.
-READING_SHARE = 3.0
-LEAST_CHUNK = 8
+# While rows write, what others read, or draft, may make a step take so many times as long.
+READING_SHARE = 2.5
+LEAST_CHUNK = 6
 # While none do, more than usual is read at once if that takes no longer, in seconds: each pass has its price, but who
 # comes waits for its end, and the row of a client that leaves stays until then. Beyond so many tokens little is gained.
 LONGEST_READING = 0.3
@@ -46,6 +46,13 @@ class Pace:
     def price(self) -> int:
         """What a pass beside writers costs before it has read anything, in tokens that could be read instead."""
         return int(self._step / self._beside) if self._beside else 0
+
+    def widest(self, rows: int) -> int:
+        """Return how many tokens of each row a pass may take where one of them has no use for more than its own.
+
+        It waits no longer than it would beside reading.
+        """
+        return 1 + int((READING_SHARE - 1) * self._step / (self._draft * rows)) if self._step else 1
 
     def worth(self, rows: int, width: int, expected: float) -> bool:
         """Tell whether a pass over so many tokens of each row pays, if it is expected to yield so many in all."""
