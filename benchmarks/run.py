@@ -245,7 +245,7 @@ class Comparisons:
         with running(*servers):
             targets = [server.target for server in servers]
             rewriting = ["--task", "rewrite", "--tokens", "210"]
-            self._run("load.py", *targets, *rewriting, "--clients", "1,2,4", *self._rounds())
+            self._run("load.py", *targets, *rewriting, "--clients", "1,2,4,8", *self._rounds())
             self._run("load.py", *targets, "--task", "story", "--clients", "1,4", *self._rounds())
 
     def latency(self) -> None:

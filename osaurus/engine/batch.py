@@ -28,7 +28,7 @@ from attrs import define, field
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 from twisted.logger import Logger
 
-from ..chat import ApiError, Event, Failed, InternalError, TokenScore
+from ..chat import ApiError, Event, Failed, InternalError, Piece, TokenScore
 from .answer import Answer
 from .backend import Backend
 from .joining import join, line_up
@@ -233,6 +233,9 @@ class Batch:
         # A row that has written more than was read of it draws nothing yet.
         going = [index for index, progress in enumerate(rows) if progress.in_cache == len(progress.sequence)]
         ended: set[int] = set()
+        # Tokens that a row draws at once are told at once: each piece costs its reader's thread, and a client, as much.
+        pieces: dict[int, Piece] = {}
+        ends: list[tuple[int, Event]] = []
         # Nothing is written unless something is drawn.
         now = 0
         # One wait for the device, not one for each token that was foretold.
@@ -254,12 +257,17 @@ class Batch:
             now = monotonic_ns()
             on: list[int] = []
             for index, token, scored in zip(going, tokens, scores, strict=True):
-                if not self._wrote(rows[index], token, scored, now, events):
-                    rows[index].follow()
+                number, (piece, end) = rows[index].row.id, self._wrote(rows[index], token, scored, now)
+                if piece:
+                    pieces[number] = pieces[number] + piece if number in pieces else piece
+                follows = rows[index].follow()
+                if end is not None:
+                    ends.append((number, end))
                     ended.add(index)
-                elif rows[index].follow():
+                elif follows:
                     on.append(index)
             going = on
+        events += [*pieces.items(), *ends]
         self._rewind([width - progress.right for progress in rows])
         for progress in rows:
             progress.count(self._tally, now)
@@ -348,10 +356,8 @@ class Batch:
             self._launched = None
             self._pace.took(perf_counter() - began, *done)
 
-    def _wrote(
-        self, progress: Progress, token: int, scored: Scored | None, now: int, events: list[tuple[int, Event]]
-    ) -> bool:
-        """Take a row's next token, append what comes of it to `events`; whether the row goes on."""
+    def _wrote(self, progress: Progress, token: int, scored: Scored | None, now: int) -> tuple[Piece, Event | None]:
+        """Take a row's next token; return what it says, and its end if that is one."""
         thinking = progress.answer.text.thinking
         written = progress.answer.take(
             token, None if scored is None else self._spelled(scored), progress.row.max_tokens - progress.written
@@ -359,13 +365,9 @@ class Batch:
         progress.sequence += written.tokens
         progress.thought += len(written.tokens) if thinking else 0
         progress.sampler.wrote(written.tokens)
-        if written.piece:
-            events.append((progress.row.id, written.piece))
         if isinstance(written.end, ApiError):
-            events.append((progress.row.id, Failed(written.end)))
-        elif written.end is not None:
-            events.append((progress.row.id, progress.finished(written.end, now)))
-        return written.end is None
+            return written.piece, Failed(written.end)
+        return written.piece, None if written.end is None else progress.finished(written.end, now)
 
     def _spelled(self, scored: Scored) -> TokenScore:
         spelling = self._model.vocabulary.spelling

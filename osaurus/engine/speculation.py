@@ -15,7 +15,7 @@ written, drafted or not: what would have been the draft is looked up for each. S
 that begins to copy after a long free text is drafted soon.
 
 Rejected: a draft model, which needs memory and a partner with the same vocabulary for each model; drafts of one length,
-with pauses after bad ones, which waste half of a pass wherever a copy differs; looking for more than eight tokens, which
+with pauses after bad ones, which waste half of a pass wherever a copy differs; looking for more than eight tokens: it
 drafted no better.
 """
 
