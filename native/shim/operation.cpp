@@ -19,7 +19,9 @@ void Operation::eval_cpu(const Arrays& inputs, Arrays& outputs) {
     from.reserve(inputs.size());
     to.reserve(outputs.size());
     for (const auto& input : inputs) from.push_back(mx::array::unsafe_weak_copy(input));
-    const bool taken = keeps_ && inputs[0].is_donatable() && inputs[0].strides(-1) == 1;
+    // Of what was broadcast several elements are one in memory.
+    const bool whole = keeps_ && inputs[0].data_size() >= inputs[0].size() && inputs[0].strides(-1) == 1;
+    const bool taken = whole && inputs[0].is_donatable();
     if (taken) outputs[0].copy_shared_buffer(inputs[0]);
     for (auto& output : outputs) {
         if (!taken) output.set_data(mx::allocator::malloc(output.nbytes()));
