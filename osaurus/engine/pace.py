@@ -3,7 +3,7 @@
 Nothing here imports MLX.
 """
 
-from attrs import define
+from attrs import define, field
 
 # While rows write, what others read, or draft, may make a step take so many times as long.
 READING_SHARE = 2.5
@@ -14,45 +14,52 @@ LONGEST_READING = 0.3
 MOST_AT_ONCE = 512
 # What a draft must be expected to gain: expectations err.
 LEAST_GAIN = 1.1
+# What took longer than so many times what was expected was held up by something else, a model that was loaded perhaps.
+MOST_SURPRISING = 4.0
+# How much of the price of drafts is forgotten with each step without any: where they seem too dear, none would tell.
+FORGOTTEN = 0.02
 
 
 @define
 class Pace:
     """What things cost here, in seconds, as averages that follow the machine.
 
-    A pass that reads costs about what a step does, however little it reads, and so much more for each token. What a
-    token costs depends on how many stand before it, and how many are read with it: one of a large chunk is cheap. So
-    there is a price for those that are read while nobody writes, one for those read beside writers, and one for drafts.
-    `usual_chunk` tokens are read in a step whatever that takes, unless rows write.
+    A pass that reads costs about what a step of one row does, however little it reads, and so much more for each token.
+    What a token costs depends on how many stand before it, and how many are read with it: one of a large chunk is
+    cheap. So there is a price for those that are read while nobody writes, one for those read beside writers, and one
+    for drafts. `usual_chunk` tokens are read in a step whatever that takes, unless rows write.
     """
 
     _usual_chunk: int
-    _step: float = 0.0
-    _alone: float = 0.0
-    _beside: float = 0.0
-    _drafted: float = 0.0
+    _steps: dict[int, float] = field(factory=dict, init=False)
+    """What a step takes, by the binary magnitude of how many rows write in it."""
+    _alone: float = field(default=0.0, init=False)
+    _beside: float = field(default=0.0, init=False)
+    _drafted: float = field(default=0.0, init=False)
 
     def chunk(self, writing: int, width: int = 1) -> int:
         """Return how many tokens one pass may read in this step, while so many rows write so many tokens each."""
         if not writing:
             at_once = int(LONGEST_READING / self._alone) if self._alone else 0
             return max(self._usual_chunk, min(MOST_AT_ONCE, at_once))
-        if not self._beside or not self._step:
+        step = self._step(writing)
+        if not self._beside or not step:
             return LEAST_CHUNK
-        time = (READING_SHARE - 1) * (self._step + self._draft * writing * (width - 1))
+        time = (READING_SHARE - 1) * (step + self._draft(writing) * writing * (width - 1))
         return max(LEAST_CHUNK, min(self._usual_chunk, int(time / self._beside)))
 
     @property
     def price(self) -> int:
         """What a pass beside writers costs before it has read anything, in tokens that could be read instead."""
-        return int(self._step / self._beside) if self._beside else 0
+        return int(self._step(1) / self._beside) if self._beside else 0
 
     def widest(self, rows: int) -> int:
         """Return how many tokens of each row a pass may take where one of them has no use for more than its own.
 
         It waits no longer than it would beside reading.
         """
-        return 1 + int((READING_SHARE - 1) * self._step / (self._draft * rows)) if self._step else 1
+        step = self._step(rows)
+        return 1 + int((READING_SHARE - 1) * step / (self._draft(rows) * rows)) if step else 1
 
     def worth(self, rows: int, width: int, expected: float) -> bool:
         """Tell whether a pass over so many tokens of each row pays, if it is expected to yield so many in all."""
@@ -60,14 +67,23 @@ class Pace:
 
     def gain(self, rows: int, width: int, expected: float) -> float:
         """Return how many times as fast as one token of each row that is; 0 where nothing is known."""
-        if not self._step:
+        step = self._step(rows)
+        if not step:
             return 0
-        return expected * self._step / (self._step + self._draft * rows * (width - 1)) / rows
+        return expected * step / (step + self._draft(rows) * rows * (width - 1)) / rows
 
-    @property
-    def _draft(self) -> float:
-        """What a token of a draft costs, as far as is known."""
-        return self._drafted or self._alone or self._step / 8
+    def _step(self, writing: int) -> float:
+        """Return what a step of so many rows takes; of about as many, where that is not known yet, and 0 of none."""
+        if not self._steps:
+            return 0.0
+        return self._steps[min(self._steps, key=lambda known: abs(known - writing.bit_length()))]
+
+    def _draft(self, rows: int) -> float:
+        """Return what a token of a draft costs, as far as is known."""
+        return self._drafted or self._usual_draft(rows)
+
+    def _usual_draft(self, rows: int) -> float:
+        return self._alone or self._step(rows) / 8
 
     def took(self, seconds: float, writing: int, read: int, passes: int, width: int = 1) -> None:
         """Learn from a step.
@@ -77,23 +93,32 @@ class Pace:
         if 0 < read < LEAST_CHUNK or not (read or writing):
             # A few tokens tell nothing of the price of many.
             return
-        more = writing * (width - 1)
+        more, step = writing * (width - 1), self._step(writing)
         if not writing:
             # The price is that of all there is.
             self._alone = _average(self._alone, seconds / read)
         elif not read and not more:
-            self._step = _average(self._step, seconds)
-        elif not self._step:
-            spent = self._alone * read + self._draft * more
-            self._step = max(seconds - spent, seconds / 10) / (passes + 1)
+            self._learn_step(writing, seconds)
+            if self._drafted:
+                self._drafted += FORGOTTEN * (self._usual_draft(writing) - self._drafted)
+        elif writing.bit_length() not in self._steps:
+            spent = self._alone * read + self._draft(writing) * more
+            self._learn_step(writing, max(seconds - spent, seconds / 10) / (passes + 1))
         elif not read:
-            self._drafted = _average(self._drafted, max(seconds - self._step, seconds / 10) / more)
+            self._drafted = _average(self._draft(writing), max(seconds - step, seconds / 10) / more)
         else:
             # A price that rises is believed at once: the gap is somebody's.
-            spent = self._step * (passes + 1) + self._draft * more
+            spent = step + self._step(1) * passes + self._draft(writing) * more
             now = max(seconds - spent, seconds / 10) / read
-            self._beside = max(now, _average(self._beside, now))
+            self._beside = max(min(now, MOST_SURPRISING * (self._beside or now)), _average(self._beside, now))
+
+    def _learn_step(self, writing: int, seconds: float) -> None:
+        nearest, magnitude = self._step(writing), writing.bit_length()
+        if magnitude in self._steps:
+            self._steps[magnitude] = _average(nearest, seconds)
+        else:
+            self._steps[magnitude] = min(seconds, MOST_SURPRISING * writing * nearest) if nearest else seconds
 
 
 def _average(before: float, now: float) -> float:
-    return 0.75 * before + 0.25 * now if before else now
+    return 0.75 * before + 0.25 * min(now, MOST_SURPRISING * before) if before else now
