@@ -419,6 +419,15 @@ def test_rows_are_moved_on_where_they_are(
     assert other is None or np.array_equal(np.array(other), before)
 
 
+def test_rows_that_are_one_in_memory_are_moved_apart(cpu: Any) -> None:
+    import mlx.core as mx
+
+    one = normal(0, 1, 2, 6, 5).astype(np.float16)
+    moved = np.array(cpu.push(mx.broadcast_to(mx.array(one), (3, 2, 6, 5)), [0, 1, 2], 6))
+    for count in range(3):
+        assert np.array_equal(moved[count, :, count:], one[0, :, : 6 - count])
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -235,27 +235,67 @@ def test_writing_rests_while_the_engine_has_steps_to_do(backend: Backend, tiny_m
     assert files.quiet.is_set()
 
 
-def test_a_rest_is_as_long_as_the_work_deserves_and_ends_when_the_engine_does(backend: Backend, tmp_path: Path) -> None:
-    import mlx.core as mx
-
-    from osaurus.engine.prefix_files import LONGEST_REST, PrefixFiles
-
-    class Waits(Event):
-        """Remembers for how long it was waited for."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.times: list[float | None] = []
-
-        def wait(self, timeout: float | None = None) -> bool:
-            self.times.append(timeout)
-            return True
+@pytest.mark.parametrize("leave", ["remove", "park"])
+def test_nobody_rests_for_a_row_that_has_left(backend: Backend, tiny_models: Path, tmp_path: Path, leave: str) -> None:
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefix_files import PrefixFiles
+    from osaurus.engine.prefixes import PrefixCache
 
     files = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk())
-    files.quiet = quiet = Waits()
+    desk = Desk(MLXEngine(backend, PrefixCache(2**24, files), 2**32), tiny_models)
+    desk.add(1, "Hello", max_tokens=100)
+    while 1 not in desk.texts:
+        desk.step()
+    assert not files.quiet.is_set()
+    getattr(desk.engine, leave)(1)
+    assert files.quiet.is_set()
+
+
+class Waits(Event):
+    """Remembers for how long it was waited for, and what was there then."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.times: list[float | None] = []
+        self.there: list[int] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.times.append(timeout)
+        self.there.append(len(blocks(self.folder)))
+        return True
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.001, 0.02), (0.02, 0.4), (7.0, 1.0)])
+def test_behind_a_file_there_is_a_rest_as_long_as_the_work_deserves(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, took: float, rest: float
+) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine import prefix_files
+
+    files = prefix_files.PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk())
+    files.quiet = quiet = Waits(tmp_path / "p")
+    monkeypatch.setattr(prefix_files, "monotonic", iter([100.0, 100.0 + took]).__next__)
     files.write(b"n" * 32, {"keys": mx.zeros((4, 4))})
-    [rest] = quiet.times
-    assert rest is not None
-    assert 0 < rest <= LONGEST_REST
-    # It is there before.
-    assert len(blocks(tmp_path / "p")) == 1
+    assert quiet.times == [pytest.approx(rest)]
+    assert quiet.there == [1]
+
+
+def test_there_is_no_rest_while_much_waits(backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine import prefix_files
+
+    waiting: list[Callable[[], object]] = []
+    files = prefix_files.PrefixFiles(tmp_path / "p", BUDGET, waiting.append)
+    files.quiet = quiet = Waits(tmp_path / "p")
+    # Room for ten.
+    monkeypatch.setattr(prefix_files, "MOST_BACKLOG", 640)
+    for number in range(10):
+        files.write(bytes([number]) * 32, {"keys": mx.zeros((4, 4))})
+    assert len(waiting) == 10
+    for thunk in waiting:
+        thunk()
+    # With five of them left the backlog is half full.
+    assert quiet.there == [5, 6, 7, 8, 9, 10]

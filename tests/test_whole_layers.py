@@ -104,16 +104,15 @@ def test_what_it_computes_and_keeps_is_what_its_own_code_does(known: Any, by_han
 
 def batch(made: Any) -> Iterator[Any]:
     """Have rows of unequal lengths write together, one be wrong about its last tokens, and one leave."""
+    from osaurus.engine.joining import line_up
+
     rows = [caches_of(made) for _ in range(3)]
     for caches, prompt in zip(rows, ([1, 2, 3, 4, 5], [6], list(range(30))), strict=True):
         logits(made, caches, prompt)
     together = [type(caches[0]).merge(list(caches)) for caches in zip(*rows, strict=True)]
     yield logits(made, together, [7], [8], [9])
-    for cache in together:
-        cache.prepare(right_padding=[0, 2, 1])
     yield logits(made, together, [1, 2, 3], [4, 0, 0], [5, 6, 0])
-    for cache in together:
-        cache.finalize()
+    line_up(together, [0, 2, 1])
     yield logits(made, together, [7], [8], [9])
     for cache in together:
         cache.filter([0, 1])
@@ -129,16 +128,15 @@ def test_rows_that_are_computed_together_are_what_their_own_code_makes_of_them(k
 
 def reading(made: Any, first: int) -> Iterator[Any]:
     """Have three rows read together, prompts of unequal lengths behind so many tokens each."""
+    from osaurus.engine.joining import line_up
+
     rows = [caches_of(made) for _ in range(3)]
     for number, caches in enumerate(rows):
         if first:
             logits(made, caches, [number, *(token % 200 for token in range(1, first))])
     together = [type(caches[0]).merge(list(caches)) for caches in zip(*rows, strict=True)]
-    for cache in together:
-        cache.prepare(right_padding=[0, 2, 3])
     yield logits(made, together, [1, 2, 3, 4], [5, 6, 0, 0], [7, 0, 0, 0])[:, 0]
-    for cache in together:
-        cache.finalize()
+    line_up(together, [0, 2, 3])
     for number in range(3):
         alone = [cache.extract(number) for cache in together]
         yield kept(alone)

@@ -131,8 +131,9 @@ def _keep_freed_memory() -> None:
     """Have glibc keep what layers work in and give back, for the next layer.
 
     By itself it returns some of it to the system at once, which gives empty pages then: a tenth of the time in which a
-    prompt is read went there. Arrays of more than `SEPARATE_BYTES` still come and go by themselves, and a model that is
-    dropped has everything given back. The numbers of the parameters are those of `malloc.h`.
+    prompt is read went there. Arrays of more than `SEPARATE_BYTES` still come and go by themselves. Of a model that is
+    dropped everything is given back but what its layers worked in, some tens of MiB at most. The numbers of the
+    parameters are those of `malloc.h`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries have none

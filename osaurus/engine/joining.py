@@ -4,7 +4,7 @@ mlx_lm's `merge` and `extend` join every class of cache, but copy what is there 
 behind padding, beside the others, and into a buffer with room for one more token. Behind a long prompt that was a gap
 of five steps in everybody's stream. So plain keys and values are put together here, in one copy. Where rows read, or
 drafted, unlike many tokens, mlx_lm moves each by looking up every element, which on a CPU took as long as eight steps;
-the kernels move float16 keys and values where they are.
+the kernels move float16 keys and values where they are, or copy them once where a pass still needs them.
 
 Everything here runs on the thread that owns MLX.
 """
@@ -69,6 +69,8 @@ def line_up(caches: Sequence[BatchKVCache], beyond: Sequence[int]) -> None:
 
     What is taken back becomes padding in front.
     """
+    if not any(beyond):
+        return
     for cache in caches:
         on_cpu = osaurus_cpu is not None and mx.default_device().type == mx.DeviceType.cpu
         if on_cpu and cache.keys.dtype == cache.values.dtype == mx.float16:

@@ -73,11 +73,13 @@ class MLXEngine:
         for _, batch in self._resident.values():
             batch.remove(row_id)
         self._let_go()
+        self._prefixes.tell(quiet=not self._has_rows)
 
     def park(self, row_id: int) -> None:
         """Let a row stand still until `unpark`."""
         for _, batch in self._resident.values():
             batch.park(row_id)
+        self._prefixes.tell(quiet=not self._has_rows)
 
     def unpark(self, row_id: int) -> None:
         """Let a row go on where it was."""

@@ -130,7 +130,9 @@ class PrefixFiles:
     def _write_and_rest(self, name: str, arrays: dict[str, np.ndarray[Any, Any]], nbytes: int) -> None:
         began = monotonic()
         self._write(name, arrays, nbytes)
-        self.quiet.wait(min(RESTS * (monotonic() - began), LONGEST_REST))
+        # A backlog that overflows leaves holes, and what is behind one is never found.
+        if self._backlog <= MOST_BACKLOG // 2:
+            self.quiet.wait(min(RESTS * (monotonic() - began), LONGEST_REST))
 
     def _write(self, name: str, arrays: dict[str, np.ndarray[Any, Any]], nbytes: int) -> None:
         temporary = self._folder / f".{name}.{os.getpid()}"

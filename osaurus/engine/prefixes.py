@@ -146,8 +146,9 @@ class PrefixCache:
         added = []
         for start in range(known, whole, BLOCK):
             end = start + BLOCK
-            keys = mx.concatenate([cache.keys[..., start:end, :] for cache in caches])
-            values = mx.concatenate([cache.values[..., start:end, :] for cache in caches])
+            # Of a single layer's it would make no copy.
+            keys = mx.contiguous(mx.concatenate([cache.keys[..., start:end, :] for cache in caches]))
+            values = mx.contiguous(mx.concatenate([cache.values[..., start:end, :] for cache in caches]))
             parent = self._add(model, parent, tuple(tokens[start:end]), keys, values)
             added.append(parent)
         mx.eval([array for node in added for array in (node.keys, node.values)])
