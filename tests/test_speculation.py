@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from osaurus.chat import Finished, Sampling
 from osaurus.engine.backend import Backend
-from osaurus.engine.speculation import MOST_DRAFTED, NGRAMS, Drafter
+from osaurus.engine.speculation import MOST_DRAFTED, MOST_LEARNT, NGRAMS, Drafter
 
 from .desk import Desk
 
@@ -94,6 +94,18 @@ def test_what_is_expected_grows_with_the_draft_and_is_never_more_than_it_holds(
     for end in range(1, len(sequence)):
         drafter.draft(sequence[:end], 4)
     assert foretold(drafter, sequence, drafted) <= drafter.expected(drafted + 1) <= drafted + 2
+
+
+def test_a_very_long_prompt_is_taken_note_of_in_parts_and_drafted_from_then() -> None:
+    prompt = [*range(3 * MOST_LEARNT), 1, 2, 3]
+    drafter = Drafter()
+    drafts = [drafter.draft(prompt, 2) for _ in range(4)]
+    assert drafts == [[], [], [], [4, 5]]
+    assert drafter.draft([*prompt, 4], 2) == [5, 6]
+    # How well it could have been foretold is asked of what was written only.
+    one = Drafter()
+    one.draft([1, 2, 3, 1, 2, 3], 2)
+    assert drafter.expected(2) > one.expected(2) > 1
 
 
 def desk(backend: Backend, models: Path, *, speculation: bool) -> Desk:

@@ -28,6 +28,8 @@ from attrs import define, field
 NGRAMS = (8, 4, 2)
 # With the row's own token these are sixteen: products take eight rows at a time.
 MOST_DRAFTED = 15
+# Tokens of a prompt that are taken note of at a time: all of a very long one would be a gap in everybody's stream.
+MOST_LEARNT = 4096
 # How much of what was known stays with each token that is foretold.
 MEMORY = 0.8
 
@@ -56,6 +58,8 @@ class Drafter:
 
     _places: dict[tuple[int, ...], int] = field(factory=dict, init=False)
     _known: int = field(default=0, init=False)
+    _given: int = field(default=0, init=False)
+    """How long the sequence was at first: of these tokens it is not asked how they could have been foretold."""
     _running: bool = field(default=False, init=False)
     _length: int = field(default=0, init=False)
     """How many tokens occurred before of those that the latest draft follows; 0 where it is empty."""
@@ -74,8 +78,14 @@ class Drafter:
         }
 
     def draft(self, sequence: Sequence[int], most: int) -> list[int]:
-        """Return up to `most` tokens that may follow the sequence, which has grown since the last time."""
+        """Return up to `most` tokens that may follow the sequence, which has grown since the last time.
+
+        Behind a very long prompt there are none at first.
+        """
         self._learn(sequence)
+        if self._known < len(sequence):
+            self._length = 0
+            return []
         self._length, place = self._find(sequence, len(sequence))
         if not place:
             return []
@@ -93,10 +103,10 @@ class Drafter:
 
     def _learn(self, sequence: Sequence[int]) -> None:
         """Take note of what stands where, and of how the tokens that are new could have been foretold."""
-        # Of the prompt it is not asked.
-        asked = bool(self._known)
-        for end in range(max(self._known, NGRAMS[-1]), len(sequence)):
-            if asked:
+        self._given = self._given or len(sequence)
+        last = min(len(sequence), self._known + MOST_LEARNT)
+        for end in range(max(self._known, NGRAMS[-1]), last):
+            if end >= self._given:
                 length, place = self._find(sequence, end)
                 right = bool(place) and sequence[place] == sequence[end]
                 if place:
@@ -105,7 +115,7 @@ class Drafter:
             for length in NGRAMS:
                 if end >= length:
                     self._places[tuple(sequence[end - length : end])] = end
-        self._known = max(self._known, len(sequence))
+        self._known = last
 
     def _find(self, sequence: Sequence[int], end: int) -> tuple[int, int]:
         """Return how many of the tokens before a place stood elsewhere, and the place behind them; 0 if nowhere."""
