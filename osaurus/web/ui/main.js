@@ -55,6 +55,7 @@ element("notice-action").addEventListener("click", () => {
 for (const event of ["locked", "unlocked"]) {
   server.addEventListener(event, () => {
     overview.show();
+    notice(0);
     polling.now();
   });
 }
