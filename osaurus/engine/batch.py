@@ -281,8 +281,7 @@ class Batch:
         if common:
             for cache in self._caches:
                 cache.trim(common)
-        if any(uneven):
-            line_up(self._caches, uneven)
+        line_up(self._caches, uneven)
         if any(uneven) and self._caches[0].size() - max(row.in_cache for row in self._writing) > MOST_SLACK:
             # Uneven ends become padding at the beginning; where no row needs it any more it goes.
             for cache in self._caches:

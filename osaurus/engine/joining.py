@@ -71,8 +71,8 @@ def line_up(caches: Sequence[BatchKVCache], beyond: Sequence[int]) -> None:
     """
     if not any(beyond):
         return
+    on_cpu = osaurus_cpu is not None and mx.default_device().type == mx.DeviceType.cpu
     for cache in caches:
-        on_cpu = osaurus_cpu is not None and mx.default_device().type == mx.DeviceType.cpu
         if on_cpu and cache.keys.dtype == cache.values.dtype == mx.float16:
             cache.keys = osaurus_cpu.push(cache.keys, list(beyond), cache.size())
             cache.values = osaurus_cpu.push(cache.values, list(beyond), cache.size())

@@ -73,13 +73,13 @@ class MLXEngine:
         for _, batch in self._resident.values():
             batch.remove(row_id)
         self._let_go()
-        self._prefixes.tell(quiet=not self._has_rows)
+        self._tell()
 
     def park(self, row_id: int) -> None:
         """Let a row stand still until `unpark`."""
         for _, batch in self._resident.values():
             batch.park(row_id)
-        self._prefixes.tell(quiet=not self._has_rows)
+        self._tell()
 
     def unpark(self, row_id: int) -> None:
         """Let a row go on where it was."""
@@ -127,16 +127,20 @@ class MLXEngine:
     def _has_rows(self) -> bool:
         return any(batch.busy for _, batch in self._resident.values())
 
+    def _tell(self) -> None:
+        """Let those who write files know whether they are in anybody's way."""
+        self._prefixes.tell(quiet=not self._has_rows)
+
     def step(self) -> Iterator[list[tuple[int, Event]]]:
         """Do one step of every batch that has rows; yield the events as they come, each with its row's id."""
         self._prefixes.squeeze(self._memory_limit - self._taken(None))
-        self._prefixes.tell(quiet=not self._has_rows)
+        self._tell()
         self._prefixes.write_one()
         for _, batch in list(self._resident.values()):
             if batch.busy:
                 yield from batch.step()
         self._let_go()
-        self._prefixes.tell(quiet=not self._has_rows)
+        self._tell()
 
     def close(self) -> None:
         """Give everything back; the thread may end after this."""

@@ -103,22 +103,32 @@ class Pace:
                 self._drafted += FORGOTTEN * (self._usual_draft(writing) - self._drafted)
         elif writing.bit_length() not in self._steps:
             spent = self._alone * read + self._draft(writing) * more
-            self._learn_step(writing, max(seconds - spent, seconds / 10) / (passes + 1))
+            self._learn_step(writing, _left(seconds, spent) / (passes + 1))
         elif not read:
-            self._drafted = _average(self._draft(writing), max(seconds - step, seconds / 10) / more)
+            self._drafted = _average(self._draft(writing), _left(seconds, step) / more)
         else:
             # A price that rises is believed at once: the gap is somebody's.
             spent = step + self._step(1) * passes + self._draft(writing) * more
-            now = max(seconds - spent, seconds / 10) / read
-            self._beside = max(min(now, MOST_SURPRISING * (self._beside or now)), _average(self._beside, now))
+            now = _credible(self._beside, _left(seconds, spent) / read)
+            self._beside = max(now, _average(self._beside, now))
 
     def _learn_step(self, writing: int, seconds: float) -> None:
         nearest, magnitude = self._step(writing), writing.bit_length()
         if magnitude in self._steps:
             self._steps[magnitude] = _average(nearest, seconds)
         else:
-            self._steps[magnitude] = min(seconds, MOST_SURPRISING * writing * nearest) if nearest else seconds
+            self._steps[magnitude] = _credible(writing * nearest, seconds)
+
+
+def _left(seconds: float, spent: float) -> float:
+    """Return what is left of a time beside what is known to have been spent; a part of it at least."""
+    return max(seconds - spent, seconds / 10)
+
+
+def _credible(before: float, now: float) -> float:
+    """Return how much of a time is to be believed where another was expected, if any was."""
+    return min(now, MOST_SURPRISING * before) if before else now
 
 
 def _average(before: float, now: float) -> float:
-    return 0.75 * before + 0.25 * min(now, MOST_SURPRISING * before) if before else now
+    return 0.75 * before + 0.25 * _credible(before, now) if before else now

@@ -90,10 +90,10 @@ class WholeLayer:
             first, offset, offsets = cache._idx, 0, cache.offset
         else:
             return None
-        if cache.keys is not None and cache.keys.dtype != mx.float16:
-            return None
         if cache.keys is None:
             self._begin(cache, x.shape[0])
+        elif cache.keys.dtype != mx.float16:
+            return None
         make_room(cache, first + length)
         if self._parts is None:
             self._parts = self._make_parts()
