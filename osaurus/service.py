@@ -151,12 +151,12 @@ class OsaurusService(Service):
         self._writing_pool.start()
         self._engine_pool.start()
         self._runner.start()
-        self._announce()
         for name in self._preload:
             Deferred.fromCoroutine(self._scheduler.preload(name)).addErrback(_log_preload, name)
         self._signals.watch(self._reload.begin, self.hurry)
         self._idleness.start()
-        # When the reactor runs, and signals are heard.
+        # When the reactor runs, and signals are heard: one that came before would end the process and leave the file.
+        self._clock.callLater(0, self._announce)
         self._clock.callLater(0, self._notify, READY)
         log.info("Osaurus is running. {greeting}", greeting=self._greeting)
 
