@@ -50,16 +50,30 @@ def test_before_anything_is_known_reading_beside_writers_is_careful() -> None:
     assert Pace(128).chunk(1) == LEAST_CHUNK
 
 
-@pytest.mark.parametrize(("token", "allowed"), [(0.001, 128), (0.005, 30), (1.0, 6)])
+@pytest.mark.parametrize(("token", "allowed"), [(0.001, 128), (0.005, 50), (1.0, 6)])
 def test_reading_takes_a_few_steps_time(token: float, allowed: int) -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
     for _ in range(50):
         pace.took(0.1, 1, 0, 0)
-        pace.took(0.1 + 0.1 + 50 * token, 1, 50, 1)
-    # One and a half steps of a tenth of a second, in tokens; what a pass costs that reads comes to it.
+        pace.took(0.1 + 50 * token, 1, 50, 1)
+    # Two and a half steps of a tenth of a second, in tokens.
     assert abs(pace.chunk(1) - allowed) <= 1
+
+
+@pytest.mark.parametrize("apiece", [0.0, 0.05, 0.1, 0.2])
+def test_whatever_a_pass_costs_before_it_has_read_anything_no_step_takes_longer_than_it_may(apiece: float) -> None:
+    from osaurus.engine.pace import READING_SHARE, Pace
+
+    pace = Pace(128)
+    pace.took(0.1, 1, 0, 0)
+    for _ in range(100):
+        chunk = pace.chunk(1)
+        took = 0.1 + apiece + 0.002 * chunk
+        assert took <= 0.1 * READING_SHARE + 0.001
+        pace.took(took, 1, chunk, 1)
+    assert took > 0.1 * READING_SHARE - 0.02
 
 
 def test_what_is_learnt_while_nobody_writes_is_not_told_of_small_chunks_beside_writers() -> None:
@@ -88,8 +102,8 @@ def test_a_step_beside_reading_tells_what_steps_cost_when_nothing_else_did() -> 
     pace = Pace(128)
     pace.took(1.0, 0, 100, 1)
     pace.took(0.1 + 0.1 + 0.16, 1, 16, 1)
-    pace.took(0.1 + 0.1 + 0.16, 1, 16, 1)
-    assert abs(pace.chunk(1) - 15) <= 1
+    pace.took(0.1 + 0.16, 1, 16, 1)
+    assert abs(pace.chunk(1) - 25) <= 1
 
 
 def test_a_few_tokens_tell_nothing_of_the_price_of_many() -> None:
@@ -97,9 +111,9 @@ def test_a_few_tokens_tell_nothing_of_the_price_of_many() -> None:
 
     pace = Pace(128)
     pace.took(0.1, 1, 0, 0)
-    pace.took(0.1 + 0.1 + 0.2, 1, 20, 1)
+    pace.took(0.1 + 0.2, 1, 20, 1)
     pace.took(0.1, 1, 5, 1)
-    assert abs(pace.chunk(1) - 15) <= 1
+    assert abs(pace.chunk(1) - 25) <= 1
 
 
 def test_a_price_that_rises_is_believed_at_once_and_one_that_falls_bit_by_bit() -> None:
@@ -108,11 +122,11 @@ def test_a_price_that_rises_is_believed_at_once_and_one_that_falls_bit_by_bit() 
     pace = Pace(128)
     for _ in range(50):
         pace.took(0.1, 1, 0, 0)
-        pace.took(0.2 + 0.2, 1, 40, 1)
+        pace.took(0.1 + 0.2, 1, 40, 1)
     before = pace.chunk(1)
-    pace.took(0.2 + 0.4, 1, 40, 1)
+    pace.took(0.1 + 0.4, 1, 40, 1)
     assert abs(pace.chunk(1) - before // 2) <= 1
-    pace.took(0.2 + 0.2, 1, 40, 1)
+    pace.took(0.1 + 0.2, 1, 40, 1)
     assert before // 2 < pace.chunk(1) < before
 
 
@@ -123,7 +137,7 @@ def test_a_pass_that_reads_costs_as_much_as_so_many_tokens() -> None:
     assert pace.price == 0
     for _ in range(50):
         pace.took(0.1, 1, 0, 0)
-        pace.took(0.1 + 3 * 0.1 + 0.2, 1, 40, 3)
+        pace.took(0.1 + 0.2, 1, 40, 3)
     assert abs(pace.price - 20) <= 1
 
 
@@ -154,20 +168,21 @@ def test_drafts_do_not_change_what_reading_beside_them_costs() -> None:
     pace.took(0.1, 1, 0, 0)
     for _ in range(50):
         pace.took(0.1 + 8 * 0.05, 1, 0, 0, width=9)
-    pace.took(0.1 + 8 * 0.05 + 0.1 + 40 * 0.005, 1, 40, 1, width=9)
-    assert abs(pace.chunk(1) - 30) <= 1
+    pace.took(0.1 + 8 * 0.05 + 40 * 0.005, 1, 40, 1, width=9)
+    assert abs(pace.chunk(1) - 50) <= 1
 
 
-def test_beside_drafts_reading_may_take_as_much_longer_as_the_pass_over_them() -> None:
-    from osaurus.engine.pace import Pace
+def test_beside_drafts_there_is_less_time_for_reading() -> None:
+    from osaurus.engine.pace import LEAST_CHUNK, Pace
 
     pace = Pace(128)
     pace.took(0.1, 1, 0, 0)
     for _ in range(50):
-        pace.took(0.1 + 8 * 0.05, 1, 0, 0, width=9)
-    pace.took(0.1 + 0.1 + 40 * 0.01, 1, 40, 1)
-    assert abs(pace.chunk(1) - 15) <= 1
-    assert abs(pace.chunk(1, 9) - 75) <= 1
+        pace.took(0.1 + 2 * 0.05, 1, 0, 0, width=3)
+    pace.took(0.1 + 40 * 0.01, 1, 40, 1)
+    assert abs(pace.chunk(1) - 25) <= 1
+    assert abs(pace.chunk(1, 3) - 15) <= 1
+    assert pace.chunk(1, 16) == LEAST_CHUNK
 
 
 def test_a_row_without_a_draft_waits_no_longer_for_those_of_others_than_for_reading() -> None:
@@ -203,9 +218,9 @@ def test_a_step_that_was_held_up_says_little() -> None:
     pace = Pace(128)
     for _ in range(50):
         pace.took(0.1, 1, 0, 0)
-        pace.took(0.1 + 0.1 + 40 * 0.01, 1, 40, 1)
+        pace.took(0.1 + 40 * 0.01, 1, 40, 1)
     pace.took(10.0, 1, 0, 0)
-    assert pace.chunk(1) <= 30
+    assert pace.chunk(1) <= 50
     pace.took(10.0, 1, 20, 1)
     assert pace.price >= 2
 

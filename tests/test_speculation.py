@@ -231,9 +231,16 @@ def test_what_was_drafted_and_kept_is_no_part_of_a_prefix(backend: Backend, tiny
         assert drafting.alone(text + said + " and", max_tokens=20) == plain.alone(text + said + " and", max_tokens=20)
 
 
-@pytest.mark.parametrize(("drafting", "widest"), [({1, 2}, 7), ({1}, 3)])
-def test_drafts_are_short_beside_a_row_that_has_none(
-    backend: Backend, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, drafting: set[int], widest: int
+@pytest.mark.parametrize(
+    ("drafting", "reading", "widest"), [({1, 2}, False, 7), ({1}, False, 3), ({1, 2}, True, 3)]
+)
+def test_drafts_are_short_beside_a_row_that_has_none_or_reads(
+    backend: Backend,
+    tiny_models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drafting: set[int],
+    reading: bool,
+    widest: int,
 ) -> None:
     from osaurus.engine.batch import Batch
     from osaurus.engine.pace import Pace
@@ -247,11 +254,12 @@ def test_drafts_are_short_beside_a_row_that_has_none(
     monkeypatch.setattr(Drafter, "expected", lambda _, drafted: 1.0 + drafted)
     monkeypatch.setattr(Pace, "gain", lambda self, rows, width, expected: expected / rows)
     monkeypatch.setattr(Pace, "widest", lambda self, rows: 3)
+    monkeypatch.setattr(Pace, "chunk", lambda self, writing, width: 6)
     launch, widths = Batch._launch, set()
 
     def see(self: Batch) -> int:
         width = launch(self)
-        if len(self._writing) == 2 and all(row.written for row in self._writing):
+        if len(self._writing) == 2 and all(row.written for row in self._writing) and bool(self._reading) == reading:
             widths.add(width)
         return width
 
@@ -259,5 +267,9 @@ def test_drafts_are_short_beside_a_row_that_has_none(
     engine = desk(backend, tiny_models, speculation=True)
     for number, sampling in forced.items():
         engine.add(number, "Hello", sampling=sampling, max_tokens=40)
+    while reading and not engine.texts.keys() >= {1, 2}:
+        engine.step()
+    if reading:
+        engine.add(3, "another prompt " * 10, max_tokens=1)
     engine.finish()
     assert max(widths) == widest

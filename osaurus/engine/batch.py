@@ -340,7 +340,7 @@ class Batch:
             return self._pace.gain(len(rows), width, expected(width))
 
         most = 1 + max(map(len, drafts))
-        if not all(drafts):
+        if not all(drafts) or self._reading:
             most = min(most, self._pace.widest(len(rows)))
         width = max(range(1, most + 1), key=gain)
         if self._pace.worth(len(rows), width, expected(width)):

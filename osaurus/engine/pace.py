@@ -5,8 +5,9 @@ Nothing here imports MLX.
 
 from attrs import define, field
 
-# While rows write, what others read, or draft, may make a step take so many times as long.
-READING_SHARE = 2.5
+# While rows write, a step may take so many times as long with what others read, and so many with what others draft.
+READING_SHARE = 3.5
+DRAFTING_SHARE = 2.5
 LEAST_CHUNK = 6
 # While none do, more than usual is read at once if that takes no longer, in seconds: each pass has its price, but who
 # comes waits for its end, and the row of a client that leaves stays until then. Beyond so many tokens little is gained.
@@ -24,10 +25,12 @@ FORGOTTEN = 0.02
 class Pace:
     """What things cost here, in seconds, as averages that follow the machine.
 
-    A pass that reads costs about what a step of one row does, however little it reads, and so much more for each token.
     What a token costs depends on how many stand before it, and how many are read with it: one of a large chunk is
     cheap. So there is a price for those that are read while nobody writes, one for those read beside writers, and one
-    for drafts. `usual_chunk` tokens are read in a step whatever that takes, unless rows write.
+    for drafts. That of reading beside writers is a share of all that it took: what a pass costs before it has read
+    anything is much on one machine and little on another, and where too much was taken off for it chunks grew until one
+    was a gap. So chunks grow or shrink towards what fills the time, and not beyond. `usual_chunk` tokens are read in a
+    step whatever that takes, unless rows write.
     """
 
     _usual_chunk: int
@@ -45,21 +48,24 @@ class Pace:
         step = self._step(writing)
         if not self._beside or not step:
             return LEAST_CHUNK
-        time = (READING_SHARE - 1) * (step + self._draft(writing) * writing * (width - 1))
+        time = (READING_SHARE - 1) * step - self._draft(writing) * writing * (width - 1)
         return max(LEAST_CHUNK, min(self._usual_chunk, int(time / self._beside)))
 
     @property
     def price(self) -> int:
-        """What a pass beside writers costs before it has read anything, in tokens that could be read instead."""
+        """What a pass beside writers costs at most before it has read anything, in tokens that could be read instead.
+
+        That is what a step of one row does.
+        """
         return int(self._step(1) / self._beside) if self._beside else 0
 
     def widest(self, rows: int) -> int:
-        """Return how many tokens of each row a pass may take where one of them has no use for more than its own.
+        """Return how many tokens of each row a pass may take where another has no use for more than its own, or reads.
 
-        It waits no longer than it would beside reading.
+        So it waits no longer than a few steps.
         """
         step = self._step(rows)
-        return 1 + int((READING_SHARE - 1) * step / (self._draft(rows) * rows)) if step else 1
+        return 1 + int((DRAFTING_SHARE - 1) * step / (self._draft(rows) * rows)) if step else 1
 
     def worth(self, rows: int, width: int, expected: float) -> bool:
         """Tell whether a pass over so many tokens of each row pays, if it is expected to yield so many in all."""
@@ -108,7 +114,7 @@ class Pace:
             self._drafted = _average(self._draft(writing), _left(seconds, step) / more)
         else:
             # A price that rises is believed at once: the gap is somebody's.
-            spent = step + self._step(1) * passes + self._draft(writing) * more
+            spent = step + self._draft(writing) * more
             now = _credible(self._beside, _left(seconds, spent) / read)
             self._beside = max(now, _average(self._beside, now))
 
