@@ -231,9 +231,7 @@ def test_what_was_drafted_and_kept_is_no_part_of_a_prefix(backend: Backend, tiny
         assert drafting.alone(text + said + " and", max_tokens=20) == plain.alone(text + said + " and", max_tokens=20)
 
 
-@pytest.mark.parametrize(
-    ("drafting", "reading", "widest"), [({1, 2}, False, 7), ({1}, False, 3), ({1, 2}, True, 3)]
-)
+@pytest.mark.parametrize(("drafting", "reading", "widest"), [({1, 2}, False, 7), ({1}, False, 3), ({1, 2}, True, 3)])
 def test_drafts_are_short_beside_a_row_that_has_none_or_reads(
     backend: Backend,
     tiny_models: Path,
