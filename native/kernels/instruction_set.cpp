@@ -16,6 +16,8 @@ namespace OSAURUS_KERNELS {
 // Sixteen registers hold fewer sums than thirty-two.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr size_t PANEL_ROWS = 8;
+#elif defined(__AVX2__)
+constexpr size_t PANEL_ROWS = 6;
 #else
 constexpr size_t PANEL_ROWS = 4;
 #endif

@@ -46,7 +46,8 @@ static LANES void store_some(float* to, f32 vector, size_t count) {
     __builtin_memcpy(to, &vector, count * sizeof(float));
 }
 
-static LANES f32 broadcast(float value) { return f32{} + value; }
+// Minus zero: plus zero would be an addition, which makes minus zero plus.
+static LANES f32 broadcast(float value) { return value - f32{}; }
 
 static LANES i32 broadcast(int32_t value) { return i32{} + value; }
 
@@ -54,6 +55,20 @@ static LANES i32 broadcast_bytes(const int8_t* four) {
     int32_t value;
     __builtin_memcpy(&value, four, sizeof value);
     return i32{} + value;
+}
+
+// Numbers of one byte, as bytes.
+typedef int8_t i8 __attribute__((vector_size(WIDTH)));
+static LANES i8 to_bytes(i32 vector) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)vector), _mm256_extracti128_si256((__m256i)vector, 1));
+    const __m128i bytes = _mm_packs_epi16(halves, halves);
+    i8 result;
+    __builtin_memcpy(&result, &bytes, sizeof result);
+    return result;
+#else
+    return __builtin_convertvector(vector, i8);
+#endif
 }
 
 static LANES f32 to_float(i32 vector) { return __builtin_convertvector(vector, f32); }
@@ -283,19 +298,24 @@ struct Sum {
         return BITS == 4 ? (i32)_mm512_madd_epi16((__m512i)total, _mm512_set1_epi16(1)) : total;
     }
 #elif defined(__AVX2__)
+    // Of weights of eight bits each half by itself.
+    i32 high = {};
     LANES void add(u8 weights, i32 values) {
         if constexpr (BITS == 4) {
-            total = (i32)_mm256_add_epi16((__m256i)total, _mm256_maddubs_epi16((__m256i)weights, (__m256i)values));
+            add_pairs(total, weights, values);
         } else {
-            const __m256i even = _mm256_and_si256((__m256i)weights, _mm256_set1_epi16(0xff));
-            const __m256i odd = _mm256_srli_epi16((__m256i)weights, 8);
-            const __m256i even_values = _mm256_srai_epi16(_mm256_slli_epi16((__m256i)values, 8), 8);
-            const __m256i odd_values = _mm256_srai_epi16((__m256i)values, 8);
-            total += (i32)_mm256_madd_epi16(even, even_values) + (i32)_mm256_madd_epi16(odd, odd_values);
+            add_pairs(total, weights & (uint8_t)15, values);
+            add_pairs(high, weights >> 4, values);
         }
     }
     LANES i32 lanes() const {
-        return BITS == 4 ? (i32)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(1)) : total;
+        const i32 low = (i32)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(1));
+        return BITS == 4 ? low : low + (i32)_mm256_madd_epi16((__m256i)high, _mm256_set1_epi16(16));
+    }
+    static LANES void add_pairs(i32& to, u8 weights, i32 values) {
+        to = (i32)_mm256_add_epi16((__m256i)to, _mm256_maddubs_epi16((__m256i)weights, (__m256i)values));
+        // In this order: a tree of additions would need more registers than there are.
+        asm("" : "+x"(to));
     }
 #elif defined(__ARM_FEATURE_DOTPROD)
     LANES void add(u8 weights, i32 values) {

@@ -14,75 +14,98 @@
 // What is computed for a row of activations does not depend on the others: sums of integers are exact, and those of
 // floats have an order of their own. So a row in a batch has exactly the result that it has alone.
 
+// How far ahead of what is computed weights are asked for, in bytes, where memory is what a row waits for.
+constexpr size_t AHEAD = 1024;
+
 static LANES f32 scales_of(const uint8_t* at, Scale scale, int lane) {
     if (scale == Scale::float16) return from_float16((const uint16_t*)at + lane);
     if (scale == Scale::bfloat16) return from_bfloat16((const uint16_t*)at + lane);
     return load((const float*)at + lane);
 }
 
-template <int BITS, int ROWS, bool SYMMETRIC>
+// PARTS of a tile, each as wide as a vector, are computed together. With one row that is all of it, so that memory is
+// read in one go.
+template <int BITS, int ROWS, bool SYMMETRIC, int PARTS>
 static void multiply_rows(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
     const size_t groups = weights.columns / weights.group, blocks = weights.group / BLOCK;
     const size_t scale_bytes = TILE * weights.scale_bytes();
-    for (int lane = 0; lane < (int)TILE; lane += WIDTH) {
+    for (int lane = 0; lane < (int)TILE; lane += PARTS * WIDTH) {
         const uint8_t* at = tile;
         const int8_t* values = panel.values;
         const Panel::Block* activations = panel.blocks;
-        f32 total[ROWS] = {};
+        f32 total[ROWS][PARTS] = {};
         for (size_t group = 0; group < groups; group++) {
-            f32 product[ROWS] = {};
+            f32 product[ROWS][PARTS] = {};
             float shift[ROWS] = {};
             for (size_t block = 0; block < blocks; block++) {
-                Sum<BITS> sum[ROWS], more[ROWS];
+                // Two sums for few rows: one alone would wait for itself.
+                Sum<BITS> sum[ROWS][PARTS], more[ROWS][PARTS];
 #pragma GCC unroll 4
                 for (int step = 0; step < BITS; step++) {
-                    const u8 bytes = load<u8>(at + 4 * lane);
-                    const u8 first = BITS == 4 ? bytes & (uint8_t)15 : bytes;
+                    u8 first[PARTS], second[PARTS];
+                    if constexpr (ROWS < 4) __builtin_prefetch(at + AHEAD);
+#pragma GCC unroll 4
+                    for (int part = 0; part < PARTS; part++) {
+                        const u8 bytes = load<u8>(at + 4 * (lane + part * WIDTH));
+                        first[part] = BITS == 4 ? bytes & (uint8_t)15 : bytes;
+                        second[part] = bytes >> 4;
+                    }
 #pragma GCC unroll 8
-                    for (int row = 0; row < ROWS; row++) sum[row].add(first, broadcast_bytes(values + 4 * row));
+                    for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 4
+                        for (int part = 0; part < PARTS; part++)
+                            sum[row][part].add(first[part], broadcast_bytes(values + 4 * row));
                     values += 4 * ROWS;
                     if constexpr (BITS == 4) {
-                        const u8 second = bytes >> 4;
 #pragma GCC unroll 8
-                        for (int row = 0; row < ROWS; row++) {
-                            // Two sums for few rows: one alone would wait for itself.
-                            (ROWS < 4 ? more : sum)[row].add(second, broadcast_bytes(values + 4 * row));
-                        }
+                        for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 4
+                            for (int part = 0; part < PARTS; part++)
+                                (ROWS < 4 ? more : sum)[row][part].add(second[part], broadcast_bytes(values + 4 * row));
                         values += 4 * ROWS;
                     }
                     at += 4 * TILE;
                 }
 #pragma GCC unroll 8
                 for (int row = 0; row < ROWS; row++) {
-                    i32 lanes = sum[row].lanes();
-                    if constexpr (BITS == 4 && ROWS < 4) lanes += more[row].lanes();
-                    if constexpr (SYMMETRIC) {
-                        lanes = (i32)((u32)lanes - ((u32)broadcast(activations[row].sum) << (BITS - 1)));
-                    } else {
-                        shift[row] += activations[row].shift;
+                    if constexpr (!SYMMETRIC) shift[row] += activations[row].shift;
+#pragma GCC unroll 4
+                    for (int part = 0; part < PARTS; part++) {
+                        i32 lanes = sum[row][part].lanes();
+                        if constexpr (BITS == 4 && ROWS < 4) lanes += more[row][part].lanes();
+                        if constexpr (SYMMETRIC)
+                            lanes = (i32)((u32)lanes - ((u32)broadcast(activations[row].sum) << (BITS - 1)));
+                        product[row][part] += activations[row].scale * to_float(lanes);
                     }
-                    product[row] += activations[row].scale * to_float(lanes);
                 }
                 activations += ROWS;
             }
-            const f32 scale = scales_of(at, weights.scale, lane);
+#pragma GCC unroll 4
+            for (int part = 0; part < PARTS; part++) {
+                const f32 scale = scales_of(at, weights.scale, lane + part * WIDTH);
+#pragma GCC unroll 8
+                for (int row = 0; row < ROWS; row++) total[row][part] += scale * product[row][part];
+            }
             at += scale_bytes;
-#pragma GCC unroll 8
-            for (int row = 0; row < ROWS; row++) total[row] += scale * product[row];
             if constexpr (!SYMMETRIC) {
-                const f32 bias = scales_of(at, weights.scale, lane);
-                at += scale_bytes;
+#pragma GCC unroll 4
+                for (int part = 0; part < PARTS; part++) {
+                    const f32 bias = scales_of(at, weights.scale, lane + part * WIDTH);
 #pragma GCC unroll 8
-                for (int row = 0; row < ROWS; row++) total[row] += bias * shift[row];
+                    for (int row = 0; row < ROWS; row++) total[row][part] += bias * shift[row];
+                }
+                at += scale_bytes;
             }
         }
-        for (int row = 0; row < ROWS; row++) store(out + row * TILE + lane, total[row]);
+        for (int row = 0; row < ROWS; row++)
+            for (int part = 0; part < PARTS; part++) store(out + row * TILE + lane + part * WIDTH, total[row][part]);
     }
 }
 
 template <int BITS, bool SYMMETRIC, int ROWS = PANEL_ROWS>
 static void multiply_kind(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
-    if (panel.rows == ROWS) return multiply_rows<BITS, ROWS, SYMMETRIC>(weights, tile, panel, out);
+    constexpr int PARTS = ROWS == 1 ? TILE / WIDTH : 1;
+    if (panel.rows == ROWS) return multiply_rows<BITS, ROWS, SYMMETRIC, PARTS>(weights, tile, panel, out);
     if constexpr (ROWS > 1) return multiply_kind<BITS, SYMMETRIC, ROWS - 1>(weights, tile, panel, out);
 }
 
@@ -116,8 +139,7 @@ static void quantise(const float* const* rows, size_t columns, const Panel& pane
             for (size_t lane = 0; lane < BLOCK; lane += WIDTH) {
                 const i32 quantised = __builtin_convertvector(rounded(load(x + lane) * factor), i32);
                 total += (u32)quantised;
-                typedef int8_t narrow __attribute__((vector_size(WIDTH)));
-                const narrow bytes = __builtin_convertvector(quantised, narrow);
+                const i8 bytes = to_bytes(quantised);
                 for (int four = 0; four < WIDTH; four += 4, to += 4 * panel.rows)
                     __builtin_memcpy(to, (const char*)&bytes + four, 4);
             }
