@@ -3,12 +3,14 @@
 Nothing here imports MLX.
 """
 
+from math import ceil
+
 from attrs import define, field
 
 # While rows write, a step may take so many times as long with what others read, and so many with what others draft.
 READING_SHARE = 3.5
-DRAFTING_SHARE = 2.5
-LEAST_CHUNK = 6
+DRAFTING_SHARE = 2.0
+LEAST_CHUNK = 4
 # While none do, more than usual is read at once if that takes no longer, in seconds: each pass has its price, but who
 # comes waits for its end, and the row of a client that leaves stays until then. Beyond so many tokens little is gained.
 LONGEST_READING = 0.3
@@ -49,7 +51,7 @@ class Pace:
         if not self._beside or not step:
             return LEAST_CHUNK
         time = (READING_SHARE - 1) * step - self._draft(writing) * writing * (width - 1)
-        return max(LEAST_CHUNK, min(self._usual_chunk, int(time / self._beside)))
+        return max(LEAST_CHUNK, min(self._usual_chunk, ceil(time / self._beside)))
 
     @property
     def price(self) -> int:
