@@ -1,6 +1,8 @@
 """The engine: models that come and go within a budget of memory."""
 
+import gc
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +177,17 @@ def test_unloading_waits_for_the_last_row(desk: Desk) -> None:
     desk.finish()
     assert list(desk.engine._resident) == []
     assert isinstance(desk.ends[1], Finished)
+
+
+def test_what_a_model_brought_is_looked_through_for_garbage_only_when_one_goes(desk: Desk) -> None:
+    networks = [weakref.ref(desk.engine.load(name, desk.folder(name)).network) for name in ("tiny", "other")]
+    assert gc.get_freeze_count()
+    desk.engine.unload("tiny")
+    assert [network() is None for network in networks] == [True, False]
+    assert gc.get_freeze_count()
+    desk.engine.unload("other")
+    assert networks[1]() is None
+    assert not gc.get_freeze_count()
 
 
 @pytest_twisted.ensureDeferred

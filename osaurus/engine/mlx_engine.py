@@ -169,6 +169,8 @@ class MLXEngine:
             tally = self._tally.of(name)
             batch = Batch(model, self._backend, self._prefixes, self._admit, tally, self._speculation)
             self._resident[name] = model, batch
+            # What a model brings stays: looking through it for garbage was a gap of several steps in all streams.
+            gc.freeze()
         return self._resident[name]
 
     def _admit(self, batch: Batch, nbytes: int) -> bool:
@@ -212,7 +214,10 @@ class MLXEngine:
             self._prefixes.forget(self._resident.pop(name)[0].key)
             self._leaving.discard(name)
         if names:
+            gc.unfreeze()
             gc.collect()
+            if self._resident:
+                gc.freeze()
             mx.clear_cache()
             if platform.system() == "Linux":
                 # glibc keeps freed memory for itself unless asked.
