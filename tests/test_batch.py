@@ -311,11 +311,11 @@ def test_a_pass_of_reading_is_no_longer_than_allowed(desk: Desk, monkeypatch: py
         desk.add(number, "word " * (4 + 9 * number), max_tokens=4)
     read = Reading.read
 
-    def check(self: Reading, writing: int, width: int) -> tuple[int, int]:
-        computed, passes = read(self, writing, width)
+    def check(self: Reading, writing: int, width: int) -> int:
+        computed = read(self, writing, width)
         # What would be a pass's worth of crumbs is read along.
         assert computed <= self._pace.chunk(writing, width) + LEAST_SHARE * MOST_READING
-        return computed, passes
+        return computed
 
     monkeypatch.setattr(Reading, "read", check)
     desk.finish()
@@ -329,7 +329,7 @@ def test_what_is_written_is_told_before_others_read_on(desk: Desk, monkeypatch: 
     told: list[str] = []
     read = Reading.read
 
-    def remember(self: Reading, writing: int, width: int) -> tuple[int, int]:
+    def remember(self: Reading, writing: int, width: int) -> int:
         told.append("read")
         return read(self, writing, width)
 

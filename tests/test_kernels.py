@@ -127,6 +127,25 @@ def test_a_product_with_quantised_weights_is_right_and_its_rows_do_not_meet(
     assert (np.array(both[1]) == np.array(cpu.matmul(mx.array(x), packed))).all()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_greatest_sums_there_can_be_do_not_overflow(cpu: Any, bits: int, symmetric: bool, sign: int) -> None:
+    import mlx.core as mx
+
+    words = mx.full((33, 64 * bits // 32), 2**32 - 1, mx.uint32)
+    scales = mx.ones((33, 2), mx.float16)
+    shifts = -(2.0 ** (bits - 1)) * scales if symmetric else mx.ones((33, 2), mx.float16)
+    words, scales, shifts = map(mx.contiguous, (words, scales, shifts))
+    mx.eval(words, scales, shifts)
+    packed = cpu.pack(words, scales, shifts, bits, 32)
+    weight = 2 ** (bits - 1) - 1 if symmetric else 2**bits
+    for rows in (1, 8):
+        # What is the greatest of its block is 127 or -127.
+        found = np.array(cpu.matmul(mx.full((rows, 64), 127.0 * sign), packed))
+        np.testing.assert_allclose(found, 64 * 127 * sign * weight, rtol=1e-6)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_comes_out_as_no_number_and_stays_in_its_row(cpu: Any, value: float) -> None:
     import mlx.core as mx

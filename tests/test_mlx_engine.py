@@ -180,6 +180,7 @@ def test_unloading_waits_for_the_last_row(desk: Desk) -> None:
 
 
 def test_what_a_model_brought_is_looked_through_for_garbage_only_when_one_goes(desk: Desk) -> None:
+    gc.unfreeze()
     networks = [weakref.ref(desk.engine.load(name, desk.folder(name)).network) for name in ("tiny", "other")]
     assert gc.get_freeze_count()
     desk.engine.unload("tiny")

@@ -23,7 +23,7 @@ def test_while_nobody_writes_as_much_is_read_at_once_as_takes_no_longer_than_any
     from osaurus.engine.pace import Pace
 
     pace = Pace(usual)
-    pace.took(100 * token, 0, 100, 1)
+    pace.took(100 * token, 0, 100)
     assert abs(pace.chunk(0) - allowed) <= 1
 
 
@@ -31,7 +31,7 @@ def test_a_model_that_reads_slowly_still_reads_chunks_of_the_usual_size() -> Non
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(5.0, 0, 100, 1)
+    pace.took(5.0, 0, 100)
     assert pace.chunk(0) == 128
 
 
@@ -39,8 +39,8 @@ def test_beside_writers_no_more_is_read_than_usual_however_fast_it_goes() -> Non
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(0.1, 1, 0, 0)
-    pace.took(0.201, 1, 100, 1)
+    pace.took(0.1, 1, 0)
+    pace.took(0.201, 1, 100)
     assert pace.chunk(1) == 128
 
 
@@ -56,8 +56,8 @@ def test_reading_takes_a_few_steps_time(token: float, allowed: int) -> None:
 
     pace = Pace(128)
     for _ in range(50):
-        pace.took(0.1, 1, 0, 0)
-        pace.took(0.1 + 50 * token, 1, 50, 1)
+        pace.took(0.1, 1, 0)
+        pace.took(0.1 + 50 * token, 1, 50)
     # Two and a half steps of a tenth of a second, in tokens.
     assert abs(pace.chunk(1) - allowed) <= 1
 
@@ -67,12 +67,12 @@ def test_whatever_a_pass_costs_before_it_has_read_anything_no_step_takes_longer_
     from osaurus.engine.pace import READING_SHARE, Pace
 
     pace = Pace(128)
-    pace.took(0.1, 1, 0, 0)
+    pace.took(0.1, 1, 0)
     for _ in range(100):
         chunk = pace.chunk(1)
-        took = 0.1 + apiece + 0.002 * chunk
+        took = 0.1 + apiece * (chunk > 0) + 0.002 * chunk
         assert took <= 0.1 * READING_SHARE + 0.002
-        pace.took(took, 1, chunk, 1)
+        pace.took(took, 1, chunk)
     assert took > 0.1 * READING_SHARE - 0.02
 
 
@@ -80,8 +80,8 @@ def test_what_is_learnt_while_nobody_writes_is_not_told_of_small_chunks_beside_w
     from osaurus.engine.pace import LEAST_CHUNK, Pace
 
     pace = Pace(128)
-    pace.took(0.001, 0, 100, 1)
-    pace.took(0.1, 1, 0, 0)
+    pace.took(0.001, 0, 100)
+    pace.took(0.1, 1, 0)
     assert pace.chunk(1) == LEAST_CHUNK
 
 
@@ -89,10 +89,10 @@ def test_what_is_learnt_beside_writers_is_not_told_of_large_chunks() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(0.1, 0, 100, 1)
+    pace.took(0.1, 0, 100)
     before = pace.chunk(0)
-    pace.took(0.1, 1, 0, 0)
-    pace.took(10.0, 1, 100, 1)
+    pace.took(0.1, 1, 0)
+    pace.took(10.0, 1, 100)
     assert pace.chunk(0) == before
 
 
@@ -100,9 +100,9 @@ def test_a_step_beside_reading_tells_what_steps_cost_when_nothing_else_did() -> 
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(1.0, 0, 100, 1)
-    pace.took(0.1 + 0.1 + 0.16, 1, 16, 1)
-    pace.took(0.1 + 0.16, 1, 16, 1)
+    pace.took(1.0, 0, 100)
+    pace.took(0.1 + 0.1 + 0.16, 1, 16)
+    pace.took(0.1 + 0.16, 1, 16)
     assert abs(pace.chunk(1) - 25) <= 1
 
 
@@ -110,9 +110,9 @@ def test_a_few_tokens_tell_nothing_of_the_price_of_many() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(0.1, 1, 0, 0)
-    pace.took(0.1 + 0.2, 1, 20, 1)
-    pace.took(0.1, 1, 3, 1)
+    pace.took(0.1, 1, 0)
+    pace.took(0.1 + 0.2, 1, 20)
+    pace.took(0.1 + 0.1, 1, 3)
     assert abs(pace.chunk(1) - 25) <= 1
 
 
@@ -121,33 +121,80 @@ def test_a_price_that_rises_is_believed_at_once_and_one_that_falls_bit_by_bit() 
 
     pace = Pace(128)
     for _ in range(50):
-        pace.took(0.1, 1, 0, 0)
-        pace.took(0.1 + 0.2, 1, 40, 1)
+        pace.took(0.1, 1, 0)
+        pace.took(0.1 + 0.2, 1, 40)
     before = pace.chunk(1)
-    pace.took(0.1 + 0.4, 1, 40, 1)
+    pace.took(0.1 + 0.4, 1, 40)
     assert abs(pace.chunk(1) - before // 2) <= 1
-    pace.took(0.1 + 0.2, 1, 40, 1)
+    pace.took(0.1 + 0.2, 1, 40)
     assert before // 2 < pace.chunk(1) < before
 
 
-def test_a_pass_that_reads_costs_as_much_as_so_many_tokens() -> None:
+def test_the_end_of_a_prompt_does_not_make_the_chunks_of_the_next_one_small() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    assert pace.price == 0
+    pace.took(0.1, 1, 0)
     for _ in range(50):
-        pace.took(0.1, 1, 0, 0)
-        pace.took(0.1 + 0.2, 1, 40, 3)
-    assert abs(pace.price - 20) <= 1
+        pace.took(0.1 + 0.1 + 0.002 * 75, 1, 75)
+    before = pace.chunk(1)
+    pace.took(0.1 + 0.1 + 0.002 * 8, 1, 8)
+    pace.took(0.1 + 0.1 + 0.002 * 3, 1, 3)
+    assert pace.chunk(1) == before
+
+
+def test_a_large_chunk_that_was_held_up_is_forgotten_by_smaller_ones() -> None:
+    from osaurus.engine.pace import Pace
+
+    def read(seconds: float = 0.0) -> int:
+        chunk = pace.chunk(1)
+        pace.took(0.1 + seconds + 0.05 + 0.002 * chunk, 1, chunk)
+        return chunk
+
+    pace = Pace(128)
+    pace.took(0.1, 1, 0)
+    for _ in range(30):
+        before = read()
+    read(seconds=10)
+    assert read() < before
+    for _ in range(60):
+        after = read()
+        pace.took(0.1, 1, 0)
+    assert abs(after - before) <= 1
+
+
+def test_now_and_then_a_step_reads_nothing_to_see_what_it_takes() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    pace.took(0.1, 1, 0)
+    for _ in range(200):
+        if chunk := pace.chunk(1):
+            pace.took(0.05 + 0.01 * chunk, 1, chunk)
+        else:
+            pace.took(0.05, 1, 0)
+    # The machine is twice as fast as it was.
+    assert 0.05 + 0.01 * pace.chunk(1) < 0.22
+    assert pace.chunk(1) > 0
+
+
+def test_beside_drafts_no_step_is_without_reading() -> None:
+    from osaurus.engine.pace import Pace
+
+    pace = Pace(128)
+    pace.took(0.1, 1, 0)
+    for _ in range(200):
+        pace.took(0.3, 1, 4, width=3)
+        assert pace.chunk(1, 3)
 
 
 def test_what_drafts_cost_is_learnt_from_passes_over_them() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(0.1, 2, 0, 0)
+    pace.took(0.1, 2, 0)
     for _ in range(50):
-        pace.took(0.1 + 2 * 4 * 0.05, 2, 0, 0, width=5)
+        pace.took(0.1 + 2 * 4 * 0.05, 2, 0, width=5)
     # Twice a step for four more tokens of each of two rows would be level with five in all.
     assert pace.gain(2, 5, 10) == pytest.approx(1)
 
@@ -156,8 +203,8 @@ def test_until_drafts_were_tried_a_token_of_theirs_costs_what_one_does_that_is_r
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(1.0, 0, 100, 1)
-    pace.took(0.1, 1, 0, 0)
+    pace.took(1.0, 0, 100)
+    pace.took(0.1, 1, 0)
     assert pace.gain(1, 11, 11) == pytest.approx(11 / 2)
 
 
@@ -165,10 +212,10 @@ def test_drafts_do_not_change_what_reading_beside_them_costs() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(0.1, 1, 0, 0)
+    pace.took(0.1, 1, 0)
     for _ in range(50):
-        pace.took(0.1 + 8 * 0.05, 1, 0, 0, width=9)
-    pace.took(0.1 + 8 * 0.05 + 40 * 0.005, 1, 40, 1, width=9)
+        pace.took(0.1 + 8 * 0.05, 1, 0, width=9)
+    pace.took(0.1 + 8 * 0.05 + 40 * 0.005, 1, 40, width=9)
     assert abs(pace.chunk(1) - 50) <= 1
 
 
@@ -176,23 +223,25 @@ def test_beside_drafts_there_is_less_time_for_reading() -> None:
     from osaurus.engine.pace import LEAST_CHUNK, Pace
 
     pace = Pace(128)
-    pace.took(0.1, 1, 0, 0)
+    pace.took(0.1, 1, 0)
     for _ in range(50):
-        pace.took(0.1 + 2 * 0.05, 1, 0, 0, width=3)
-    pace.took(0.1 + 40 * 0.01, 1, 40, 1)
+        pace.took(0.1 + 2 * 0.05, 1, 0, width=3)
+    pace.took(0.1 + 40 * 0.01, 1, 40)
     assert abs(pace.chunk(1) - 25) <= 1
     assert abs(pace.chunk(1, 3) - 15) <= 1
     assert pace.chunk(1, 16) == LEAST_CHUNK
 
 
-def test_a_row_without_a_draft_waits_no_longer_for_those_of_others_than_for_reading() -> None:
+def test_a_row_without_a_draft_waits_no_longer_for_those_of_others_than_for_a_step_more() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
     assert pace.widest(4) == 1
-    pace.took(0.1, 4, 0, 0)
+    pace.took(0.1, 4, 0)
+    # A draft of one token tells what they cost.
+    assert pace.widest(4) == 2
     for _ in range(50):
-        pace.took(0.1 + 4 * 3 * 0.01, 4, 0, 0, width=4)
+        pace.took(0.1 + 4 * 3 * 0.01, 4, 0, width=4)
     # Four tokens for each width: in one more step there is time for two more of each row.
     assert pace.widest(4) == 3
     assert abs(pace.widest(1) - 11) <= 1
@@ -202,13 +251,13 @@ def test_a_pass_over_drafts_that_was_held_up_does_not_end_drafting() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(0.6, 0, 100, 1)
-    pace.took(0.005, 1, 0, 0)
-    pace.took(1.0, 1, 0, 0, width=2)
+    pace.took(0.6, 0, 100)
+    pace.took(0.005, 1, 0)
+    pace.took(1.0, 1, 0, width=2)
     assert not pace.worth(1, 16, 8)
     for _ in range(200):
-        pace.took(0.0005 * 100, 0, 100, 1)
-        pace.took(0.005, 1, 0, 0)
+        pace.took(0.0005 * 100, 0, 100)
+        pace.took(0.005, 1, 0)
     assert pace.worth(1, 16, 8)
 
 
@@ -217,21 +266,21 @@ def test_a_step_that_was_held_up_says_little() -> None:
 
     pace = Pace(128)
     for _ in range(50):
-        pace.took(0.1, 1, 0, 0)
-        pace.took(0.1 + 40 * 0.01, 1, 40, 1)
-    pace.took(10.0, 1, 0, 0)
+        pace.took(0.1, 1, 0)
+        pace.took(0.1 + 40 * 0.01, 1, 40)
+    pace.took(10.0, 1, 0)
     assert pace.chunk(1) <= 50
-    pace.took(10.0, 1, 20, 1)
-    assert pace.price >= 2
+    pace.took(10.0, 1, 20)
+    assert pace.chunk(1) >= 5
 
 
 def test_what_a_step_of_many_rows_takes_is_learnt_though_others_read_all_the_time() -> None:
     from osaurus.engine.pace import Pace
 
     pace = Pace(128)
-    pace.took(0.1, 0, 100, 1)
-    pace.took(0.005, 1, 0, 0)
-    for _ in range(50):
-        pace.took(0.025 + 0.005 + 20 * 0.001, 16, 20, 1)
-    # With the step of a single row there would be time for four. What is not known apart is shared by both.
+    pace.took(0.1, 0, 100)
+    pace.took(0.005, 1, 0)
+    for _ in range(30):
+        pace.took(0.025 + 0.005 + 20 * 0.001, 16, 20)
+    # With the step of a single row there would be time for six. What is not known apart is shared by both.
     assert pace.chunk(16) > 12

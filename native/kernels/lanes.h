@@ -61,7 +61,8 @@ static LANES i32 broadcast_bytes(const int8_t* four) {
 typedef int8_t i8 __attribute__((vector_size(WIDTH)));
 static LANES i8 to_bytes(i32 vector) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
-    const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)vector), _mm256_extracti128_si256((__m256i)vector, 1));
+    const __m256i all = (__m256i)vector;
+    const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
     const __m128i bytes = _mm_packs_epi16(halves, halves);
     i8 result;
     __builtin_memcpy(&result, &bytes, sizeof result);
@@ -298,7 +299,7 @@ struct Sum {
         return BITS == 4 ? (i32)_mm512_madd_epi16((__m512i)total, _mm512_set1_epi16(1)) : total;
     }
 #elif defined(__AVX2__)
-    // Of weights of eight bits each half by itself.
+    // Of weights of eight bits each half by itself. 8 * 2 * 15 * 127 is below 2^15, as above.
     i32 high = {};
     LANES void add(u8 weights, i32 values) {
         if constexpr (BITS == 4) {

@@ -36,11 +36,11 @@ static void multiply_rows(const Weights& weights, const uint8_t* tile, const Pan
         f32 total[ROWS][PARTS] = {};
         for (size_t group = 0; group < groups; group++) {
             f32 product[ROWS][PARTS] = {};
-            float shift[ROWS] = {};
+            const Panel::Block* const group_activations = activations;
             for (size_t block = 0; block < blocks; block++) {
                 // Two sums for few rows: one alone would wait for itself.
                 Sum<BITS> sum[ROWS][PARTS], more[ROWS][PARTS];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int step = 0; step < BITS; step++) {
                     u8 first[PARTS], second[PARTS];
                     if constexpr (ROWS < 4) __builtin_prefetch(at + AHEAD);
@@ -68,7 +68,6 @@ static void multiply_rows(const Weights& weights, const uint8_t* tile, const Pan
                 }
 #pragma GCC unroll 8
                 for (int row = 0; row < ROWS; row++) {
-                    if constexpr (!SYMMETRIC) shift[row] += activations[row].shift;
 #pragma GCC unroll 4
                     for (int part = 0; part < PARTS; part++) {
                         i32 lanes = sum[row][part].lanes();
@@ -88,13 +87,16 @@ static void multiply_rows(const Weights& weights, const uint8_t* tile, const Pan
             }
             at += scale_bytes;
             if constexpr (!SYMMETRIC) {
-#pragma GCC unroll 4
-                for (int part = 0; part < PARTS; part++) {
-                    const f32 bias = scales_of(at, weights.scale, lane + part * WIDTH);
-#pragma GCC unroll 8
-                    for (int row = 0; row < ROWS; row++) total[row][part] += bias * shift[row];
-                }
+                f32 bias[PARTS];
+                for (int part = 0; part < PARTS; part++) bias[part] = scales_of(at, weights.scale, lane + part * WIDTH);
                 at += scale_bytes;
+#pragma GCC unroll 8
+                for (int row = 0; row < ROWS; row++) {
+                    float shift = group_activations[row].shift;
+                    for (size_t block = 1; block < blocks; block++) shift += group_activations[block * ROWS + row].shift;
+#pragma GCC unroll 4
+                    for (int part = 0; part < PARTS; part++) total[row][part] += bias[part] * shift;
+                }
             }
         }
         for (int row = 0; row < ROWS; row++)

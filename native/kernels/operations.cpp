@@ -11,8 +11,13 @@
 namespace osaurus {
 namespace {
 
-// Rows that meet a tile before the next one is read: their activations stay in the second cache beside it.
+// Panels that meet a tile before the next one is read, of so many rows or a few more: their activations stay in the second
+// cache beside it.
 constexpr size_t ROWS_AT_A_TIME = 64;
+
+size_t panels_at_a_time(const Kernels& kernels) {
+    return (ROWS_AT_A_TIME + kernels.panel_rows - 1) / kernels.panel_rows;
+}
 
 // Rows quantised into panels, as few as possible.
 struct Activations {
@@ -99,7 +104,7 @@ void matmul(const Kernels& kernels, Pool& pool, const float* x, size_t rows, siz
     const Activations activations = activations_of(kernels, pool, x, rows, stride, columns, norm);
     size_t tiles = 0;
     for (const Product& product : products) tiles += product.matrix.weights.tiles();
-    const size_t step = std::max<size_t>(1, ROWS_AT_A_TIME / kernels.panel_rows);
+    const size_t step = panels_at_a_time(kernels);
     const size_t layers = (activations.panels.size() + step - 1) / step;
     pool.run(tiles * layers, piece_of(tiles * layers, pool), [&](size_t begin, size_t end) {
         alignas(64) float tile[MOST_PANEL_ROWS * TILE];
@@ -124,7 +129,7 @@ void gated_matmul(const Kernels& kernels, Pool& pool, Gate gate, const float* x,
     if (rows == 0) return;
     const Activations activations = activations_of(kernels, pool, x, rows, stride, a.weights.columns, norm);
     const size_t tiles = a.weights.tiles(), width = a.weights.rows;
-    const size_t step = std::max<size_t>(1, ROWS_AT_A_TIME / kernels.panel_rows);
+    const size_t step = panels_at_a_time(kernels);
     const size_t layers = (activations.panels.size() + step - 1) / step;
     pool.run(tiles * layers, piece_of(tiles * layers, pool), [&](size_t begin, size_t end) {
         alignas(64) float first_tile[MOST_PANEL_ROWS * TILE], second_tile[MOST_PANEL_ROWS * TILE];

@@ -84,7 +84,7 @@ class Batch:
     _parked: dict[int, Progress] = field(factory=dict, init=False)
     _caches: list[Any] = field(factory=list, init=False)
     _logits: mx.array | None = field(default=None, init=False)
-    _launched: tuple[float, int, int, int, int] | None = field(default=None, init=False)
+    _launched: tuple[float, int, int, int] | None = field(default=None, init=False)
     _steps: int = field(default=0, init=False)
 
     @_pace.default
@@ -219,10 +219,10 @@ class Batch:
     def _read(self, began: float, width: int, joined: bool, events: list[tuple[int, Event]]) -> None:
         """Set in motion, behind a pass that began then, as much reading as the time allows."""
         self._reading.begin(bool(self._writing), self._has_room, events)
-        read, passes = self._reading.read(len(self._writing), width)
+        read = self._reading.read(len(self._writing), width)
         # The copies of a join do not tell what a step takes.
         if not joined:
-            self._launched = (began, len(self._writing), read, passes, width)
+            self._launched = (began, len(self._writing), read, width)
         self._steps += 1
         if self._steps % STEPS_BETWEEN_CLEARING == 0:
             mx.clear_cache()
@@ -340,7 +340,7 @@ class Batch:
             return self._pace.gain(len(rows), width, expected(width))
 
         most = 1 + max(map(len, drafts))
-        if not all(drafts) or self._reading:
+        if not all(drafts) or self._reading.pressing:
             most = min(most, self._pace.widest(len(rows)))
         width = max(range(1, most + 1), key=gain)
         if self._pace.worth(len(rows), width, expected(width)):

@@ -144,6 +144,8 @@ class MLXEngine:
 
     def close(self) -> None:
         """Give everything back; the thread may end after this."""
+        # Should anything fail here, models must not stay for good.
+        gc.unfreeze()
         self._prefixes.tell(quiet=True)
         while self._prefixes.unwritten:
             self._prefixes.write_one()
@@ -170,6 +172,7 @@ class MLXEngine:
             batch = Batch(model, self._backend, self._prefixes, self._admit, tally, self._speculation)
             self._resident[name] = model, batch
             # What a model brings stays: looking through it for garbage was a gap of several steps in all streams.
+            gc.collect()
             gc.freeze()
         return self._resident[name]
 

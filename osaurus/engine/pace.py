@@ -19,6 +19,8 @@ MOST_AT_ONCE = 512
 LEAST_GAIN = 1.1
 # What took longer than so many times what was expected was held up by something else, a model that was loaded perhaps.
 MOST_SURPRISING = 4.0
+# After so many steps with reading comes one without: what a step takes by itself may have changed meanwhile.
+MOST_UNSEEN = 32
 # How much of the price of drafts is forgotten with each step without any: where they seem too dear, none would tell.
 FORGOTTEN = 0.02
 
@@ -28,46 +30,50 @@ class Pace:
     """What things cost here, in seconds, as averages that follow the machine.
 
     What a token costs depends on how many stand before it, and how many are read with it: one of a large chunk is
-    cheap. So there is a price for those that are read while nobody writes, one for those read beside writers, and one
-    for drafts. That of reading beside writers is a share of all that it took: what a pass costs before it has read
-    anything is much on one machine and little on another, and where too much was taken off for it chunks grew until one
-    was a gap. So chunks grow or shrink towards what fills the time, and not beyond. `usual_chunk` tokens are read in a
-    step whatever that takes, unless rows write.
+    cheap. So there is a price for those that are read while nobody writes, and one for drafts; and for those read
+    beside writers one for each size of chunk, what the pass costs before it has read anything shared among them. That
+    is much on one machine and little on another: with a price of its own, chunks grew until one was a gap where it was
+    little; with one price for all sizes, the end of a prompt made the next one's chunks small. `usual_chunk` tokens are
+    read in a step whatever that takes, unless rows write.
     """
 
     _usual_chunk: int
     _steps: dict[int, float] = field(factory=dict, init=False)
     """What a step takes, by the binary magnitude of how many rows write in it."""
     _alone: float = field(default=0.0, init=False)
-    _beside: float = field(default=0.0, init=False)
+    _beside: dict[int, float] = field(factory=dict, init=False)
+    """What a token takes that is read beside writers, by the binary magnitude of how many are read."""
     _drafted: float = field(default=0.0, init=False)
+    _unseen: int = field(default=0, init=False)
+    """How many steps ago it was last seen what one takes."""
 
     def chunk(self, writing: int, width: int = 1) -> int:
-        """Return how many tokens one pass may read in this step, while so many rows write so many tokens each."""
+        """Return how many tokens may be read in this step, while so many rows write so many tokens each."""
         if not writing:
             at_once = int(LONGEST_READING / self._alone) if self._alone else 0
             return max(self._usual_chunk, min(MOST_AT_ONCE, at_once))
-        step = self._step(writing)
-        if not self._beside or not step:
-            return LEAST_CHUNK
-        time = (READING_SHARE - 1) * step - self._draft(writing) * writing * (width - 1)
-        return max(LEAST_CHUNK, min(self._usual_chunk, ceil(time / self._beside)))
-
-    @property
-    def price(self) -> int:
-        """What a pass beside writers costs at most before it has read anything, in tokens that could be read instead.
-
-        That is what a step of one row does.
-        """
-        return int(self._step(1) / self._beside) if self._beside else 0
+        if self._unseen >= MOST_UNSEEN and width == 1:
+            return 0
+        time = (READING_SHARE - 1) * self._step(writing) - self._draft(writing) * writing * (width - 1)
+        most = 0
+        for magnitude, price in sorted(self._beside.items()):
+            fitting, least = ceil(time / price), 1 << magnitude - 1
+            if fitting < least:
+                # A smaller chunk's tokens cost more; how much, may be known.
+                most = min(most, least - 1) if most else fitting
+                break
+            most = fitting
+        return max(LEAST_CHUNK, min(self._usual_chunk, most))
 
     def widest(self, rows: int) -> int:
         """Return how many tokens of each row a pass may take where another has no use for more than its own, or reads.
 
-        So it waits no longer than a few steps.
+        So it waits no longer than for a step more.
         """
-        step = self._step(rows)
-        return 1 + int((DRAFTING_SHARE - 1) * step / (self._draft(rows) * rows)) if step else 1
+        if not self._drafted:
+            # As many as tell what they cost.
+            return 2 if self._steps else 1
+        return 1 + int((DRAFTING_SHARE - 1) * self._step(rows) / (self._drafted * rows))
 
     def worth(self, rows: int, width: int, expected: float) -> bool:
         """Tell whether a pass over so many tokens of each row pays, if it is expected to yield so many in all."""
@@ -93,32 +99,44 @@ class Pace:
     def _usual_draft(self, rows: int) -> float:
         return self._alone or self._step(rows) / 8
 
-    def took(self, seconds: float, writing: int, read: int, passes: int, width: int = 1) -> None:
-        """Learn from a step.
-
-        `writing` rows wrote, with a pass over `width` tokens of each, and `read` tokens were read in `passes` passes.
-        """
-        if 0 < read < LEAST_CHUNK or not (read or writing):
-            # A few tokens tell nothing of the price of many.
-            return
+    def took(self, seconds: float, writing: int, read: int, width: int = 1) -> None:
+        """Learn from a step: so many rows wrote, with a pass over `width` tokens of each, and so much was read."""
         more, step = writing * (width - 1), self._step(writing)
+        if read and writing:
+            self._unseen += 1
+        elif not more:
+            self._unseen = 0
         if not writing:
-            # The price is that of all there is.
-            self._alone = _average(self._alone, seconds / read)
+            # The price is that of all there is. A few tokens tell nothing of the price of many.
+            if read >= LEAST_CHUNK:
+                self._alone = _average(self._alone, seconds / read)
         elif not read and not more:
             self._learn_step(writing, seconds)
             if self._drafted:
                 self._drafted += FORGOTTEN * (self._usual_draft(writing) - self._drafted)
         elif writing.bit_length() not in self._steps:
-            spent = self._alone * read + self._draft(writing) * more
-            self._learn_step(writing, _left(seconds, spent) / (passes + 1))
+            known = self._price(read)
+            left = _left(seconds, (known or self._alone) * read + self._draft(writing) * more)
+            # Until it is known what a pass costs that reads, it counts as much as the step.
+            self._learn_step(writing, left if known or not read else left / 2)
         elif not read:
             self._drafted = _average(self._draft(writing), _left(seconds, step) / more)
         else:
-            # A price that rises is believed at once: the gap is somebody's.
-            spent = step + self._draft(writing) * more
-            now = _credible(self._beside, _left(seconds, spent) / read)
-            self._beside = max(now, _average(self._beside, now))
+            self._learn_chunk(read, _left(seconds, step + self._draft(writing) * more) / read)
+
+    def _price(self, read: int) -> float:
+        """Return what a token takes that is read beside writers, with so many; 0 where nothing is known."""
+        if not self._beside:
+            return 0.0
+        return self._beside[min(self._beside, key=lambda known: abs(known - read.bit_length()))]
+
+    def _learn_chunk(self, read: int, price: float) -> None:
+        magnitude, now = read.bit_length(), _credible(self._price(read), price)
+        # A price that rises is believed at once: the gap is somebody's.
+        self._beside[magnitude] = learnt = max(now, _average(self._beside.get(magnitude, 0.0), now))
+        # Among more tokens one is no dearer, whatever held up the chunk that told so; among fewer it is no cheaper.
+        for other, known in self._beside.items():
+            self._beside[other] = _average(known, min(known, learnt)) if other > magnitude else max(known, learnt)
 
     def _learn_step(self, writing: int, seconds: float) -> None:
         nearest, magnitude = self._step(writing), writing.bit_length()

@@ -125,18 +125,24 @@ class Reading:
                 return True
         return False
 
-    def read(self, writing: int, width: int) -> tuple[int, int]:
+    @property
+    def pressing(self) -> bool:
+        """Whether rows have something to read, or wait to."""
+        return bool(self.waiting) or any(progress.unread for progress in self.readers)
+
+    def read(self, writing: int, width: int) -> int:
         """Set reading in motion, rows in turn, as much as may be while so many rows write so many tokens each.
 
-        Return how many tokens that is, and in how many passes.
+        Return how many tokens that is. Beside writers it is one pass: another would cost them as much again.
         """
-        allowance, read, passes = self._pace.chunk(writing, width), 0, 0
+        allowance, read = self._pace.chunk(writing, width), 0
         turns = sum(1 for progress in self.readers if progress.unread)
         while turns > 0 and allowance > 0:
             group = self._next_readers(allowance)
             share = allowance // len(group)
             # A pass has its price, however little it reads: what would be left for another is read with this one.
-            lengths = [p.stretch if p.stretch < share + LEAST_SHARE else share for p in group]
+            rest = min(LEAST_SHARE, share)
+            lengths = [p.stretch if p.stretch < share + rest else share for p in group]
             self._read_together(group, lengths)
             for progress, length in zip(group, lengths, strict=True):
                 if self._plain:
@@ -146,10 +152,9 @@ class Reading:
                 self.readers.remove(progress)
                 self.readers.append(progress)
             turns -= len(group)
-            passes += 1
             read += len(group) * max(lengths)
-            allowance -= len(group) * max(lengths) + (self._pace.price if writing else 0)
-        return read, passes
+            allowance = 0 if writing else allowance - len(group) * max(lengths)
+        return read
 
     def _next_readers(self, allowance: int) -> list[Progress]:
         """Return the row whose turn it is to read, with others that have about as much to read."""

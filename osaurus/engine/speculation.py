@@ -26,7 +26,7 @@ from attrs import define, field
 # Tokens that must have occurred before, the more the better: in code that is copied the same few stand in many places,
 # and the latest of them is seldom the one that is being copied.
 NGRAMS = (8, 4, 2)
-# With the row's own token these are sixteen: products take eight rows at a time.
+# With the row's own token these are sixteen: with AVX-512 products take eight rows at a time.
 MOST_DRAFTED = 15
 # Tokens of a prompt that are taken note of at a time: all of a very long one would be a gap in everybody's stream.
 MOST_LEARNT = 4096
