@@ -8,7 +8,7 @@ from math import ceil
 from attrs import define, field
 
 # While rows write, a step may take so many times as long with what others read, and so many with what others draft.
-READING_SHARE = 3.5
+READING_SHARE = 3.0
 DRAFTING_SHARE = 2.0
 LEAST_CHUNK = 4
 # While none do, more than usual is read at once if that takes no longer, in seconds: each pass has its price, but who
