@@ -46,7 +46,7 @@ static LANES void store_some(float* to, f32 vector, size_t count) {
     __builtin_memcpy(to, &vector, count * sizeof(float));
 }
 
-// Minus zero: plus zero would be an addition, which makes minus zero plus.
+// A number minus zero is itself, and costs nothing; plus zero it need not be, and is an addition.
 static LANES f32 broadcast(float value) { return value - f32{}; }
 
 static LANES i32 broadcast(int32_t value) { return i32{} + value; }
@@ -57,7 +57,7 @@ static LANES i32 broadcast_bytes(const int8_t* four) {
     return i32{} + value;
 }
 
-// Numbers of one byte, as bytes.
+// Numbers of one byte, as bytes. For AVX2 the compiler would take them one by one.
 typedef int8_t i8 __attribute__((vector_size(WIDTH)));
 static LANES i8 to_bytes(i32 vector) {
 #if defined(__AVX2__) && !defined(__AVX512F__)

@@ -11,8 +11,8 @@
 namespace osaurus {
 namespace {
 
-// Panels that meet a tile before the next one is read, of so many rows or a few more: their activations stay in the second
-// cache beside it.
+// Rows that meet a tile before the next one is read, in whole panels: their activations stay in the second cache beside
+// it.
 constexpr size_t ROWS_AT_A_TIME = 64;
 
 size_t panels_at_a_time(const Kernels& kernels) {
