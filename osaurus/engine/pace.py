@@ -88,9 +88,7 @@ class Pace:
 
     def _step(self, writing: int) -> float:
         """Return what a step of so many rows takes; of about as many, where that is not known yet, and 0 of none."""
-        if not self._steps:
-            return 0.0
-        return self._steps[min(self._steps, key=lambda known: abs(known - writing.bit_length()))]
+        return _nearest(self._steps, writing)
 
     def _draft(self, rows: int) -> float:
         """Return what a token of a draft costs, as far as is known."""
@@ -126,9 +124,7 @@ class Pace:
 
     def _price(self, read: int) -> float:
         """Return what a token takes that is read beside writers, with so many; 0 where nothing is known."""
-        if not self._beside:
-            return 0.0
-        return self._beside[min(self._beside, key=lambda known: abs(known - read.bit_length()))]
+        return _nearest(self._beside, read)
 
     def _learn_chunk(self, read: int, price: float) -> None:
         magnitude, now = read.bit_length(), _credible(self._price(read), price)
@@ -144,6 +140,11 @@ class Pace:
             self._steps[magnitude] = _average(nearest, seconds)
         else:
             self._steps[magnitude] = _credible(writing * nearest, seconds)
+
+
+def _nearest(known: dict[int, float], count: int) -> float:
+    """Return what is known of so many, or of about as many, by their binary magnitude; 0 where nothing is."""
+    return known[min(known, key=lambda magnitude: abs(magnitude - count.bit_length()))] if known else 0.0
 
 
 def _left(seconds: float, spent: float) -> float:
