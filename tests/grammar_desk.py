@@ -33,7 +33,7 @@ class GrammarDesk:
         self.grammars = Grammars.of(self.tokenizer.to_str(), self.tokenizer.get_vocab_size(), [end], {})
 
     def compile(self, schema: Schema, *, strict: bool = True) -> Grammar:
-        rule = SchemaRule(schema=prepared(json.dumps(schema), "format"), strict=strict, asked_by="format")
+        rule = SchemaRule(schema=prepared(json.dumps(schema), strict, "format"), strict=strict, asked_by="format")
         return self.grammars.compile(["start: schema_0"], [rule])
 
     def tokens(self, text: str) -> list[int]:

@@ -185,6 +185,14 @@ def test_what_is_written_to_end_in_time_has_no_scores(desk: Desk) -> None:
     assert text.encode().startswith(b"".join(scores))
 
 
+def test_calls_have_no_scores_nor_have_their_marks(desk: Desk) -> None:
+    desk.add(1, "Hello", tools=ToolUse(tools=TOOLS, only="clock"), top_logprobs=0, max_tokens=200)
+    events: list[tuple[int, Event]] = []
+    while desk.engine.busy:
+        events += chain.from_iterable(desk.engine.step())
+    assert not [score for _, event in events for score in getattr(event, "scores", ())]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_tool_that_must_be_called_is_called_once(desk: Desk, seed: int) -> None:
     use = ToolUse(tools=TOOLS, only="clock")

@@ -32,7 +32,7 @@ def compiled(tiny_tokenizer: Tokenizer) -> Callable[[dict[str, Any]], Grammar]:
     grammars = Grammars.of(tiny_tokenizer.to_str(), tiny_tokenizer.get_vocab_size(), [END], {})
 
     def compile_(schema: dict[str, Any]) -> Grammar:
-        rule = SchemaRule(schema=prepared(json.dumps(schema), "format"), strict=True, asked_by="format")
+        rule = SchemaRule(schema=prepared(json.dumps(schema), True, "format"), strict=True, asked_by="format")
         return grammars.compile(["start: schema_0"], [rule])
 
     return compile_

@@ -71,7 +71,7 @@ def test_what_is_not_strict_takes_what_cannot_be_enforced(desk: GrammarDesk) -> 
 def test_of_several_schemas_the_one_at_fault_is_named(desk: GrammarDesk) -> None:
     good, bad = {"type": "object"}, {"type": "object", "properties": {"x": {"type": "strin"}}}
     rules = [
-        SchemaRule(schema=prepared(json.dumps(schema), "x"), strict=True, asked_by=f"tools[{number}]")
+        SchemaRule(schema=prepared(json.dumps(schema), True, "x"), strict=True, asked_by=f"tools[{number}]")
         for number, schema in enumerate([good, bad, good])
     ]
     with pytest.raises(InvalidRequest, match="strin") as caught:

@@ -46,7 +46,8 @@ def test_a_tag_has_what_strict_clients_need() -> None:
         "models": [
             {
                 "name": "small",
-                "model": "small",
+                # Open WebUI looks models up with a tag.
+                "model": "small:latest",
                 "modified_at": "2024-03-15T12:00:00.000005Z",
                 "size": 10,
                 "digest": "sha256:00",
@@ -93,7 +94,7 @@ def test_parameters_are_never_abbreviated_beyond_recognition(parameters: int) ->
 def test_a_model_in_memory_is_told_with_what_it_takes_and_how_long_it_stays() -> None:
     resident = ResidentModel(id="org/Small", nbytes=7, on_gpu=True, context_length=99)
     [found] = running([(model(), "sha256:00", resident, 60.5)], NOON)["models"]
-    assert (found["name"], found["model"], found["digest"]) == ("small", "small", "sha256:00")
+    assert (found["name"], found["model"], found["digest"]) == ("small", "small:latest", "sha256:00")
     assert (found["size"], found["size_vram"], found["context_length"]) == (7, 7, 99)
     assert found["expires_at"] == "2024-03-15T12:01:00.500005Z"
     on_cpu = evolve(resident, on_gpu=False)

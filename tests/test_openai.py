@@ -367,6 +367,13 @@ def test_arguments_of_a_call_are_not_nested_without_end(levels: int) -> None:
     assert problem.param == "messages[1].tool_calls[0].function.arguments"
 
 
+def test_arguments_of_a_call_are_characters_even_where_they_are_escaped() -> None:
+    called = {"id": "call_1", "function": {"name": "f", "arguments": '{"a": "\\ud800"}'}}
+    problem = refusal(messages=[TURN, {"role": "assistant", "tool_calls": [called]}])
+    assert problem.param == "messages[1].tool_calls[0].function.arguments"
+    assert "surrogate" in problem.message
+
+
 def test_calls_and_their_results_are_part_of_the_conversation() -> None:
     called = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     turns = [

@@ -108,7 +108,7 @@ def running(found: Iterable[tuple[InstalledModel, str, ResidentModel, float]], n
         "models": [
             {
                 "name": model.id,
-                "model": model.id,
+                "model": _tagged(model),
                 "size": resident.nbytes,
                 "digest": digest,
                 "details": _details(model),
@@ -150,12 +150,17 @@ def show(card: ModelCard) -> dict[str, Any]:
 def _tag(model: InstalledModel, digest: str) -> dict[str, Any]:
     return {
         "name": model.id,
-        "model": model.id,
+        "model": _tagged(model),
         "modified_at": _modified(model),
         "size": model.size,
         "digest": digest,
         "details": _details(model),
     }
+
+
+def _tagged(model: InstalledModel) -> str:
+    """Return a model's id with a tag: clients that add one where there is none (Open WebUI) look it up here."""
+    return f"{model.id}:latest"
 
 
 def _modified(model: InstalledModel) -> str:

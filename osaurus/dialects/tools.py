@@ -100,7 +100,8 @@ def ollama_format(wanted: object) -> JsonFormat | None:
 def call_arguments(text: str, at: str) -> str:
     """Return the arguments of a call that was made, as text; none at all are an empty object.
 
-    What is no JSON, as of a call that was cut off, stays as it is. Raises InvalidRequest for what is nested too deeply.
+    What is no JSON, as of a call that was cut off, stays as it is. Raises InvalidRequest for what is nested too deeply,
+    or holds what is no character.
     """
     if not text.strip():
         return "{}"
@@ -110,7 +111,8 @@ def call_arguments(text: str, at: str) -> str:
         refuse(at, "is nested too deeply")
     except ValueError:
         return text
-    _check_depth(value, at)
+    # The text itself may be plain: escapes are characters only when they are read.
+    as_text(value, at)
     return text
 
 

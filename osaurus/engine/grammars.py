@@ -8,6 +8,7 @@ are used: each is tried before it is handed out. What is wrong becomes a 400 tha
 Rejected: xgrammar, which ignores what it cannot enforce, and outlines-core, which takes seconds for twenty tools.
 """
 
+import json
 import re
 import threading
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from ..chat import InvalidRequest, ServiceUnavailable
 from .closing import Closers
+from .loose_schemas import patterns_in, without_patterns
 from .schemas import SchemaRule
 
 T = TypeVar("T")
@@ -36,6 +38,8 @@ LONGEST_WAIT = 2.0
 MOST_SOURCE = 512 * 1024
 # How many grammars are known to be usable.
 MOST_KEPT = 64
+# Of how many patterns it is known whether a grammar can hold them.
+MOST_PATTERNS = 1024
 # In tokens; a text whose end takes more is written without looking for it.
 LONGEST_CLOSING = 2048
 
@@ -87,6 +91,8 @@ class Grammars:
     _closers: Closers
     _tried: OrderedDict[str, int] = field(factory=OrderedDict, init=False)
     """What was found to be usable, and in how many tokens its shortest text can be written."""
+    _holdable: OrderedDict[str, bool] = field(factory=OrderedDict, init=False)
+    """Which patterns a grammar can hold."""
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
     _compiling: threading.Semaphore = field(factory=lambda: threading.Semaphore(MOST_COMPILING), init=False)
 
@@ -113,7 +119,7 @@ class Grammars:
         Raises InvalidRequest if a schema is no schema, or cannot be enforced; ServiceUnavailable if too many others
         are being compiled.
         """
-        source = "\n".join([*rules, *(f"schema_{number}: {schema}" for number, schema in enumerate(schemas))])
+        source = _source(rules, schemas)
         if len(source) > MOST_SOURCE:
             asked_by = max(schemas, key=lambda schema: len(str(schema))).asked_by
             reason = f"the schemas have {len(source)} characters in all; there may be {MOST_SOURCE}"
@@ -121,13 +127,17 @@ class Grammars:
         if not self._compiling.acquire(timeout=LONGEST_WAIT):
             raise ServiceUnavailable("Too many schemas are being compiled; try again", retry_after=5)
         try:
-            return on_large_stack(lambda: self._compiled(source, schemas), self._compiling.release)
+            return on_large_stack(lambda: self._compiled(rules, schemas), self._compiling.release)
         except TimeoutError as error:
             asked_by = schemas[0].asked_by
             reason = "the schema takes too long to compile; simplify it"
             raise InvalidRequest(f"{asked_by}: {reason}", param=asked_by) from error
 
-    def _compiled(self, source: str, schemas: Sequence[SchemaRule]) -> Grammar:
+    def _compiled(self, rules: Sequence[str], schemas: Sequence[SchemaRule]) -> Grammar:
+        for schema in schemas:
+            if not schema.strict:
+                self._leave_out_patterns(schema)
+        source = _source(rules, schemas)
         matcher = self._matcher(source)
         with self._lock:
             shortest = self._tried.get(source)
@@ -143,6 +153,21 @@ class Grammars:
                 while len(self._tried) > MOST_KEPT or sum(map(len, self._tried)) > MOST_SOURCE:
                     self._tried.popitem(last=False)
         return Grammar(matcher, self._closers, shortest)
+
+    def _leave_out_patterns(self, rule: SchemaRule) -> None:
+        """Take the patterns that no grammar can hold out of a schema that is not strict."""
+        patterns = patterns_in(rule.schema)
+        if patterns:
+            with self._lock:
+                known = {pattern: self._holdable[pattern] for pattern in patterns if pattern in self._holdable}
+            for pattern in patterns - set(known):
+                source = "start: %json " + json.dumps({"type": "string", "pattern": pattern})
+                known[pattern] = not self._matcher(source).is_error()
+            with self._lock:
+                self._holdable |= known
+                while len(self._holdable) > MOST_PATTERNS:
+                    self._holdable.popitem(last=False)
+            without_patterns(rule.schema, [pattern for pattern, holdable in known.items() if not holdable])
 
     def _matcher(self, source: str) -> LLMatcher:
         return LLMatcher(
@@ -175,6 +200,10 @@ class Grammars:
                 return self._explained([schema], own)
         asked_by = schemas[0].asked_by
         return InvalidRequest(f"{asked_by}: the schema cannot be enforced: {_reason(complaint)}", param=asked_by)
+
+
+def _source(rules: Sequence[str], schemas: Sequence[SchemaRule]) -> str:
+    return "\n".join([*rules, *(f"schema_{number}: {schema}" for number, schema in enumerate(schemas))])
 
 
 def _reason(complaint: str) -> str:

@@ -84,8 +84,10 @@ class TextAssembler:
                 # Scores are of the answer.
                 self._scores.clear()
         if self.calls is not None:
+            before = self.calls.calling
             text, calls = self.calls.feed(text)
-            if calls or self.calls.calling:
+            if before or calls or self.calls.calling:
+                # The mark that ends a call is no more of the answer than the call.
                 self._scores.clear()
         text, stopped = self._scanner.feed(text)
         self._said = self._said + len(thought) + len(text) if stopped else self._decoded - self._held

@@ -17,12 +17,8 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from .loose_schemas import LISTED, NAMED, SINGLE, as_meant, without_nulls
 from .schema_limits import MOST_CHARACTERS, Schema, check, check_names, is_number, objects_in, refused
-
-# Where schemas stand in a schema: alone, in a list, and by name.
-SINGLE = ("items", "additionalItems", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
-LISTED = ("prefixItems", "items", "anyOf", "oneOf", "allOf")
-NAMED = ("properties", "patternProperties", "dependentSchemas")
 
 # With these beside it, an alternative is not the whole of what is said about an object.
 SHARED_WITH = ("properties", "patternProperties", "required", "additionalProperties", "allOf", "$ref")
@@ -79,7 +75,7 @@ class SchemaRule:
         return "%json " + json.dumps({**self.schema, "x-guidance": {**JSON_STYLE, **lenient}})
 
 
-def prepared(text: str, asked_by: str) -> Schema:
+def prepared(text: str, strict: bool, asked_by: str) -> Schema:
     """Return a schema, given as JSON text, closed. Raises InvalidRequest, for the field `asked_by`."""
     if len(text) > MOST_CHARACTERS:
         raise refused(asked_by, f"the schema has {len(text)} characters; there may be {MOST_CHARACTERS}")
@@ -92,15 +88,18 @@ def prepared(text: str, asked_by: str) -> Schema:
     if not isinstance(schema, dict):
         raise refused(asked_by, "must be a JSON Schema: an object")
     check(schema, asked_by)
+    without_nulls(schema)
+    if not strict:
+        as_meant(schema)
     # Options of the compiler are not for clients.
     schema.pop("x-guidance", None)
     _Closing().close(schema)
     return schema
 
 
-def prepared_for_arguments(text: str, asked_by: str) -> Schema:
+def prepared_for_arguments(text: str, strict: bool, asked_by: str) -> Schema:
     """Return the schema of a tool's arguments, which are an object. Raises InvalidRequest."""
-    schema = prepared(text, asked_by)
+    schema = prepared(text, strict, asked_by)
     if schema.setdefault("type", "object") != "object":
         raise refused(asked_by, f"must describe an object, not {json.dumps(schema['type'])[:64]}")
     return schema

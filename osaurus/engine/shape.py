@@ -67,7 +67,7 @@ class Shaper:
         if form.parse is not None:
             # What no grammar holds is no less from strangers.
             for tool in tools.tools:
-                prepared_for_arguments(tool.parameters, tool.asked_by)
+                prepared_for_arguments(tool.parameters, tool.strict, tool.asked_by)
             return Shape(format=form, tools=tools.tools, parallel=tools.parallel)
         if self._grammars is None:
             return Shape(format=ToolFormat(form.begin, form.end, from_json), tools=tools.tools, parallel=tools.parallel)
@@ -128,7 +128,9 @@ def _bodies(grammars: "Grammars", tools: ToolUse) -> tuple[list[str], list[Schem
     ]
     schemas = [
         SchemaRule(
-            schema=prepared_for_arguments(tool.parameters, tool.asked_by), strict=tool.strict, asked_by=tool.asked_by
+            schema=prepared_for_arguments(tool.parameters, tool.strict, tool.asked_by),
+            strict=tool.strict,
+            asked_by=tool.asked_by,
         )
         for tool in callable_
     ]
@@ -136,5 +138,5 @@ def _bodies(grammars: "Grammars", tools: ToolUse) -> tuple[list[str], list[Schem
 
 
 def _format_rule(wanted: JsonFormat) -> SchemaRule:
-    schema = prepared(wanted.schema, wanted.asked_by)
+    schema = prepared(wanted.schema, wanted.strict, wanted.asked_by)
     return SchemaRule(schema=schema, strict=wanted.strict, asked_by=wanted.asked_by)
