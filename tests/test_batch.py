@@ -15,6 +15,7 @@ from osaurus.chat import (
     Piece,
     Sampling,
 )
+from osaurus.engine.answer import Answer
 from osaurus.engine.backend import Backend
 
 from .conftest import write_tiny_model
@@ -167,6 +168,67 @@ def test_a_row_that_ended_in_a_step_that_fails_is_told_its_end(desk: Desk, monke
     assert isinstance(desk.ends[1], Finished)
     assert isinstance(desk.ends[2], Failed)
     assert not desk.engine.busy
+
+
+@pytest.mark.parametrize("where", ["osaurus.engine.batch.join", "osaurus.engine.keeping.Keeper.taken"])
+def test_a_row_is_told_of_a_failure_on_its_way_from_one_place_to_the_next(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    alone = desk.alone("Hello")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("injected")
+
+    desk.add(1, "A prompt that nobody has read")
+    desk.add(2, "Hello")
+    with monkeypatch.context() as patch:
+        patch.setattr(where, fail)
+        desk.finish()
+    assert all(isinstance(desk.ends[number], Failed) for number in (1, 2))
+    assert desk.alone("Hello") == alone
+
+
+@pytest.mark.parametrize("method", ["allowed", "take"])
+def test_an_answer_that_fails_ends_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    alone = desk.alone("Hello")
+    for number in (1, 2, 3):
+        desk.add(number, "Hello")
+    for _ in range(4):
+        desk.step()
+    _, batch = desk.engine._resident["tiny"]
+    failing, usual = batch._writing[1].answer, getattr(Answer, method)
+
+    def fail(answer: Answer, *arguments: Any) -> Any:
+        if answer is failing:
+            raise RuntimeError("injected")
+        return usual(answer, *arguments)
+
+    monkeypatch.setattr(Answer, method, fail)
+    desk.finish()
+    assert isinstance(desk.ends[2], Failed)
+    assert [desk.texts[number] for number in (1, 3)] == [alone, alone]
+    assert all(isinstance(desk.ends[number], Finished) for number in (1, 3))
+
+
+@pytest.mark.parametrize("method", ["remove", "park"])
+def test_what_fails_when_a_row_leaves_is_told_to_those_that_wrote_with_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    alone = desk.alone("Hello")
+    desk.add(1, "Hello")
+    desk.add(2, "Hello")
+    for _ in range(4):
+        desk.step()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("osaurus.engine.keeping.Keeper.keep_written", fail)
+        getattr(desk.engine, method)(1)
+    desk.finish()
+    assert isinstance(desk.ends[2], Failed)
+    assert desk.alone("Hello") == alone
 
 
 def test_log_probabilities_come_with_the_text_of_rows_that_asked(desk: Desk) -> None:

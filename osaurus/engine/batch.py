@@ -24,6 +24,8 @@ from time import monotonic_ns, perf_counter
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
 from attrs import define, field
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 from twisted.logger import Logger
@@ -86,6 +88,8 @@ class Batch:
     _logits: mx.array | None = field(default=None, init=False)
     _launched: tuple[float, int, int, int] | None = field(default=None, init=False)
     _steps: int = field(default=0, init=False)
+    _ends: list[tuple[int, Event]] = field(factory=list, init=False)
+    """Ends of rows that were ended between two steps."""
 
     @_pace.default
     def _make_pace(self) -> Pace:
@@ -112,12 +116,12 @@ class Batch:
         return self._batchable and all(type(cache) is KVCache for cache in make_prompt_cache(self._model.network))
 
     def __len__(self) -> int:
-        return len(self._reading) + len(self._writing) + len(self._parked)
+        return len(self._reading) + len(self._writing) + len(self._parked) + len(self._ends)
 
     @property
     def busy(self) -> bool:
         """Whether there is a step to do."""
-        return bool(self._reading or self._writing)
+        return bool(self._reading or self._writing or self._ends)
 
     @property
     def rows(self) -> tuple[int, int, int, int]:
@@ -145,7 +149,13 @@ class Batch:
         # In JSON a stop string would stop in the middle.
         stops = StopScanner(() if row.shape.grammar is not None else row.stop)
         text = TextAssembler(
-            self._model.tokenizer, self._model.end_tokens, stops, thoughts, row.shape.scanner(), self._model.marks
+            self._model.tokenizer,
+            self._model.end_tokens,
+            stops,
+            thoughts,
+            row.shape.scanner(),
+            self._model.marks,
+            row.prompt if row.continues else (),
         )
         answer = Answer(
             text,
@@ -159,9 +169,12 @@ class Batch:
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to; an unknown one is left alone, it has ended by itself."""
-        if not self._reading.remove(row_id):
-            self._parked.pop(row_id, None)
-            self._take_out(row_id)
+        try:
+            if not self._reading.remove(row_id):
+                self._parked.pop(row_id, None)
+                self._take_out(row_id)
+        except Exception:  # noqa: BLE001 - what the pass under way came to shows where its arrays are looked at
+            self._ends += self._end_all()
 
     def park(self, row_id: int) -> None:
         """Let a row that writes stand still, until `unpark`; one that does not write yet is left alone.
@@ -170,7 +183,11 @@ class Batch:
         """
         for progress in self._writing:
             if progress.row.id == row_id:
-                self._take_out(row_id)
+                try:
+                    self._take_out(row_id)
+                except Exception:  # noqa: BLE001 - as in `remove`
+                    self._ends += self._end_all()
+                    return
                 progress.read, progress.kept, progress.right, progress.given, progress.wrote = 0, 0, 0, [], 0
                 self._parked[row_id] = progress
                 return
@@ -186,7 +203,7 @@ class Batch:
 
         An error leaves the caches in an unknown state: the rows end with it, and later ones begin anew.
         """
-        events: list[tuple[int, Event]] = []
+        events, self._ends = self._ends, []
         try:
             began, width, joined = self._write(events)
             # Reading may take as long as several steps.
@@ -194,14 +211,17 @@ class Batch:
             events = []
             self._read(began, width, joined, events)
         except Exception:  # noqa: BLE001 - whatever MLX raises, the rows must be told
-            failed = [progress.row for progress in (*self._writing, *self._reading.clear())]
-            requests = {row.request.request_id for row in failed if row.request is not None}
-            log.failure("A step failed; its rows are ended", request_ids=sorted(requests))
-            self._writing, self._caches, self._logits, self._launched = [], [], None, None
-            error = InternalError("The engine failed while generating; the server's log has the reason.")
             # A row may have ended in this very step; its listener hears the end that comes first.
-            events += [(row.id, Failed(error)) for row in failed]
+            events += self._end_all()
         yield events
+
+    def _end_all(self) -> list[tuple[int, Event]]:
+        """Let all rows leave but those that stand still; return their ends. In an except clause."""
+        failed = [*self._writing, *self._reading.clear()]
+        log.failure("A step failed; its rows are ended", request_ids=_requests(failed))
+        self._writing, self._caches, self._logits, self._launched = [], [], None, None
+        error = InternalError("The engine failed while generating; the server's log has the reason.")
+        return [(progress.row.id, Failed(error)) for progress in failed]
 
     def _write(self, events: list[tuple[int, Event]]) -> tuple[float, int, bool]:
         """Draw what rows write, append to `events` what they say, and set the next pass in motion.
@@ -243,12 +263,21 @@ class Batch:
         if width > 1 and all(row.sampler.plain for row in rows):
             best = greatest(logits.reshape(-1, logits.shape[-1])).reshape(logits.shape[:2])
         while going:
+            masks: list[npt.NDArray[np.bool_] | None] = []
+            for index in list(going):
+                try:
+                    masks.append(rows[index].answer.allowed())
+                except Exception:  # noqa: BLE001 - what goes wrong with one answer is none of the others'
+                    ends.append((rows[index].row.id, self._broken(rows[index])))
+                    ended.add(index)
+                    going.remove(index)
+            if not going:
+                break
             places = [rows[index].right - 1 for index in going]
             if len(set(places)) == 1 and len(going) == len(rows):
                 here = logits[:, places[0]]
             else:
                 here = logits[mx.array(going), mx.array(places)]
-            masks = [rows[index].answer.allowed() for index in going]
             if best is None or any(mask is not None for mask in masks):
                 tokens = sample(here, [rows[index].sampler for index in going], masks)
             else:
@@ -257,7 +286,11 @@ class Batch:
             now = monotonic_ns()
             on: list[int] = []
             for index, token, scored in zip(going, tokens, scores, strict=True):
-                number, (piece, end) = rows[index].row.id, self._wrote(rows[index], token, scored, now)
+                number = rows[index].row.id
+                try:
+                    piece, end = self._wrote(rows[index], token, scored, now)
+                except Exception:  # noqa: BLE001 - as above
+                    piece, end = Piece(""), self._broken(rows[index])
                 if piece:
                     pieces[number] = pieces[number] + piece if number in pieces else piece
                 follows = rows[index].follow()
@@ -368,6 +401,11 @@ class Batch:
             return written.piece, Failed(written.end)
         return written.piece, None if written.end is None else progress.finished(written.end, now)
 
+    def _broken(self, progress: Progress) -> Failed:
+        """Return the end of an answer that cannot be gone on with. In an except clause."""
+        log.failure("An answer failed", request_ids=_requests([progress]))
+        return Failed(InternalError("The engine failed while generating; the server's log has the reason."))
+
     def _spelled(self, scored: Scored) -> TokenScore:
         spelling = self._model.vocabulary.spelling
         best = tuple(TokenScore(spelling(token), logprob) for token, logprob in scored.best)
@@ -404,7 +442,14 @@ class Batch:
             self._caches = [join(cache, others) for cache, others in zip(before, layers, strict=True)]
         else:
             self._caches = joining[0].cache
+        # Until here they are among the readers: none is nowhere when something fails.
+        self._reading.leave(joining)
         for progress in joining:
             progress.cache, progress.prompt_read = [], progress.prompt_read or monotonic_ns()
             self._writing.append(progress)
         return True
+
+
+def _requests(rows: Sequence[Progress]) -> list[str]:
+    """Return the ids that rows were asked for with, for the log."""
+    return sorted({progress.row.request.request_id for progress in rows if progress.row.request is not None})

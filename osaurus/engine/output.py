@@ -2,19 +2,19 @@
 
 The difficulty is that neither characters nor stop strings respect token boundaries. A byte-level token may hold part
 of a character; a stop string may begin in one token and end three later, or begin and turn out not to be one. So text
-is held back as long as it may yet become something else: incomplete characters by the decoder, and by `StopScanner`
+is held back as long as it may yet become something else: incomplete characters by `TokenDecoder`, and by `StopScanner`
 the longest end of the text that is the beginning of a stop string. Stopping on token sequences was rejected: the same
 text has many tokenisations.
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from attrs import define, field
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from ..chat import CallPiece, Piece, TokenScore
+from .decoding import TokenDecoder
 from .marks import doubtful
 from .thoughts import ThoughtScanner
 from .tool_calls import CallScanner
@@ -49,7 +49,7 @@ class TextAssembler:
     """The text of one answer, token by token. `silent` tokens end sequences and have no text.
 
     Where `thoughts` and `calls` are told from the text, stop strings are looked for in the text alone. `marks` are
-    tokens that begin or end those and have no text for the tokeniser.
+    tokens that begin or end those and have no text for the tokeniser. `before` are the tokens of a text that goes on.
     The score of a token comes out with the first of its text. Those of a stop string's tokens never do.
     """
 
@@ -59,10 +59,15 @@ class TextAssembler:
     _thoughts: ThoughtScanner | None = None
     calls: CallScanner | None = None
     _marks: Mapping[int, str] = field(factory=dict)
-    _decoder: DecodeStream = field(factory=lambda: DecodeStream(skip_special_tokens=True), init=False)
+    _before: Sequence[int] = ()
+    _decoder: TokenDecoder = field(init=False)
     _decoded: int = field(default=0, init=False)
     _said: int = field(default=0, init=False)
     _scores: deque[tuple[int, TokenScore]] = field(factory=deque, init=False)
+
+    @_decoder.default
+    def _make_decoder(self) -> TokenDecoder:
+        return TokenDecoder(self._tokenizer, self._before)
 
     def add(self, token: int, score: TokenScore | None = None) -> tuple[Piece, bool]:
         """Take the next token; return the text it completes (often none), and whether a stop string was reached."""
@@ -70,7 +75,7 @@ class TextAssembler:
             return Piece(""), False
         if score is not None:
             self._scores.append((self._decoded, score))
-        text = self._decoder.step(self._tokenizer, token)
+        text = self._decoder.step(token)
         text = self._marks.get(token) or text
         if not text:
             return Piece(""), False

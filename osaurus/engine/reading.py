@@ -58,11 +58,13 @@ class Reading:
             self._keeper.keep(progress)
 
     def ready(self, most: int) -> list[Progress]:
-        """Let at most so many rows leave that have read all but their last token."""
-        ready = [progress for progress in self.readers if not progress.unread][:most]
-        for progress in ready:
+        """Return at most so many rows that have read all but their last token."""
+        return [progress for progress in self.readers if not progress.unread][:most]
+
+    def leave(self, rows: Sequence[Progress]) -> None:
+        """Let readers leave."""
+        for progress in rows:
             self.readers.remove(progress)
-        return ready
 
     def remove(self, row_id: int) -> bool:
         """Let a row leave, if it is one of these; return whether it was."""
@@ -97,9 +99,10 @@ class Reading:
                 self.waiting.remove(progress)
                 events.append((progress.row.id, Failed(error)))
                 continue
-            self.waiting.remove(progress)
             progress.read, cache = self._keeper.taken(progress)
             progress.cache = cache or make_prompt_cache(self._model.network)
+            # Not before: where that fails, it is still somewhere.
+            self.waiting.remove(progress)
             if not progress.begun:
                 progress.begun, progress.cached = monotonic_ns(), progress.read
                 self._tally.began(len(progress.row.prompt), progress.cached)

@@ -81,6 +81,8 @@ class Row:
     """Whether the prompt ends within a thought; None if thoughts are not to be told from the answer."""
     boundaries: tuple[int, ...] = ()
     shape: Shape = field(factory=Shape)
+    continues: bool = False
+    """Whether what is written goes on with the prompt's own text."""
     request: GenerationRequest | None = None
 
 

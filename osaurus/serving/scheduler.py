@@ -224,6 +224,7 @@ class Scheduler:
                 boundaries=prompt.boundaries,
                 thinking=prompt.thinking,
                 shape=prompt.shape,
+                continues=request.raw is not None,
                 request=request,
             )
             for request, (prompt, _) in zip(requests, prompts, strict=True)
