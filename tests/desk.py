@@ -2,6 +2,7 @@
 
 from itertools import chain
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any
 
 from attrs import define, field
@@ -46,7 +47,7 @@ class Desk:
                 max_tokens=prompt.max_tokens,
                 sampling=request.sampling,
                 stop=request.stop,
-                arrived=0,
+                arrived=monotonic_ns(),
                 load=0,
                 top_logprobs=request.top_logprobs,
                 tell_tokens=request.tell_tokens,

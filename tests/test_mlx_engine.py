@@ -5,6 +5,7 @@ import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -158,7 +159,7 @@ def test_what_is_kept_of_prefixes_makes_room_for_rows(
     assert 0 < desk.engine._prefixes.nbytes <= 850 * token - batch.claimed < kept
 
 
-def test_two_models_whose_rows_wait_for_each_other_do_not_wait_for_ever(
+def test_of_two_models_whose_rows_wait_for_each_other_one_is_answered(
     backend: Backend, tiny_models: Path, sizes: tuple[int, int]
 ) -> None:
     weights, token = sizes
@@ -168,6 +169,96 @@ def test_two_models_whose_rows_wait_for_each_other_do_not_wait_for_ever(
         desk.add(number + 2, "Hello", name="other", max_tokens=200)
     desk.finish()
     assert set(desk.ends) == {0, 1, 2, 3}
+    # Those of the other come again, as its room is taken now.
+    assert sum(isinstance(end, Finished) for end in desk.ends.values()) == 2
+
+
+def test_a_row_is_not_kept_out_by_those_of_another_model_that_come_later(
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int]
+) -> None:
+    weights, token = sizes
+    desk = limited(backend, tiny_models, 2 * weights + 300 * token)
+    desk.add(0, "Hello", name="other", max_tokens=60)
+    desk.step()
+    # It fits by itself only.
+    desk.add(1, "Hello", max_tokens=240)
+    for number in range(2, 8):
+        desk.add(number, f"Hi {number}", name="other", max_tokens=40)
+        for _ in range(20):
+            desk.step()
+    desk.finish()
+    assert all(isinstance(end, Finished) for end in desk.ends.values())
+    assert list(desk.ends)[:2] == [0, 1]
+
+
+def test_a_row_waits_for_room_that_one_has_which_stands_still(
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int]
+) -> None:
+    weights, token = sizes
+    desk = limited(backend, tiny_models, 2 * weights + 100 * token)
+    alone = desk.alone("Hello", name="other", max_tokens=60)
+    desk.add(1, "Hello", max_tokens=200)
+    for _ in range(4):
+        desk.step()
+    desk.engine.park(1)
+    desk.add(2, "Hello", name="other", max_tokens=60)
+    for _ in range(4):
+        desk.step()
+    desk.engine.park(2)
+    desk.engine.unpark(1)
+    desk.finish()
+    # There is no step to do until the other goes on, or has gone.
+    assert desk.ends == {}
+    desk.engine.unpark(2)
+    desk.finish()
+    assert all(isinstance(desk.ends[number], Finished) for number in (1, 2))
+    assert desk.texts[2] == alone
+
+
+def test_room_for_a_model_is_asked_for_before_it_is_built_a_second_time(
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_lm.utils import load_model
+
+    desk = limited(backend, tiny_models, 2 * sizes[0] - 1)
+    built: list[Path] = []
+
+    def count(folder: Path, **options: Any) -> Any:
+        built.append(folder)
+        return load_model(folder, **options)
+
+    monkeypatch.setattr("osaurus.engine.loader.load_model", count)
+    desk.add(1, "Hello")
+    for _ in range(3):
+        with pytest.raises(NoRoomYet, match="GiB"):
+            desk.engine.load("other", desk.folder("other"))
+    assert [folder.name for folder in built] == ["tiny", "other"]
+    desk.finish()
+    desk.alone("Hello", name="other")
+
+
+def test_a_model_that_makes_room_has_gone_when_its_room_is_taken(
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlx.core as mx
+
+    weights, token = sizes
+    desk = limited(backend, tiny_models, 2 * weights + 300 * token)
+    desk.alone("Hello", name="other")
+    network = weakref.ref(desk.engine._resident["other"][0].network)
+    trimmed: list[bool] = []
+    clear_cache = mx.clear_cache
+
+    def look() -> None:
+        trimmed.append(network() is None)
+        clear_cache()
+
+    desk.add(1, "Hello", max_tokens=400)
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "clear_cache", look)
+        desk.step()
+    assert trimmed[:1] == [True]
+    desk.finish()
 
 
 def test_unloading_waits_for_the_last_row(desk: Desk) -> None:

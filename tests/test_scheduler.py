@@ -23,6 +23,7 @@ from osaurus.chat import (
     ServiceUnavailable,
     Started,
 )
+from osaurus.engine.runner import Row
 from osaurus.library.store import ModelStore
 from osaurus.serving.generation import Generation
 from osaurus.serving.limits import Limits
@@ -329,3 +330,100 @@ def test_who_gives_up_waiting_for_room_keeps_nobody_behind(stage: Stage) -> None
     waiting.cancel()
     stage.worker.settle()
     assert fired == [[Completion("Hello", finished())]]
+
+
+# A model that was loaded has made room for another by the time its row comes.
+
+
+def crowded_out(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have the first row for each of these models find no room."""
+    add, full = ScriptedEngine.add, list(names)
+
+    def add_later(engine: ScriptedEngine, name: str, folder: Path, row: Row) -> None:
+        if name in full:
+            full.remove(name)
+            raise NoRoomYet("no room", retry_after=1)
+        add(engine, name, folder, row)
+
+    patch.setattr(ScriptedEngine, "add", add_later)
+
+
+@pytest.fixture
+def crowded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[Stage, Generation, Generation]:
+    """A stage where one request is being answered, and another has found no room for its row."""
+    crowded_out(monkeypatch, "tests/other")
+    answering = stage.scheduler.submit(ask())
+    stage.worker.turn()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "step", lambda self: [])
+        waiting = stage.scheduler.submit(ask("other"))
+        stage.worker.turn(3)
+    assert not waiting.over
+    return stage, answering, waiting
+
+
+def test_a_row_that_finds_no_room_is_submitted_again_when_another_answer_has_ended(
+    crowded: tuple[Stage, Generation, Generation],
+) -> None:
+    stage, answering, waiting = crowded
+    heard = outcome(waiting.completions())
+    answering.cancel()
+    stage.worker.settle()
+    assert heard == [[Completion("Hello", finished())]]
+    # Its model is asked for again.
+    assert stage.worker.engine.loads == ["tests/tiny", "tests/other", "tests/other"]
+
+
+def test_what_ended_while_the_row_was_on_its_way_is_not_missed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowded_out(monkeypatch, "tests/other")
+    leaving, staying = stage.scheduler.submit(ask()), stage.scheduler.submit(ask())
+    stage.worker.turn()
+    waiting = stage.scheduler.submit(ask("other"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "step", lambda self: [])
+        stage.worker.turn()
+        leaving.cancel()
+        stage.worker.turn(3)
+    heard = outcome(waiting.completions())
+    stage.worker.turn(3)
+    staying.cancel()
+    stage.worker.settle()
+    assert heard == [[Completion("Hello", finished())]]
+
+
+def test_a_row_that_finds_no_room_where_nobody_is_answered_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowded_out(monkeypatch, "tests/other")
+    heard = outcome(stage.scheduler.submit(ask("other")).completions())
+    stage.worker.settle()
+    [error] = heard
+    assert isinstance(error, NoRoomYet)
+
+
+def test_who_gives_up_while_the_row_waits_keeps_nobody_behind(crowded: tuple[Stage, Generation, Generation]) -> None:
+    stage, answering, waiting = crowded
+    waiting.cancel()
+    answering.cancel()
+    stage.worker.settle()
+    assert list(stage.worker.engine.rows) == []
+    heard = outcome(stage.scheduler.submit(ask("other")).completions())
+    stage.worker.settle()
+    assert heard == [[Completion("Hello", finished())]]
+
+
+def test_whose_row_waits_is_told_when_the_server_stops(crowded: tuple[Stage, Generation, Generation]) -> None:
+    stage, _, waiting = crowded
+    heard = outcome(waiting.completions())
+    stage.scheduler.stop()
+    [error] = heard
+    assert isinstance(error, ServiceUnavailable)
+
+
+def test_an_answer_that_has_begun_cannot_begin_again(stage: Stage) -> None:
+    stage.scheduler.submit(ask())
+    stage.worker.engine.script = [Piece("Hel"), Failed(NoRoomYet("no room", retry_after=1))]
+    heard = outcome(stage.scheduler.submit(ask("other")).completions())
+    stage.worker.settle()
+    [error] = heard
+    assert isinstance(error, NoRoomYet)

@@ -26,7 +26,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
-from attrs import define, field
+from attrs import define, field, frozen
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 from twisted.logger import Logger
 
@@ -65,14 +65,28 @@ MOST_SLACK = 64
 STEPS_BETWEEN_CLEARING = 256
 
 
+@frozen
+class Rows:
+    """How many rows wait to begin, read, write, and stand still."""
+
+    waiting: int
+    reading: int
+    writing: int
+    parked: int
+
+
 @define(eq=False)
 class Batch:
-    """The rows of one model. `admit` says whether there is memory for this many bytes of all its rows together."""
+    """The rows of one model.
+
+    `admit` says whether there is memory for all its rows together, given when the one came that is to begin, in
+    nanoseconds, and so many bytes.
+    """
 
     _model: Model
     _backend: Backend
     _prefixes: PrefixCache
-    _admit: Callable[["Batch", int], bool]
+    _admit: Callable[["Batch", int, int], bool]
     _tally: ModelTally
     _speculation: bool
     _pace: Pace = field(init=False)
@@ -124,9 +138,14 @@ class Batch:
         return bool(self._reading or self._writing or self._ends)
 
     @property
-    def rows(self) -> tuple[int, int, int, int]:
-        """How many rows wait to begin, read, write, and stand still."""
-        return len(self._reading.waiting), len(self._reading.readers), len(self._writing), len(self._parked)
+    def at_work(self) -> bool:
+        """Whether rows read or write, so that there will be room when they end."""
+        return bool(self._reading.readers or self._writing or self._ends)
+
+    @property
+    def rows(self) -> Rows:
+        """How many rows there are of each kind."""
+        return Rows(len(self._reading.waiting), len(self._reading.readers), len(self._writing), len(self._parked))
 
     @property
     def claimed(self) -> int:
@@ -139,8 +158,11 @@ class Batch:
         return len(rows) * longest * self._model.token_nbytes
 
     def _has_room(self, reading: Sequence[Progress]) -> bool:
-        """Tell whether there is room for these rows beside those that write. Raises NoRoomYet if never."""
-        return self._admit(self, self._claim([*reading, *self._writing]))
+        """Tell whether there is room for these rows, the first of which is to begin, beside those that write.
+
+        Raises NoRoomYet if there will be none.
+        """
+        return self._admit(self, reading[0].row.arrived, self._claim([*reading, *self._writing]))
 
     def add(self, row: Row) -> None:
         """Take a row in, from the next step on."""

@@ -6,7 +6,7 @@ Like all modules that import MLX, this one may be imported only after `backend.p
 import ctypes
 import gc
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from .prefixes import PrefixCache
 from .runner import Row
 from .tally import Tally
 
+# After so many steps without fruit, rows begin in any order; if none can then, one is told that it cannot.
+TAKE_TURNS = 1
+
 
 @define
 class MLXEngine:
@@ -30,7 +33,8 @@ class MLXEngine:
     MLX ends the process when memory runs out, so everything that takes much of it has its place in `memory_limit`, in
     bytes, before it begins: models by their weights, rows by what their caches may grow to. What does not fit makes
     room in turn: what is kept of prefixes goes first, then models that have nothing to do, the least recently used one
-    first. What does not fit even then waits.
+    first. What does not fit even then waits, and whoever comes later waits behind it: newcomers to one model would keep
+    a large row of another out for good.
     """
 
     _backend: Backend
@@ -41,6 +45,16 @@ class MLXEngine:
     _resident: dict[str, tuple[Model, Batch]] = field(factory=dict, init=False)
     _leaving: set[str] = field(factory=set, init=False)
     _numbers: Iterator[int] = field(factory=count, init=False)
+    _sizes: dict[str, tuple[tuple[str, ...], int]] = field(factory=dict, init=False)
+    """What models took when room was asked for them, with the identity of their files."""
+    _refused: list[int] = field(factory=list, init=False)
+    """When the rows came that found no room in the step before."""
+    _refusing: list[int] = field(factory=list, init=False)
+    """The same in this step."""
+    _fruitless: int = field(default=0, init=False)
+    """How many steps in a row nothing was at work, and rows found no room."""
+    _stalled: bool = field(default=False, init=False)
+    """Whether nothing can be done until something is said: rows wait for room that rows have which stand still."""
 
     def __attrs_post_init__(self) -> None:
         # The thread may have had an engine before, which gave the thread's streams back when it was closed.
@@ -48,6 +62,7 @@ class MLXEngine:
 
     def load(self, name: str, folder: Path) -> Model:
         """Return the model, loading it if it is not in memory. Raises ModelLoadFailed, NoRoomYet."""
+        self._look_again()
         self._leaving.discard(name)
         if name in self._resident and self._replaced_on_disk(name, folder):
             # Other files are there by now. Rows of the old ones go on to their end.
@@ -64,12 +79,14 @@ class MLXEngine:
             self._let_go()
 
     def add(self, name: str, folder: Path, row: Row) -> None:
-        """Take a row in, from the next step on. Raises ModelLoadFailed if the model had to be loaded again."""
+        """Take a row in, from the next step on. Raises what `load` does, if the model has gone meanwhile."""
+        self._look_again()
         _, batch = self._reside(name, folder)
         batch.add(row)
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to."""
+        self._look_again()
         for _, batch in self._resident.values():
             batch.remove(row_id)
         self._let_go()
@@ -83,6 +100,7 @@ class MLXEngine:
 
     def unpark(self, row_id: int) -> None:
         """Let a row go on where it was."""
+        self._look_again()
         for _, batch in self._resident.values():
             batch.unpark(row_id)
 
@@ -101,16 +119,15 @@ class MLXEngine:
     def figures(self) -> Figures:
         """Return how it stands; after each step, so it takes microseconds."""
         rows = [batch.rows for _, batch in self._resident.values()]
-        waiting, reading, writing, parked = map(sum, zip(*rows, strict=True)) if rows else (0, 0, 0, 0)
         models_nbytes: dict[str, int] = {}
         for model, _ in self._resident.values():
             # One whose files were replaced stays beside the new one for as long as it has rows.
             models_nbytes[model.name] = models_nbytes.get(model.name, 0) + model.nbytes
         return Figures(
-            waiting=waiting,
-            reading=reading,
-            writing=writing,
-            parked=parked,
+            waiting=sum([counts.waiting for counts in rows]),
+            reading=sum([counts.reading for counts in rows]),
+            writing=sum([counts.writing for counts in rows]),
+            parked=sum([counts.parked for counts in rows]),
             models_nbytes=models_nbytes,
             rows_nbytes=sum([batch.claimed for _, batch in self._resident.values()]),
             prefixes_nbytes=self._prefixes.nbytes,
@@ -125,7 +142,11 @@ class MLXEngine:
 
     @property
     def _has_rows(self) -> bool:
-        return any(batch.busy for _, batch in self._resident.values())
+        return not self._stalled and any(batch.busy for _, batch in self._resident.values())
+
+    def _look_again(self) -> None:
+        """See whether there is room for rows that found none, now that something is different."""
+        self._fruitless, self._stalled = 0, False
 
     def _tell(self) -> None:
         """Let those who write files know whether they are in anybody's way."""
@@ -136,9 +157,14 @@ class MLXEngine:
         self._prefixes.squeeze(self._memory_limit - self._taken(None))
         self._tell()
         self._prefixes.write_one()
-        for _, batch in list(self._resident.values()):
-            if batch.busy:
-                yield from batch.step()
+        self._refused, self._refusing = self._refusing, []
+        for name in list(self._resident):
+            # Looked up one by one: a model that makes room in this step must not be held by it.
+            if name in self._resident and self._resident[name][1].busy:
+                yield from self._resident[name][1].step()
+        batches = [batch for _, batch in self._resident.values()]
+        self._fruitless = 0 if not self._refusing or any(batch.at_work for batch in batches) else self._fruitless + 1
+        self._stalled = self._fruitless > TAKE_TURNS and any(batch.rows.parked for batch in batches)
         self._let_go()
         self._tell()
 
@@ -167,7 +193,7 @@ class MLXEngine:
             # The last one is the one that was used last.
             self._resident[name] = self._resident.pop(name)
         else:
-            model = load(name, folder, self._backend, self._memory_limit, self._make_room)
+            model = load(name, folder, self._backend, self._memory_limit, self._make_room_for(name, folder))
             tally = self._tally.of(name)
             batch = Batch(model, self._backend, self._prefixes, self._admit, tally, self._speculation)
             self._resident[name] = model, batch
@@ -176,14 +202,42 @@ class MLXEngine:
             gc.freeze()
         return self._resident[name]
 
-    def _admit(self, batch: Batch, nbytes: int) -> bool:
-        """Tell whether a batch may take this much memory in all; if not, then later. Raises NoRoomYet if never."""
+    def _make_room_for(self, name: str, folder: Path) -> Callable[[int], None]:
+        """Return what makes room for a model's weights. Raises NoRoomYet if it is known already that there is none.
+
+        Else each attempt would build the network first, which is a gap in all streams.
+        """
+        try:
+            files = identity(folder)
+        except OSError:
+            # Loading it will say what is wrong.
+            return self._make_room
+        known = self._sizes.get(name)
+        if known is not None and known[0] == files:
+            self._make_room(known[1])
+
+        def make_room(nbytes: int) -> None:
+            self._sizes[name] = files, nbytes
+            self._make_room(nbytes)
+
+        return make_room
+
+    def _admit(self, batch: Batch, arrived: int, nbytes: int) -> bool:
+        """Tell whether a batch may take this much memory in all, a row's included that came then; if not, then later.
+
+        Raises NoRoomYet if nobody is at work who would make room, and nobody else can begin either.
+        """
+        if self._fruitless < TAKE_TURNS and any(row < arrived for row in (*self._refused, *self._refusing)):
+            return False
         try:
             self._make_room(nbytes, batch)
         except NoRoomYet:
-            if any(other.claimed for _, other in self._resident.values()):
-                return False
-            raise
+            if self._fruitless > TAKE_TURNS:
+                # One at a time: without it there may be room for the next.
+                self._fruitless = 0
+                raise
+            self._refusing.append(arrived)
+            return False
         return True
 
     def _make_room(self, nbytes: int, batch: Batch | None = None) -> None:

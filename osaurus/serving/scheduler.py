@@ -1,4 +1,8 @@
-"""From a request to a row: finds the model, has it loaded, has the prompt read as tokens, and submits the row."""
+"""From a request to a row: finds the model, has it loaded, has the prompt read as tokens, and submits the row.
+
+A model that was loaded may have made room for another by the time its row comes. Such a row waits like one whose model
+has no room yet, and is submitted again.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -70,6 +74,7 @@ class Scheduler:
     _waiting_behind: list[Deferred[None]] = field(factory=list, init=False)
     _ended: int = field(default=0, init=False)
     _rows: dict[Generation, list[int]] = field(factory=dict, init=False)
+    _submitting_again: dict[int, Deferred[None]] = field(factory=dict, init=False)
     _using: dict[Generation, str] = field(factory=dict, init=False)
     _stopping: bool = field(default=False, init=False)
 
@@ -237,7 +242,41 @@ class Scheduler:
                 break
             if echo:
                 generation.deliver(Piece(echo, choice=choice))
-            self._runner.submit(stored.repository, stored.folder, row, partial(self._deliver, generation, choice))
+            self._submit(stored, row, generation, choice)
+
+    def _submit(self, stored: InstalledModel, row: Row, generation: Generation, choice: int) -> None:
+        ended, silent = self._ended, True
+
+        def deliver(event: Event) -> None:
+            nonlocal silent
+            # There will be room when another answer has ended; what has begun to speak cannot begin again.
+            no_room = isinstance(event, Failed) and isinstance(event.error, NoRoomYet)
+            if no_room and silent and len(self._using) > 1:
+                again = Deferred.fromCoroutine(self._submit_again(stored, row, generation, choice, ended))
+                if not again.called:
+                    self._submitting_again[row.id] = again
+                return
+            silent = silent and not isinstance(event, Piece)
+            self._deliver(generation, choice, event)
+
+        self._runner.submit(stored.repository, stored.folder, row, deliver)
+
+    async def _submit_again(
+        self, stored: InstalledModel, row: Row, generation: Generation, choice: int, ended: int
+    ) -> None:
+        """Submit a row once more, when something has ended since this many had."""
+        try:
+            if ended == self._ended:
+                await self._wait(self._waiting_for_room)
+            await self._load(stored)
+        except CancelledError:
+            return
+        except ApiError as error:
+            self._submitting_again.pop(row.id, None)
+            self._deliver(generation, choice, Failed(error))
+        else:
+            self._submitting_again.pop(row.id, None)
+            self._submit(stored, row, generation, choice)
 
     def _deliver(self, generation: Generation, choice: int, event: Event) -> None:
         if choice and isinstance(event, (Piece, Finished)):
@@ -253,6 +292,9 @@ class Scheduler:
 
     def _cancel(self, rows: list[int]) -> None:
         for row_id in rows:
+            again = self._submitting_again.pop(row_id, None)
+            if again is not None:
+                again.cancel()
             self._runner.cancel(row_id)
 
     def _end(self, generation: Generation) -> None:
