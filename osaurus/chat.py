@@ -114,6 +114,11 @@ class Sampling:
     penalty_window: int | None = None
     bias: tuple[tuple[int, float], ...] = ()
 
+    @property
+    def unfiltered(self) -> bool:
+        """Whether every token may come."""
+        return self.top_k is None and self.top_p >= 1 and self.min_p is None
+
 
 @frozen(kw_only=True)
 class Text:

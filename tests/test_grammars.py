@@ -223,6 +223,20 @@ def test_what_is_raised_there_is_raised_here() -> None:
     assert done == [True]
 
 
+def test_where_the_system_has_no_thread_the_place_is_free_again(
+    desk: GrammarDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        for _ in range(module.MOST_COMPILING + 1):
+            with pytest.raises(RuntimeError, match="new thread"):
+                desk.compile({"type": "object"})
+    assert desk.accepts(desk.compile({"type": "object"}), {})
+
+
 # What is dangerous. Each might end the process, so that each batch has one of its own, with a bound for its memory.
 
 

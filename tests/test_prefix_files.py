@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
+from attrs import define
 
 from osaurus.chat import Finished
 from osaurus.engine.backend import Backend
@@ -86,6 +87,92 @@ def test_a_damaged_file_is_removed_and_what_it_held_is_read_again(
     # The first was found to be damaged, and all were written anew or left for later to find.
     assert len(set(blocks(tmp_path / "p"))) >= len(before) - 1
     assert ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0] == expected
+
+
+@pytest.mark.parametrize("change", ["layers", "dtype", "names"])
+def test_a_file_with_other_arrays_is_removed_however_right_its_checksum(
+    backend: Backend, tiny_models: Path, tmp_path: Path, change: str
+) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine.prefix_files import PrefixFiles
+
+    expected = ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0]
+    for path in blocks(tmp_path / "p"):
+        name = bytes.fromhex(path.name)
+        arrays = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk()).read(name, dict)
+        assert arrays is not None
+        path.unlink()
+        changed = {
+            "layers": {key: mx.concatenate([values, values]) for key, values in arrays.items()},
+            "dtype": {key: values.astype(mx.bfloat16) for key, values in arrays.items()},
+            "names": {f"{key}s": values for key, values in arrays.items()},
+        }[change]
+        PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk()).write(name, changed)
+    assert ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM) == (expected, 0)
+
+
+def test_files_that_go_while_they_are_looked_for_are_not_missed(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server may be about to end, with the same folder."""
+    from osaurus.engine.prefix_files import PrefixFiles
+
+    folder = tmp_path / "p"
+    folder.mkdir()
+    names = ["a" * 64, f".{'b' * 64}.123", "c" * 64]
+    for name in names:
+        (folder / name).write_text("x")
+    scandir = os.scandir
+
+    def go_meanwhile(path: Path) -> Iterator[os.DirEntry[str]]:
+        for entry in scandir(path):
+            # Its kind is known from the folder.
+            entry.is_file(follow_symlinks=False)
+            if entry.name != "c" * 64:
+                Path(entry.path).unlink()
+            yield entry
+
+    monkeypatch.setattr(os, "scandir", go_meanwhile)
+    assert PrefixFiles(folder, BUDGET, lambda thunk: thunk()).nbytes == 1
+
+
+def test_what_memory_does_not_hold_is_not_brought_into_it(backend: Backend, tiny_models: Path, tmp_path: Path) -> None:
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefix_files import PrefixFiles
+    from osaurus.engine.prefixes import BLOCK, READ_AT_ONCE, PrefixCache
+
+    long = SYSTEM * 2
+    ask(desk(backend, tiny_models, tmp_path / "p"), long)
+    token = desk(backend, tiny_models, tmp_path / "q").engine.load("tiny", tiny_models / "tests" / "tiny").token_nbytes
+    budget = 2 * BLOCK * token
+    most = 0
+
+    @define(eq=False)
+    class Watched(PrefixCache):
+        def _evict(self) -> None:
+            nonlocal most
+            most = max(most, self.nbytes)
+            super()._evict()
+
+    files = PrefixFiles(tmp_path / "p", BUDGET, lambda thunk: thunk())
+    again = Desk(MLXEngine(backend, Watched(budget, files), 2**32), tiny_models)
+    assert ask(again, long)[0] == ask(desk(backend, tiny_models, tmp_path / "r"), long)[0]
+    assert budget < most <= budget + (READ_AT_ONCE + 1) * BLOCK * token
+    assert again.engine._prefixes.nbytes <= budget
+
+
+def test_what_has_to_leave_memory_is_written_first(backend: Backend, tiny_models: Path, tmp_path: Path) -> None:
+    kept = desk(backend, tiny_models, tmp_path / "p")
+    kept.add(1, SYSTEM, max_tokens=64)
+    while not kept.engine._prefixes._unwritten:
+        kept.step()
+    waiting = {name.hex() for name in kept.engine._prefixes._unwritten}
+    kept.engine._prefixes.squeeze(0)
+    assert kept.engine._prefixes.nbytes == 0
+    assert not kept.engine._prefixes.unwritten
+    assert waiting <= {path.name for path in blocks(tmp_path / "p")}
+    kept.finish()
 
 
 def test_a_file_that_belongs_to_other_tokens_is_not_found(backend: Backend, tiny_models: Path, tmp_path: Path) -> None:

@@ -222,6 +222,26 @@ def test_another_thread_takes_over_from_one_that_is_stuck_which_ends_if_it_ever_
     assert worker.runner.abandoned == 1
 
 
+def test_a_machine_that_slept_in_the_middle_of_a_step_was_not_stuck_in_it() -> None:
+    worker = MemoryWorker()
+    heard: list[Event] = []
+    thread = worker.thread
+    worker.runner.submit("tiny", FOLDER, row(), heard.append)
+
+    def step() -> list[list[tuple[int, Event]]]:
+        for _ in range(3):
+            worker.clock.advance(1)
+        worker.clock.advance(10 * LONGEST_STEP)
+        worker.clock.advance(1)
+        return [[(1, Piece("here"))]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "step", lambda self: step())
+        assert thread.turn(wait=False)
+    assert heard == [Piece("here")]
+    assert worker.runner.problem is None
+
+
 def test_the_end_of_a_thread_that_was_left_behind_is_nobodys_concern() -> None:
     worker = MemoryWorker()
     thread = stuck(worker, [])

@@ -1,6 +1,7 @@
 """The sampler against a plain reference that sorts."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ def test_the_filters_keep_what_the_reference_keeps(
         assert kept(probabilities[:few], sampling, whole=False) in (None, expected)
 
 
-@pytest.mark.parametrize("vocabulary", [40, 1000])
+@pytest.mark.parametrize("vocabulary", [40, 1000, 5000])
 @pytest.mark.parametrize("top_p", [0.1, 0.9, 1])
 def test_rows_draw_the_same_from_a_few_candidates_as_from_everything(
     vocabulary: int, top_p: float, monkeypatch: pytest.MonkeyPatch
@@ -138,3 +139,52 @@ def test_draws_follow_the_distribution() -> None:
     # Five standard deviations of a count.
     assert np.abs(counts - np.array([0.5, 0.3, 0.15, 0]) / 0.95).max() < 5 * math.sqrt(0.25 / times)
     assert counts[3] == 0
+
+
+def test_without_filters_draws_follow_the_whole_distribution() -> None:
+    import mlx.core as mx
+
+    from osaurus.engine.sampling import CANDIDATES, RowSampler, sample
+
+    # Half of the probability is that of many tokens beyond the candidates.
+    others = 1000
+    logits = mx.log(mx.array([0.3, 0.2] + [0.5 / others] * others))[None]
+    assert others > 2 * CANDIDATES
+    sampler = RowSampler(Sampling(temperature=1, top_p=1, seed=5))
+    times = 4000
+    drawn = np.array([sample(logits, [sampler])[0] for _ in range(times)])
+    assert abs((drawn == 0).mean() - 0.3) < 5 * math.sqrt(0.25 / times)
+    assert abs((drawn > 1).mean() - 0.5) < 5 * math.sqrt(0.25 / times)
+    assert drawn.max() > 0.9 * others
+
+
+def test_without_filters_the_whole_vocabulary_is_hardly_ever_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine import sampling as module
+
+    sorted_: list[int] = []
+    argsort: Any = np.argsort
+
+    def count(values: Any, **options: Any) -> Any:
+        sorted_.append(len(values))
+        return argsort(values, **options)
+
+    logits = mx.array(np.random.default_rng(0).normal(size=(4, 20_000)) * 3)
+    rows = [module.RowSampler(Sampling(temperature=1, top_p=1, seed=seed)) for seed in range(4)]
+    monkeypatch.setattr(np, "argsort", count)
+    for _ in range(20):
+        module.sample(logits, rows)
+    assert len(sorted_) < 8
+
+
+def test_what_may_not_come_is_not_drawn_without_filters() -> None:
+    import mlx.core as mx
+
+    from osaurus.engine.sampling import RowSampler, sample
+
+    logits = mx.array(np.random.default_rng(0).normal(size=(1, 1000)))
+    allowed = np.zeros(1024, np.bool_)
+    allowed[[3, 500, 999]] = True
+    sampler = RowSampler(Sampling(temperature=2, top_p=1, seed=1))
+    assert {sample(logits, [sampler], [allowed])[0] for _ in range(200)} == {3, 500, 999}

@@ -210,7 +210,8 @@ class Batch:
                 except Exception:  # noqa: BLE001 - as in `remove`
                     self._ends += self._end_all()
                     return
-                progress.read, progress.kept, progress.right, progress.given, progress.wrote = 0, 0, 0, [], 0
+                progress.read, progress.kept, progress.fetched, progress.wrote = 0, 0, 0, 0
+                progress.right, progress.given = 0, []
                 self._parked[row_id] = progress
                 return
 

@@ -236,6 +236,10 @@ def on_large_stack(function: Callable[[], T], done: Callable[[], object] = lambd
         usual = threading.stack_size(STACK)
         try:
             threading.Thread(target=run, name="grammar", daemon=True).start()
+        except RuntimeError:
+            # The system has no thread to give.
+            done()
+            raise
         finally:
             threading.stack_size(usual)
     try:

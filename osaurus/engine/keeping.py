@@ -50,18 +50,20 @@ class Keeper:
     def taken(self, progress: Progress) -> tuple[int, list[Any]]:
         """Return how much of what a row is to read was read before, and caches that hold it."""
         model, tokens = self._model, progress.sequence[:-1]
+        if model.block is not None:
+            return self._prefixes.take(self._scope(progress), tokens, model.block)
         if model.layout is None:
-            return self._prefixes.take(self._scope(progress), tokens)
+            return 0, []
         return self._prefixes.take_whole(self._scope(progress), tokens, progress.row.boundaries, model.layout)
 
     def fetched(self, progress: Progress, writing: bool) -> bool:
         """Whether what the disk holds of a row's prompt is in memory. Bit by bit: it would be a gap in all streams."""
         most = len(progress.sequence) // BLOCK
-        if self._model.layout is not None or not writing or progress.fetched > most:
+        if self._model.block is None or not writing or progress.fetched > most:
             return True
         # Where memory does not hold what is fetched there is an end nevertheless.
         progress.fetched += MOST_FETCHED
-        return self._prefixes.fetch(self._scope(progress), progress.sequence[:-1], MOST_FETCHED)
+        return self._prefixes.fetch(self._scope(progress), progress.sequence[:-1], self._model.block, MOST_FETCHED)
 
     def _scope(self, progress: Progress) -> str:
         """Return whose prefixes serve a row: those of its model, and of its owner alone.

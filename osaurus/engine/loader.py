@@ -26,6 +26,7 @@ from ..model_config import context_length
 from .backend import Backend
 from .checkpoints import Layout
 from .grammars import Grammars
+from .prefixes import BlockLayout
 from .prompt import PromptEncoder, special_tokens
 from .shape import Shaper
 from .thoughts import ThoughtTags
@@ -44,7 +45,8 @@ class Model:
 
     `identity` is that of its files. `key` differs for all that compute something else: other weights, other numbers,
     other kernels, another mlx_lm. `nbytes` is what its weights take, `token_nbytes` what each token of a row takes
-    beside them. `layout` is that of caches that cannot be cut; None where they can, or where nothing is known of them.
+    beside them. `layout` is that of caches that cannot be cut, `block` that of what others are cut into; both are None
+    where nothing is known of them.
     `marks` are the tokens that begin and end thoughts and calls, where the tokenizer gives them no text.
     """
 
@@ -62,6 +64,7 @@ class Model:
     nbytes: int
     token_nbytes: int
     layout: Layout | None
+    block: BlockLayout | None
 
 
 def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
@@ -160,6 +163,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         nbytes=nbytes,
         token_nbytes=token_nbytes,
         layout=layout,
+        block=BlockLayout.of(caches),
     )
 
 

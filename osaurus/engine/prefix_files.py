@@ -17,6 +17,7 @@ import re
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock
@@ -83,9 +84,11 @@ class PrefixFiles:
         found = []
         for entry in os.scandir(self._folder):
             if UNFINISHED.fullmatch(entry.name):
-                Path(entry.path).unlink()
+                Path(entry.path).unlink(missing_ok=True)
             elif NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                found.append((entry.stat().st_mtime, entry.name, entry.stat().st_size))
+                # Another server may remove it just now.
+                with suppress(FileNotFoundError):
+                    found.append((entry.stat().st_mtime, entry.name, entry.stat().st_size))
             else:
                 log.warn("{path} is no file of the prefix cache and is left alone", path=entry.path)
         return OrderedDict((name, size) for _, name, size in sorted(found))
@@ -93,6 +96,11 @@ class PrefixFiles:
     @nbytes.default
     def _add_sizes(self) -> int:
         return sum(self._sizes.values())
+
+    @property
+    def backlog(self) -> int:
+        """The memory that what is on its way takes."""
+        return self._backlog
 
     def read(self, name: bytes, build: Callable[[dict[str, mx.array]], T]) -> T | None:
         """Return what `build` makes of the arrays of a file; None if there is no such file, or it is damaged.

@@ -11,20 +11,20 @@ was used least recently goes. Models and rows come before what is kept here: the
 Only caches that are plain keys and values, one pair for each token, can be cut and put together (mlx_lm's KVCache).
 Of rotating and recurrent caches `Checkpoints` keeps whole copies, within the same budget.
 
-`PrefixFiles` keeps both beyond the end of the process.
+`PrefixFiles` keeps both beyond the end of the process. What waits to be written is in the budget like all else: what
+has to go before is handed to the files at once, as far as they take it.
 
 Everything here runs on the thread that owns MLX.
 """
 
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
 
 import mlx.core as mx
-from attrs import define, field
+from attrs import define, field, frozen
 from mlx_lm.models.cache import KVCache
 
 from .checkpoints import Checkpoints, Layout
@@ -34,8 +34,36 @@ from .prompt import in_common
 BLOCK = 32
 # Blocks that wait to be written; what comes beyond stays in memory only.
 MOST_UNWRITTEN = 256
+# Blocks that come from files before there is a look at how much memory everything takes.
+READ_AT_ONCE = 8
 
 Tokens = tuple[int, ...]
+
+
+@frozen
+class BlockLayout:
+    """What the keys and values of a model's blocks are like: shapes (layers, heads, BLOCK, dimensions), and types."""
+
+    _keys: tuple[int, ...]
+    _values: tuple[int, ...]
+    _dtypes: tuple[mx.Dtype, mx.Dtype]
+
+    @classmethod
+    def of(cls, read: Sequence[Any]) -> "BlockLayout | None":
+        """Return the layout for caches that have `read` a token; None if they cannot be cut into blocks."""
+        if not keepable(read):
+            return None
+        keys, values = read[0].keys, read[0].values
+        shapes = [(len(read), array.shape[1], BLOCK, array.shape[3]) for array in (keys, values)]
+        return cls(shapes[0], shapes[1], (keys.dtype, values.dtype))
+
+    def taken(self, arrays: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+        """Return keys and values of what a file held. Raises KeyError, ValueError if it is no block of this model."""
+        keys, values = arrays["keys"], arrays["values"]
+        found = (keys.shape, values.shape, (keys.dtype, values.dtype))
+        if found != (self._keys, self._values, self._dtypes):
+            raise ValueError(f"it holds {found}, which is no block of this model")
+        return keys, values
 
 
 @define(eq=False)
@@ -56,6 +84,11 @@ class _Node:
         """The memory that its arrays take."""
         return self.keys.nbytes + self.values.nbytes
 
+    @property
+    def gone(self) -> bool:
+        """Whether it is in the tree no longer."""
+        return self.siblings.get(self.tokens) is not self
+
 
 @define(eq=False)
 class PrefixCache:
@@ -70,7 +103,7 @@ class PrefixCache:
     _room: int = field(default=sys.maxsize, init=False)
     _roots: dict[str, dict[Tokens, _Node]] = field(factory=dict, init=False)
     _clock: Iterator[int] = field(factory=count, init=False)
-    _unwritten: deque[_Node] = field(factory=deque, init=False)
+    _unwritten: dict[bytes, _Node] = field(factory=dict, init=False)
     _blocks_nbytes: int = field(default=0, init=False)
     _checkpoints: Checkpoints = field(init=False)
 
@@ -100,19 +133,23 @@ class PrefixCache:
 
     def write_one(self) -> None:
         """Hand something to the files. One at a time: a long prompt's would be a gap in everybody's stream."""
-        if self._unwritten and self._files is not None:
-            node = self._unwritten.popleft()
-            self._files.write(node.name, {"keys": node.keys, "values": node.values})
+        if self._unwritten:
+            self._write(next(iter(self._unwritten.values())))
         else:
             self._checkpoints.write_one()
 
-    def take(self, model: str, tokens: Sequence[int]) -> tuple[int, list[KVCache]]:
+    def _write(self, node: _Node) -> None:
+        """Hand a block to the files, if it is not there yet."""
+        if self._unwritten.pop(node.name, None) is not None and self._files is not None:
+            self._files.write(node.name, {"keys": node.keys, "values": node.values})
+
+    def take(self, model: str, tokens: Sequence[int], layout: BlockLayout) -> tuple[int, list[KVCache]]:
         """Return how many of the tokens were read before, and caches that hold them, one for each layer.
 
         The caches are the caller's own; without a common beginning there are none.
         """
         path = self._path(model, tokens)
-        self._read_on(model, tokens, path)
+        self._read_on(model, tokens, path, layout)
         rest = tokens[len(path) * BLOCK :]
         siblings = path[-1].children if path else self._roots.get(model, {})
         # Of the next block the part before the branch serves as well.
@@ -153,7 +190,7 @@ class PrefixCache:
             added.append(parent)
         mx.eval([array for node in added for array in (node.keys, node.values)])
         if self._files is not None:
-            self._unwritten += added[: MOST_UNWRITTEN - len(self._unwritten)]
+            self._unwritten |= {node.name: node for node in added[: MOST_UNWRITTEN - len(self._unwritten)]}
         self._evict()
 
     def take_whole(
@@ -173,13 +210,15 @@ class PrefixCache:
 
     def squeeze(self, room: int) -> None:
         """Take no more memory than this from now on, if that is less than the budget."""
-        self._room = room
+        self._room = room if self._files is None else room - self._files.backlog
         self._evict()
 
     def forget(self, model: str) -> None:
         """Give back everything of a model, whoever it belongs to."""
         for scope in [scope for scope in self._roots if scope.startswith(model)]:
-            self._blocks_nbytes -= sum(node.nbytes for node in _below(self._roots.pop(scope)))
+            for node in _below(self._roots.pop(scope)):
+                self._blocks_nbytes -= node.nbytes
+                self._write(node)
         self._checkpoints.forget(model)
 
     def _path(self, model: str, tokens: Sequence[int]) -> list[_Node]:
@@ -194,12 +233,17 @@ class PrefixCache:
             children = node.children
         return path
 
-    def fetch(self, model: str, tokens: Sequence[int], most: int) -> bool:
+    def fetch(self, model: str, tokens: Sequence[int], layout: BlockLayout, most: int) -> bool:
         """Bring so many blocks of these tokens, at most, from the files into memory; return whether that was all."""
-        return self._read_on(model, tokens, self._path(model, tokens), most)
+        return self._read_on(model, tokens, self._path(model, tokens), layout, most)
 
-    def _read_on(self, model: str, tokens: Sequence[int], path: list[_Node], most: int = sys.maxsize) -> bool:
-        """Append to the path so many blocks of what the files hold behind it; return whether that was all."""
+    def _read_on(
+        self, model: str, tokens: Sequence[int], path: list[_Node], layout: BlockLayout, most: int = sys.maxsize
+    ) -> bool:
+        """Append to the path so many blocks of what the files hold behind it; return whether that was all.
+
+        All means as many as there is memory for, which others give up for them.
+        """
         if self._files is None:
             return True
         most += len(path)
@@ -207,10 +251,17 @@ class PrefixCache:
             block = tuple(tokens[start : start + BLOCK])
             parent = path[-1] if path else None
             name = link(parent.name if parent else root(model), block)
-            found = self._files.read(name, lambda arrays: (arrays["keys"], arrays["values"]))
+            found = self._files.read(name, layout.taken)
             if found is None:
                 return True
             path.append(self._add(model, parent, block, *found))
+            if len(path) % READ_AT_ONCE == 0:
+                self._evict()
+                if path[-1].gone:
+                    # From the end: those before are what it hangs on.
+                    while path and path[-1].gone:
+                        path.pop()
+                    return True
             if len(path) == most:
                 return False
         return True
@@ -235,6 +286,7 @@ class PrefixCache:
                 continue
             _, _, leaf = heappop(leaves)
             del leaf.siblings[leaf.tokens]
+            self._write(leaf)
             self._blocks_nbytes -= leaf.nbytes
             if leaf.parent is not None and not leaf.siblings:
                 heappush(leaves, (leaf.parent.used, id(leaf.parent), leaf.parent))

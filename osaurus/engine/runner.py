@@ -247,7 +247,8 @@ class MLXRunner:
     _rows: dict[int, Callable[[Event], None]] = field(factory=dict, init=False)
     _answers: set[Deferred[Any]] = field(factory=set, init=False)
     _watch: LoopingCall = field(init=False)
-    _last_seen: tuple[int, float] = field(default=(0, 0.0), init=False)
+    _last_seen: tuple[int, int] = field(default=(0, 0), init=False)
+    """How many steps had been begun, and how many times since the last of them was seen under way."""
     _failures: int = field(default=0, init=False)
     _restart: IDelayedCall | None = field(default=None, init=False)
     _ended: Deferred[None] | None = field(default=None, init=False)
@@ -395,12 +396,16 @@ class MLXRunner:
     # Supervision.
 
     def _check(self) -> None:
-        """See whether the thread is stuck in a step."""
-        steps, since = self._last_seen
-        now = self._clock.seconds()
+        """See whether the thread is stuck in a step.
+
+        Looks are counted, not seconds: a machine that slept, or whose clock was set, has lost seconds in no step.
+        """
+        steps, looks = self._last_seen
         if not self._thread.stepping or self._thread.steps != steps:
-            self._last_seen = self._thread.steps, now
-        elif now - since >= LONGEST_STEP:
+            self._last_seen = self._thread.steps, 0
+        elif looks * CHECK_EVERY < LONGEST_STEP:
+            self._last_seen = steps, looks + 1
+        else:
             log.error("The engine thread is stuck; another takes over")
             self._thread.abandoned = True
             self.abandoned += 1
@@ -409,7 +414,7 @@ class MLXRunner:
     def _take_over(self, reason: str) -> None:
         self._give_up(reason)
         self._thread = self._make_thread()
-        self._last_seen = 0, self._clock.seconds()
+        self._last_seen = 0, 0
         pause = min(2.0**self._failures - 1, LONGEST_PAUSE)
         self._failures += 1
         self._restart = self._clock.callLater(pause, self._start_thread, self._thread.run)

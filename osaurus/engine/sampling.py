@@ -5,7 +5,7 @@ probabilities for every token of every row costs more than the model does. But n
 tokens hold what the filters keep. So the device finds each row's `CANDIDATES` best tokens and the sum over all
 (`mx.argpartition`, `mx.logsumexp`); the host sorts those few, filters and draws. A row whose filters reach beyond its
 candidates is drawn from the whole vocabulary instead: the same function, given all tokens. So the result never depends
-on the shortcut.
+on the shortcut. Without filters the sum over all is known, and what is drawn nearly always falls on a candidate.
 
 The order is bias and penalties, temperature, then the filters on the tempered distribution, as in Transformers, vLLM
 and Ollama. Each row has a random state of its own: what it draws depends on its seed, not on its company.
@@ -68,6 +68,8 @@ class RowSampler:
     penalties: Penalties | None = None
     greedy: bool = field(init=False)
     _random: np.random.Generator = field(init=False)
+    _drawn: float | None = field(default=None, init=False)
+    """What was drawn for a token that was not among the candidates."""
 
     @greedy.default
     def _is_greedy(self) -> bool:
@@ -101,13 +103,27 @@ class RowSampler:
         `total` is the logarithm of the sum of exponentials over the whole vocabulary. None as of `kept`.
         """
         probabilities = np.exp(logits.astype(np.float64) - total)
+        # What has no probability at all, for it may not come, is never drawn, whatever rounding does.
+        possible = max(int(np.count_nonzero(probabilities)), 1)
+        if self.sampling.unfiltered:
+            return self._draw_of_all(np.cumsum(probabilities[:possible]), whole)
         number = kept(probabilities, self.sampling, whole)
         if number is None:
             return None
-        # What has no probability at all, for it may not come, is never drawn, whatever rounding does.
-        cumulative = np.cumsum(probabilities[: min(number, max(int(np.count_nonzero(probabilities)), 1))])
+        cumulative = np.cumsum(probabilities[: min(number, possible)])
         place = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
         return min(place, len(cumulative) - 1)
+
+    def _draw_of_all(self, cumulative: Floats, whole: bool) -> int | None:
+        """Return the place drawn where all tokens together are 1; None if it is beyond those that are given."""
+        drawn = self._random.random() if self._drawn is None else self._drawn
+        place = int(np.searchsorted(cumulative, drawn, side="right"))
+        if place < len(cumulative) or whole:
+            self._drawn = None
+            # They may be less than 1 by what rounding took, in all millionths: the first is no worse for it.
+            return place if place < len(cumulative) else 0
+        self._drawn = drawn
+        return None
 
 
 def sample(
