@@ -17,7 +17,7 @@ from .desk import Desk, another
 from .grammar_desk import GrammarDesk, Schema, Writer, random_schema, write
 
 TEMPERATURES = (0.0, 1.0, 2.0)
-MANY = 500
+MANY = 200
 
 
 def faults(schema: Schema, text: str) -> list[str]:
