@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from osaurus.chat import InvalidRequest
 from osaurus.dialects import ollama, openai
-from osaurus.dialects.strict import Between, Items, parse
+from osaurus.dialects.strict import Between, Items, OneOf, parse
 
 
 @frozen(kw_only=True)
@@ -293,3 +293,35 @@ def test_of_many_bad_entries_only_the_first_is_looked_at() -> None:
 def test_what_is_too_long_is_not_looked_into() -> None:
     with pytest.raises(InvalidRequest, match="between 0 and 2 entries, not 3"):
         parse(Body, b'{"name": "n", "words": [1, 2, 3]}')
+
+
+def test_a_body_that_would_take_too_long_to_parse_is_refused_with_the_limit() -> None:
+    problem = refusal(b'{"name": "n", "unknown": [' + b"{}," * 2**20 + b"0]}")
+    assert problem.message.startswith("The body has more than 500,000 values")
+    assert problem.param is None
+
+
+@frozen(kw_only=True)
+class Chosen:
+    """A field of few values."""
+
+    one: Annotated[str, OneOf(("a", "b"))] = "a"
+
+
+@pytest.mark.parametrize(
+    ("cls", "body"),
+    [
+        (Body, b'{"name": "n", "count": ' + b"9" * 4000 + b"}"),
+        (Chosen, b'{"one": "' + b"x" * 10_000 + b'"}'),
+        (openai.ChatBody, b'{"model": "m", "messages": [{"role": "' + b"x" * 10_000 + b'"}]}'),
+    ],
+)
+def test_of_a_long_value_an_error_repeats_the_beginning(cls: type[Any], body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"not '?[9x]{50,64}…$") as refused:
+        parse(cls, body)
+    assert len(refused.value.message) < 250
+
+
+def test_a_short_value_is_repeated_whole() -> None:
+    with pytest.raises(InvalidRequest, match=r"one: must be one of a, b, not 'c'$"):
+        parse(Chosen, b'{"one": "c"}')

@@ -268,3 +268,10 @@ def test_a_call_that_was_cut_off_is_text_to_ollama() -> None:
     assert [line["message"]["content"] for line in lines] == [text, ""]
     cut = Completion("", CUT, calls=(ToolCall("weather", '{"ci'),))
     assert ollama_answer().completion(cut, NOON)["message"] == {"role": "assistant", "content": text}
+
+
+def test_arguments_that_would_take_too_long_to_read_are_refused() -> None:
+    call = {"function": {"name": "weather", "arguments": "[" + "{}," * 2**20 + "0]"}}
+    problem = refusal(messages=[TURN, {"role": "assistant", "tool_calls": [call]}])
+    assert problem.param == "messages[1].tool_calls[0].function.arguments"
+    assert "more than 500,000 values" in problem.message

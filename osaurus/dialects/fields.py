@@ -7,7 +7,7 @@ from attrs import evolve, frozen
 
 from .. import durations
 from ..chat import GenerationRequest, InvalidRequest, Message, Role, Sampling, TokenScore
-from .strict import Between, Items, OneOf
+from .strict import Between, Items, OneOf, cut
 
 # Without a name it is Apple's on-device model, where that is.
 ModelName = Annotated[str, Items(0, 512)]
@@ -120,7 +120,7 @@ def message(index: int, role: str, content: str | list[Part] | None) -> Message:
     if isinstance(content, list):
         for number, part in enumerate(content):
             if part.type != "text":
-                refuse(f"{at}.content[{number}].type", f"only text is served, not {part.type!r}")
+                refuse(f"{at}.content[{number}].type", f"only text is served, not {cut(repr(part.type))}")
             if part.text is None:
                 refuse(f"{at}.content[{number}].text", "is required")
         content = "".join(part.text or "" for part in content)

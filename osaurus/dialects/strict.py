@@ -17,6 +17,10 @@ from cattrs.errors import IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn
 
 from ..chat import InvalidRequest
+from .json_size import check_size
+
+# Characters of a client's value that an error repeats.
+MOST_REPEATED = 64
 
 T = TypeVar("T")
 
@@ -31,7 +35,7 @@ class Between:
     def check(self, value: float) -> None:
         """Raise ValueError unless the value is within the bounds."""
         if not self.least <= value <= self.most:
-            raise ValueError(f"must be between {self.least} and {self.most}, not {value}")
+            raise ValueError(f"must be between {self.least} and {self.most}, not {cut(value)}")
 
 
 @attrs.frozen
@@ -57,7 +61,7 @@ class OneOf:
     def check(self, value: str) -> None:
         """Raise ValueError unless the value is one of them."""
         if value not in self.known:
-            raise ValueError(f"must be one of {', '.join(self.known)}, not {value!r}")
+            raise ValueError(f"must be one of {', '.join(self.known)}, not {cut(repr(value))}")
 
 
 @attrs.frozen(eq=False)  # annotations are hashed, and values may be lists
@@ -72,8 +76,18 @@ class Unserved:
             raise ValueError("is not supported by this server yet; leave it out")
 
 
+def cut(value: object) -> str:
+    """Return what an error says of a client's value, which may be of any length."""
+    text = str(value)
+    return text if len(text) <= MOST_REPEATED else f"{text[:MOST_REPEATED]}…"
+
+
 def parse(cls: type[T], body: bytes) -> T:
     """Return the body as an instance of an attrs class. Raises InvalidRequest naming the first field at fault."""
+    try:
+        check_size(body)
+    except ValueError as error:
+        raise InvalidRequest(f"The body {error}") from error
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ from attrs import asdict, frozen
 
 from ..chat import JsonFormat, Tool, ToolUse
 from .fields import refuse
+from .json_size import check_size
 from .strict import Items, OneOf
 
 MOST_TOOLS = 128
@@ -101,10 +102,14 @@ def call_arguments(text: str, at: str) -> str:
     """Return the arguments of a call that was made, as text; none at all are an empty object.
 
     What is no JSON, as of a call that was cut off, stays as it is. Raises InvalidRequest for what is nested too deeply,
-    or holds what is no character.
+    would take too long to read, or holds what is no character.
     """
     if not text.strip():
         return "{}"
+    try:
+        check_size(text.encode())
+    except ValueError as error:
+        refuse(at, str(error))
     try:
         value = json.loads(text)
     except RecursionError:
@@ -143,7 +148,9 @@ def as_text(value: object, at: str) -> str:
 def _tool(index: int, function: Function) -> Tool:
     at = f"tools[{index}].function"
     parameters = function.parameters or {"type": "object", "properties": {}}
-    described = {name: value for name, value in asdict(function).items() if value is not None and name != "strict"}
+    described = {
+        name: value for name, value in asdict(function, recurse=False).items() if value is not None and name != "strict"
+    }
     return Tool(
         name=function.name,
         definition=as_text({"type": "function", "function": {**described, "parameters": parameters}}, at),
