@@ -176,3 +176,17 @@ def test_a_client_that_does_not_read_is_told_nothing() -> None:
     tokens.pauseProducing()
     clock.advance(LONGEST_QUIET)
     assert consumer.value() == b""
+
+
+def test_one_that_is_cancelled_leaves_nothing_to_wait_for() -> None:
+    clock, consumer, cancelled = Clock(), Consumer(), list[Generation]()
+    generation = Generation(cancelled.append, lambda *_: None)
+    generation.deliver(Started(3))
+    tokens = TokenStream(generation, encode, consumer, clock, lambda: None, filler)
+    done = tokens.run()
+    outcome(done)
+    tokens.pauseProducing()
+    done.cancel()
+    assert cancelled == [generation]
+    assert clock.getDelayedCalls() == []
+    assert consumer.value() == b""

@@ -49,7 +49,7 @@ class TokenStream:
 
     @_done.default
     def _make_done(self) -> Deferred[None]:
-        return Deferred(lambda _: self._generation.cancel())
+        return Deferred(lambda _: self.stopProducing())
 
     @_quiet.default
     def _make_quiet(self) -> LoopingCall:
