@@ -636,6 +636,14 @@ def test_a_copy_takes_no_name_that_a_model_has(own: ModelStore, destination: str
     assert sorted(path.name for path in (own.folder / "tests").iterdir()) == ["tiny"]
 
 
+@pytest.mark.parametrize("destination", ["foundation", "Default", "foundation:latest", "org/Foundation"])
+def test_a_copy_takes_no_name_of_the_on_device_model_be_it_there_or_not(own: ModelStore, destination: str) -> None:
+    with pytest.raises(InvalidRequest, match="Apple's on-device model") as caught:
+        own.copy(own.find("tiny"), destination)
+    assert caught.value.param == "destination"
+    assert [model.repository for model in own.models()] == ["tests/tiny"]
+
+
 def test_what_is_deleted_is_gone(own: ModelStore) -> None:
     own.remove(own.take_away(own.find("tiny")))
     assert own.models() == []

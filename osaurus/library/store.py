@@ -142,6 +142,10 @@ class ModelStore:
                 "destination: must be a name such as my-model or organisation/my-model, of letters, digits, - _ and .",
                 param="destination",
             )
+        if match[2].lower() in FOUNDATION_NAMES:
+            raise InvalidRequest(
+                f"destination: {match[2]} is a name of Apple's on-device model, wherever that is", param="destination"
+            )
         target = self.folder / (match[1] or "local") / match[2]
         # A bare name is for one model only.
         for name in (match[2], f"{target.parent.name}/{target.name}"):
