@@ -200,6 +200,14 @@ def test_parts_of_text_are_joined() -> None:
     assert request(messages=[{"role": "user", "content": []}]).messages == (Message("user", ""),)
 
 
+def test_a_refusal_is_what_an_assistant_said() -> None:
+    parts = [{"type": "text", "text": "Sorry. "}, {"type": "refusal", "refusal": "That I cannot do."}]
+    found = request(messages=[TURN, {"role": "assistant", "content": parts}])
+    assert found.messages[1] == Message("assistant", "Sorry. That I cannot do.")
+    bad = {"role": "assistant", "content": [{"type": "refusal", "text": "x"}]}
+    assert refusal(messages=[TURN, bad]).param == "messages[1].content[0].refusal"
+
+
 @pytest.mark.parametrize("turn", [{}, {"content": None}, {"content": ""}, {"content": []}])
 def test_an_assistant_may_have_said_nothing(turn: dict[str, Any]) -> None:
     assert request(messages=[TURN, {"role": "assistant", **turn}]).messages[1] == Message("assistant", "")
@@ -213,6 +221,7 @@ def test_an_assistant_may_have_said_nothing(turn: dict[str, Any]) -> None:
         ([{"type": "text", "text": "x"}, {"type": "input_audio"}], "messages[1].content[1].type"),
         ([{"type": "text"}], "messages[1].content[0].text"),
         ([{"text": "x"}], "messages[1].content[0].type"),
+        ([{"type": "refusal", "refusal": "x"}], "messages[1].content[0].type"),
         ([{"type": "text", "text": 5}], "messages[1].content[0].text"),
         (["x"], "messages[1].content[0]"),
         (5, "messages[1].content"),

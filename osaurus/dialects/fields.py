@@ -78,6 +78,7 @@ class Part:
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 Content = str | Annotated[list[Part], Items(0, 1000)]
@@ -118,15 +119,20 @@ def message(index: int, role: str, content: str | list[Part] | None) -> Message:
     """Return a message of the conversation. Raises InvalidRequest for parts that are not served."""
     at = f"messages[{index}]"
     if isinstance(content, list):
-        for number, part in enumerate(content):
-            if part.type != "text":
-                refuse(f"{at}.content[{number}].type", f"only text is served, not {cut(repr(part.type))}")
-            if part.text is None:
-                refuse(f"{at}.content[{number}].text", "is required")
-        content = "".join(part.text or "" for part in content)
+        content = "".join(_text(f"{at}.content[{number}]", role, part) for number, part in enumerate(content))
     if content is None and role != "assistant":
         refuse(f"{at}.content", "is required")
     return Message(ROLES[role], content or "")
+
+
+def _text(at: str, role: str, part: Part) -> str:
+    """Return the text of a part; a refusal is something that an assistant has said."""
+    if part.type != "text" and not (part.type == "refusal" and role == "assistant"):
+        refuse(f"{at}.type", f"only text is served, not {cut(repr(part.type))}")
+    text = part.text if part.type == "text" else part.refusal
+    if text is None:
+        refuse(f"{at}.{part.type}", "is required")
+    return text
 
 
 def several(request: GenerationRequest, choices: int) -> tuple[GenerationRequest, ...]:
