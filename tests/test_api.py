@@ -574,6 +574,8 @@ def test_one_choice_that_fails_ends_them_all(client: Client) -> None:
 def test_no_more_answers_than_requests_at_once(client: Client) -> None:
     answer = client.chat(n=11)
     assert (answer.status, answer.json["error"]["param"]) == (400, "n")
+    answer = client.ask("POST", "/v1/completions", {"model": "tiny", "prompt": ["Once"] * 11})
+    assert (answer.status, answer.json["error"]["param"]) == (400, "prompt")
 
 
 # Limits.

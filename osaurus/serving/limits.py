@@ -40,10 +40,15 @@ class Limits:
         """Have other limits from now on. Whoever is in stays."""
         self._concurrent, self._per_minute = concurrent, per_minute
 
-    def enter(self, model: str, request: object, choices: int = 1) -> None:
-        """Let a request in that asks for so many answers. Raises RateLimitExceeded, InvalidRequest."""
+    def enter(self, model: str, request: object, choices: int = 1, prompts: int = 1) -> None:
+        """Let a request in that asks for so many answers to so many prompts. Raises RateLimitExceeded, InvalidRequest.
+
+        As many answers as prompts are one to each; then it is the prompts that are too many.
+        """
         most = self._concurrent or MOST_CHOICES
         if choices > most:
+            if choices == prompts:
+                raise InvalidRequest(f"prompt: at most {most} can be answered at once, not {prompts}", param="prompt")
             raise InvalidRequest(
                 f"n: at most {most} answers can be asked for at once, prompts times n, not {choices}", param="n"
             )

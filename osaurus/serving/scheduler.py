@@ -88,16 +88,16 @@ class Scheduler:
         """How many requests have no rows yet: they wait for their model, or for memory for it."""
         return sum(1 for generation in self._ending if generation not in self._rows)
 
-    def submit(self, *requests: GenerationRequest, account: Account | None = None) -> Generation:
+    def submit(self, *requests: GenerationRequest, account: Account | None = None, prompts: int = 1) -> Generation:
         """Begin to answer; whatever goes wrong is told through the Generation, and to the account.
 
-        Several, all of one model, are the choices of one answer.
+        Several, all of one model, are the choices of one answer, to so many prompts.
         """
         generation = Generation(self._end, self._park, len(requests), account or Account(requests))
         if self._stopping:
             generation.deliver(Failed(_stopping()))
             return generation
-        admission = Deferred.fromCoroutine(self._admit(requests, generation, monotonic_ns()))
+        admission = Deferred.fromCoroutine(self._admit(requests, prompts, generation, monotonic_ns()))
         if not generation.over and generation not in self._ending:
             self._ending[generation] = admission.cancel
         return generation
@@ -194,16 +194,18 @@ class Scheduler:
         line.append(turn)
         return turn
 
-    async def _admit(self, requests: Sequence[GenerationRequest], generation: Generation, arrived: int) -> None:
+    async def _admit(
+        self, requests: Sequence[GenerationRequest], prompts: int, generation: Generation, arrived: int
+    ) -> None:
         first = requests[0]
         try:
             stored = await self._blocking(self._store.find, first.model)
             generation.account.model = stored.repository
-            self._limits.enter(stored.repository, generation, len(requests))
+            self._limits.enter(stored.repository, generation, len(requests), prompts)
             self._residency.begin(stored.repository, first.keep_alive)
             self._using[generation] = stored.repository
             loaded = await self._load(stored)
-            prompts = await self._blocking(_encode, loaded.model.prompt, requests)
+            encoded = await self._blocking(_encode, loaded.model.prompt, requests)
         except CancelledError:
             return
         except ApiError as error:
@@ -232,12 +234,12 @@ class Scheduler:
                 continues=request.raw is not None,
                 request=request,
             )
-            for request, (prompt, _) in zip(requests, prompts, strict=True)
+            for request, (prompt, _) in zip(requests, encoded, strict=True)
         ]
         self._rows[generation] = [row.id for row in rows]
         self._ending[generation] = partial(self._cancel, self._rows[generation])
         generation.deliver(Started(len(rows[0].prompt)))
-        for choice, (row, (_, echo)) in enumerate(zip(rows, prompts, strict=True)):
+        for choice, (row, (_, echo)) in enumerate(zip(rows, encoded, strict=True)):
             if generation.over:
                 break
             if echo:

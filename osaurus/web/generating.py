@@ -62,7 +62,7 @@ class Generating:
         self, request: Request, read: Callable[[bytes], openai.Call], kind: type[openai.Answer]
     ) -> bytes | None:
         call = await self._blocking(read, body(request))
-        generation = self._submit(request, call.requests)
+        generation = self._submit(request, call.requests, call.prompts)
         await generation.started()
         asked = call.requests[0]
         answer = kind(
@@ -112,11 +112,11 @@ class Generating:
         )
         return None
 
-    def _submit(self, request: Request, asked: tuple[GenerationRequest, ...]) -> Generation:
+    def _submit(self, request: Request, asked: tuple[GenerationRequest, ...], prompts: int = 1) -> Generation:
         exchange, owner = exchange_of(request), self._guard.owner(request)
         requests = [evolve(one, owner=owner, request_id=exchange.id) for one in asked]
         exchange.account = Account(requests, self._logs_content)
-        return self._scheduler.submit(*requests, account=exchange.account)
+        return self._scheduler.submit(*requests, account=exchange.account, prompts=prompts)
 
     def _stream(
         self, generation: Generation, encode: Callable[[Event], bytes], filler: Callable[[], bytes], request: Request
