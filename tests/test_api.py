@@ -248,6 +248,7 @@ def test_every_answer_carries_cors_and_a_request_id_of_its_own(client: Client) -
     for answer in answers:
         assert answer.headers["access-control-allow-origin"] == "*"
         assert answer.headers["access-control-allow-methods"] == "GET, POST, OPTIONS"
+        assert answer.headers["access-control-expose-headers"] == "X-Request-Id, Retry-After, X-Should-Retry"
     assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
 
 

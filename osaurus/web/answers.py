@@ -13,6 +13,8 @@ from .exchange import exchange_of
 
 OLLAMA_SDKS = ("ollama-python/", "ollama-js/", "ollama/")
 
+# What a page may read beside the few that browsers let it: SDKs tell the id, and wait for as long as they are told.
+EXPOSED_HEADERS = ("X-Request-Id", "Retry-After", "X-Should-Retry")
 ALLOWED_HEADERS = ("Content-Type", "Authorization")
 HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 MOST_REFLECTED_HEADERS = 64
@@ -29,12 +31,21 @@ def body(request: Request) -> bytes:
     return bytes(request.content.read())
 
 
+def common_headers(request_id: str) -> dict[str, str]:
+    """Return the headers that every answer has, be there a request or none that could be read."""
+    return {
+        "Date": datetimeToString().decode("ascii"),
+        "Server": f"osaurus/{__version__}",
+        "X-Request-Id": request_id,
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Expose-Headers": ", ".join(EXPOSED_HEADERS),
+    }
+
+
 def stamp(request: Request, request_id: str) -> None:
-    """Set the headers that every answer has."""
-    request.setHeader("Date", datetimeToString())
-    request.setHeader("Server", f"osaurus/{__version__}")
-    request.setHeader("X-Request-Id", request_id)
-    request.setHeader("Access-Control-Allow-Origin", "*")
+    """Set the headers that every answer to a request has."""
+    for name, value in common_headers(request_id).items():
+        request.setHeader(name, value)
     request.setHeader("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
     request.setHeader("Access-Control-Allow-Headers", ", ".join(_allowed_headers(request)))
 
