@@ -417,6 +417,12 @@ class RequestTooLarge(ApiError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
+class HeadersTooLarge(ApiError):
+    """The request's line and headers exceed the limit."""
+
+    status, type, code = 431, "invalid_request_error", "request_too_large"
+
+
 class ServiceUnavailable(ApiError):
     """The server is stopping, or its engine cannot generate."""
 

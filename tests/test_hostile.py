@@ -112,6 +112,16 @@ def test_whatever_comes_is_answered_or_hung_up_on(server: Server, data: bytes) -
     assert b"Traceback" not in answer
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [(b"GET / HTTP/1.1\r\nX: " + b"y" * MIB + b"\r\n\r\n", 431), (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400)],
+)
+def test_what_cannot_be_read_is_told_so(server: Server, data: bytes, status: int) -> None:
+    head, _, body = say(server, data).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
 def test_after_all_that_it_is_well(server: Server) -> None:
     assert healthy(server)
     assert server.process.poll() is None

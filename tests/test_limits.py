@@ -99,7 +99,7 @@ def test_one_request_asks_for_no_more_answers_than_there_may_be_requests(
 def test_where_each_prompt_has_one_answer_it_is_the_prompts_that_are_too_many(clock: Clock) -> None:
     limits = Limits(clock, 10, 0)
     limits.enter("m", "most", 10, 10)
-    with pytest.raises(InvalidRequest, match="^prompt: at most 10 can be answered at once, not 11$") as caught:
+    with pytest.raises(InvalidRequest, match=r"^prompt: at most 10 can be answered at once, not 11$") as caught:
         limits.enter("m", "more", 11, 11)
     assert caught.value.param == "prompt"
     with pytest.raises(InvalidRequest, match="prompts times n, not 12") as caught:

@@ -11,11 +11,11 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import Request
 
 from osaurus.web.front import Front
 from osaurus.web.guard import Guard
-from osaurus.web.request import LONGEST_ARRIVAL, BoundedRequest
+from osaurus.web.request import LONGEST_ARRIVAL, BoundedRequest, QuietSite
 
 LIMIT = 1000
 
@@ -42,7 +42,7 @@ class Echo(Resource):
 def connection(clock: Clock | None = None) -> tuple[Any, Wire]:
     clock = clock or Clock()
     factory = partial(BoundedRequest, max_body=LIMIT, clock=clock, begun=lambda _: None)
-    site = Site(Front(Echo(), Guard(), clock), requestFactory=factory, parsePOSTFormSubmission=False)
+    site = QuietSite(Front(Echo(), Guard(), clock), requestFactory=factory, parsePOSTFormSubmission=False)
     channel = site.buildProtocol(None)
     transport = Wire()
     channel.makeConnection(transport)
@@ -91,7 +91,7 @@ def test_what_exceeds_the_limit_is_not_kept() -> None:
     channel, _ = connection()
     body = with_length(b"x" * LIMIT * 10)
     channel.dataReceived(body[:-1])
-    [request] = channel._channel.requests
+    [request] = channel.requests
     assert len(request.content.getvalue()) == 0
 
 

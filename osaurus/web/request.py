@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request, Site
 
 from ..chat import ApiError, RequestTooLarge
+from .channel import ToldChannel
 
 log = Logger()
 
@@ -91,7 +92,12 @@ class BoundedRequest(Request):
 
 
 class QuietSite(Site):
-    """A site without a log of its own: `access.py` has one line for every request that is complete."""
+    """A site without a log of its own: `access.py` has one line for every request that is complete.
+
+    Its connections speak HTTP/1.1 alone, which is all that `tls.py` offers: nothing has to choose a protocol for them.
+    """
+
+    protocol = ToldChannel  # type: ignore[assignment]  # Twisted has a function here that makes its own
 
     def log(self, request: Any) -> None:
         """Write nothing."""
