@@ -11,6 +11,7 @@ from osaurus.dialects.completions import CompletionAnswer, completion_call
 from osaurus.dialects.openai import Call
 
 from .doubles import finished
+from .test_openai import FOREIGN
 
 
 def call(**fields: Any) -> Call:
@@ -94,6 +95,17 @@ def test_the_defaults_are_openais() -> None:
 )
 def test_what_cannot_be_is_refused_with_its_name(fields: dict[str, Any], param: str) -> None:
     assert refusal(**fields).param == param
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "neutral"), [*FOREIGN, ("response_format", {"type": "json_object"}, [{"type": "text"}, None])]
+)
+def test_what_other_servers_have_is_refused_where_it_asks_for_something(
+    field: str, value: Any, neutral: list[Any]
+) -> None:
+    assert refusal(**{field: value}).param == field
+    for nothing in neutral:
+        assert call(**{field: nothing}) == call()
 
 
 def test_a_suffix_is_what_follows_the_gap() -> None:

@@ -356,6 +356,34 @@ def test_a_value_that_asks_for_nothing_passes(field: str, value: Any) -> None:
     assert call(**{field: value}) == call()
 
 
+# Fields of other servers: a value that asks for something, and those that front ends send where nothing is set.
+FOREIGN: list[tuple[str, Any, list[Any]]] = [
+    ("mirostat", 2, [0, 0.0, None]),
+    ("mirostat_mode", 1, [0]),
+    ("tfs_z", 0.5, [1, 1.0]),
+    ("tfs", 0.95, [1]),
+    ("typical_p", 0.2, [1, 1.0]),
+    ("typ_p", 0.2, [1]),
+    ("grammar", 'root ::= "yes"', ["", None]),
+    ("json_schema", {"type": "object"}, [{}, "", None]),
+    ("format", "json", ["", None]),
+    ("guided_json", {"type": "object"}, [{}, "", None]),
+    ("guided_regex", "[0-9]+", ["", None]),
+    ("guided_choice", ["yes", "no"], [[], None]),
+    ("guided_grammar", 'root ::= "yes"', ["", None]),
+    ("structured_outputs", {"choice": ["yes", "no"]}, [{}, None]),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "neutral"), FOREIGN)
+def test_what_other_servers_have_is_refused_where_it_asks_for_something(
+    field: str, value: Any, neutral: list[Any]
+) -> None:
+    assert refusal(**{field: value}).param == field
+    for nothing in neutral:
+        assert call(**{field: nothing}) == call()
+
+
 def test_a_function_call_of_the_old_kind_is_refused_by_its_name() -> None:
     turn = {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}
     assert refusal(messages=[TURN, turn]).param == "messages[1].function_call"

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from attrs import define, evolve, field, frozen
 
 from ..chat import Completion, Finished, FinishReason, GenerationRequest, Piece, Text, Tokens, TokenScore
-from .fields import Choices, ModelName, RepetitionPenalty, SamplingFields, keep_alive, refuse, several
-from .openai import NO_STREAM_OPTIONS, Answer, Call, StreamOptions, bias
-from .strict import Between, Items, parse
+from .fields import Choices, ModelName, RepetitionPenalty, keep_alive, refuse, several
+from .openai import NO_STREAM_OPTIONS, Answer, Call, CommonFields, StreamOptions, bias
+from .strict import Between, Items, Unserved, parse
 
 # OpenAI's own.
 DEFAULT_MAX_TOKENS = 16
@@ -21,7 +21,7 @@ MOST_TOKEN = 2**31
 
 
 @frozen(kw_only=True)
-class CompletionBody(SamplingFields):
+class CompletionBody(CommonFields):
     """What is known of the body of a completion; unknown keys are ignored."""
 
     model: ModelName
@@ -34,6 +34,7 @@ class CompletionBody(SamplingFields):
     n: Choices = 1
     best_of: int | None = None
     echo: bool = False
+    response_format: Annotated[Any, Unserved(({"type": "text"},))] = None
     logprobs: Annotated[int, Between(0, 20)] | None = None
     logit_bias: dict[str, Any] | None = None
     repetition_penalty: RepetitionPenalty = 1

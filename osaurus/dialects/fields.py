@@ -7,7 +7,7 @@ from attrs import evolve, frozen
 
 from .. import durations
 from ..chat import GenerationRequest, InvalidRequest, Message, Role, Sampling, TokenScore
-from .strict import Between, Items, OneOf, cut
+from .strict import Between, Items, OneOf, Unserved, cut
 
 # Without a name it is Apple's on-device model, where that is.
 ModelName = Annotated[str, Items(0, 512)]
@@ -97,6 +97,9 @@ class SamplingFields:
     stop: StopString | StopList | None = None
     presence_penalty: Annotated[float, Between(-2, 2)] = 0
     frequency_penalty: Annotated[float, Between(-2, 2)] = 0
+    mirostat: Annotated[Any, Unserved((0,))] = None
+    tfs_z: Annotated[Any, Unserved((1,))] = None
+    typical_p: Annotated[Any, Unserved((1,))] = None
 
     def sampling(self) -> Sampling:
         """Return the fields as the vocabulary has them; 0 and below turn a filter off."""

@@ -76,9 +76,6 @@ class Options(SamplingFields):
     num_ctx: Annotated[int, Between(1, 2**31)] | None = None
     repeat_penalty: RepetitionPenalty = 1
     repeat_last_n: Annotated[int, Between(-1, 2**31)] = 64
-    mirostat: Annotated[Any, Unserved((0,))] = None
-    tfs_z: Annotated[Any, Unserved((1,))] = None
-    typical_p: Annotated[Any, Unserved((1,))] = None
     logit_bias: Annotated[Any, Unserved(({},))] = None
 
 

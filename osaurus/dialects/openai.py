@@ -86,7 +86,28 @@ NO_STREAM_OPTIONS = StreamOptions()
 
 
 @frozen(kw_only=True)
-class ChatBody(SamplingFields):
+class CommonFields(SamplingFields):
+    """What bodies for other servers have beside OpenAI's fields, and would change the answer.
+
+    llama.cpp's, vLLM's, Ollama's and text-generation-webui's. What their front ends send where nothing is set is taken:
+    SillyTavern sends every sampler that is off, and empty grammars and schemas.
+    """
+
+    mirostat_mode: Annotated[Any, Unserved((0,))] = None
+    tfs: Annotated[Any, Unserved((1,))] = None
+    typ_p: Annotated[Any, Unserved((1,))] = None
+    grammar: Annotated[Any, Unserved(("",))] = None
+    json_schema: Annotated[Any, Unserved(({}, ""))] = None
+    format: Annotated[Any, Unserved(("",))] = None
+    guided_json: Annotated[Any, Unserved(({}, ""))] = None
+    guided_regex: Annotated[Any, Unserved(("",))] = None
+    guided_choice: Annotated[Any, Unserved(([],))] = None
+    guided_grammar: Annotated[Any, Unserved(("",))] = None
+    structured_outputs: Annotated[Any, Unserved(({},))] = None
+
+
+@frozen(kw_only=True)
+class ChatBody(CommonFields):
     """What is known of the body of a chat completion; unknown keys are ignored."""
 
     model: ModelName

@@ -8,7 +8,7 @@ from ..dialects.schema import Schemas
 from .routes import PARAMETER, Route
 
 # Statuses that an endpoint may answer with beside its own; which is when is in docs/openai.md.
-ERRORS = ("400", "401", "403", "404", "405", "413", "429", "500", "503")
+ERRORS = ("400", "401", "403", "404", "405", "413", "429", "431", "500", "503")
 
 ERROR = {
     "description": "What went wrong. Ollama's own SDKs, told by their User-Agent, get `error` as a string.",
