@@ -161,6 +161,82 @@ def test_offsets_go_on_through_a_stream() -> None:
     assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [3]]
 
 
+def scored(*tokens: bytes) -> tuple[TokenScore, ...]:
+    return tuple(TokenScore(token, -1.0, (TokenScore(token, -1.0),)) for token in tokens)
+
+
+# A dinosaur in four tokens, between others; the last begins with its end.
+PARTS = scored(b" a", b" \xf0", b"\x9f", b"\xa6", b"\x95 b", "é\\".encode(), b"\\\xc3", b"\xa9'", b"c")
+PLACES = [0, 2, 3, 3, 3, 6, 8, 9, 11]
+
+
+def test_a_part_of_a_character_is_spelled_by_its_bytes() -> None:
+    whole = answer(include_logprobs=True).completion([Completion(" a \U0001f995 bé\\\\é'c", finished(), PARTS)])
+    logprobs = whole["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == [
+        " a",
+        r"bytes: \xf0",
+        r"bytes:\x9f",
+        r"bytes:\xa6",
+        r"bytes:\x95 b",
+        "é\\",
+        r"bytes:\\\xc3",
+        r"bytes:\xa9'",
+        "c",
+    ]
+    assert [list(top) for top in logprobs["top_logprobs"]] == [[token] for token in logprobs["tokens"]]
+    assert logprobs["text_offset"] == PLACES
+
+
+def test_as_many_alternatives_are_told_as_differ() -> None:
+    best = TokenScore(b"\xf0", -0.1)
+    others = (best, TokenScore(b"\xf1", -0.5), TokenScore(b"\xf2", -0.6), TokenScore("\ufffd".encode(), -0.7))
+    same = TokenScore(b"\xf0", -0.9)
+    choice = answer(include_logprobs=True).completion(
+        [Completion("x", finished(), (TokenScore(b"\xf0", -0.1, (*others, same)),))]
+    )["choices"][0]
+    assert choice["logprobs"]["top_logprobs"] == [
+        {r"bytes:\xf0": -0.1, r"bytes:\xf1": -0.5, r"bytes:\xf2": -0.6, "\ufffd": -0.7}
+    ]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(" a", 1), (" ", 0), ("\U0001f995 b", 4), ("é\\", 1), ("\\é'", 2), ("c", 1)],
+        [(" a ", 2), ("\U0001f995 bé", 4), ("\\\\é'c", 3)],
+        [(" a \U0001f995 bé\\\\é'c", 9)],
+    ],
+)
+def test_a_token_is_where_its_character_is_however_the_stream_is_cut(pieces: list[tuple[str, int]]) -> None:
+    told, scores, found = answer(include_logprobs=True), list(PARTS), []
+    for text, count in pieces:
+        [chunk] = events(told.event(Piece(text, tuple(scores[:count]))))
+        del scores[:count]
+        found += chunk["choices"][0]["logprobs"]["text_offset"]
+    assert (found, scores) == (PLACES, [])
+
+
+def test_a_space_that_the_text_does_not_begin_with_takes_no_place() -> None:
+    told = answer(include_logprobs=True)
+    chunks = [events(told.event(Piece(text, scored(token))))[0] for text, token in [("up", b" up"), (" a", b" a")]]
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [2]]
+
+
+def test_behind_a_character_that_was_left_incomplete_begins_another() -> None:
+    told = answer(include_logprobs=True)
+    [chunk] = events(
+        told.event(Piece("a\ufffdb\ufffd\u00e9", scored(b"a", b"\xf0", b"\x9f", b"b", b"\xf0", b"\xc3", b"\xa9")))
+    )
+    assert chunk["choices"][0]["logprobs"]["text_offset"] == [0, 1, 1, 2, 3, 4, 4]
+
+
+def test_every_choice_has_places_of_its_own() -> None:
+    told = answer(include_logprobs=True, choices=2)
+    chunks = [events(told.event(Piece(" a", scored(b" a"), choice)))[0] for choice in (0, 1, 0)]
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [0], [2]]
+
+
 def test_a_prompt_is_counted_once_however_many_answers_it_has() -> None:
     whole = answer(choices=4, prompts=2).completion([Completion("x", finished())] * 4)
     assert whole["usage"]["prompt_tokens"] == 6

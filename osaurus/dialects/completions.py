@@ -4,7 +4,9 @@ The contract is OpenAI's API reference (https://platform.openai.com/docs/api-ref
 narrows it.
 """
 
-from collections.abc import Iterable
+import codecs
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from attrs import define, evolve, field, frozen
@@ -18,6 +20,8 @@ from .strict import Between, Items, Unserved, parse
 DEFAULT_MAX_TOKENS = 16
 MOST_PROMPTS = 128
 MOST_TOKEN = 2**31
+# Bytes that are within a character in UTF-8, never its first.
+CONTINUATIONS = [bytes([byte]) for byte in range(0x80, 0xC0)]
 
 
 @frozen(kw_only=True)
@@ -107,7 +111,7 @@ class CompletionAnswer(Answer):
 
     prefix, whole, part = "cmpl", "text_completion", "text_completion"
 
-    _offsets: dict[int, int] = field(factory=dict, init=False)
+    _places: dict[int, "_Places"] = field(factory=dict, init=False)
 
     def _complete(self, index: int, completion: Completion) -> dict[str, Any]:
         return self._choice(index, completion.text, completion.scores, completion.finished.reason)
@@ -119,28 +123,60 @@ class CompletionAnswer(Answer):
         return self._choice(finished.choice, "", (), finished.reason)
 
     def _choice(
-        self, index: int, text: str, scores: Iterable[TokenScore], reason: FinishReason | None
+        self, index: int, text: str, scores: Sequence[TokenScore], reason: FinishReason | None
     ) -> dict[str, Any]:
-        offset = self._offsets.get(index, 0)
-        self._offsets[index] = offset + len(text)
-        logprobs = _logprobs(scores, offset) if self.include_logprobs else None
+        logprobs = None
+        if self.include_logprobs:
+            logprobs = _logprobs(scores, self._places.setdefault(index, _Places()), text)
         return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _logprobs(scores: Iterable[TokenScore], offset: int) -> dict[str, Any]:
-    """Return log probabilities in the shape of completions; offsets are in characters of the text."""
-    scores = list(scores)
-    offsets = []
-    for score in scores:
-        offsets.append(offset)
-        offset += len(_spelled(score))
+@define
+class _Places:
+    """Where in its text the tokens of an answer begin, in characters, however the text is cut into pieces.
+
+    A token that begins in the middle of a character is placed where that is.
+    """
+
+    _decoder: codecs.IncrementalDecoder = field(factory=partial(codecs.getincrementaldecoder("utf-8"), "replace"))
+    _characters: int = 0
+    _begun: bool = False
+
+    def of(self, scores: Iterable[TokenScore], text: str) -> list[int]:
+        """Return the places of the next tokens, with which this text came."""
+        places = []
+        for score in scores:
+            # A character that was left incomplete is one of its own.
+            left = bool(self._decoder.getstate()[0]) and score.token[:1] not in CONTINUATIONS
+            places.append(self._characters + left)
+            # SentencePiece's decoders take a space off the beginning of a text.
+            stripped = not self._begun and not text.startswith(" ")
+            self._characters += len(self._decoder.decode(score.token.removeprefix(b" ") if stripped else score.token))
+            self._begun = True
+        return places
+
+
+def _logprobs(scores: Sequence[TokenScore], places: _Places, text: str) -> dict[str, Any]:
+    """Return log probabilities in the shape of completions."""
     return {
         "tokens": [_spelled(score) for score in scores],
         "token_logprobs": [score.logprob for score in scores],
-        "top_logprobs": [{_spelled(other): other.logprob for other in score.alternatives} for score in scores],
-        "text_offset": offsets,
+        "top_logprobs": [_alternatives(score) for score in scores],
+        "text_offset": places.of(scores, text),
     }
 
 
+def _alternatives(score: TokenScore) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for other in score.alternatives:
+        # Where two are spelled alike the better, which comes first, is kept.
+        found.setdefault(_spelled(other), other.logprob)
+    return found
+
+
 def _spelled(score: TokenScore) -> str:
-    return score.token.decode("utf-8", "replace")
+    r"""Return a token's text; where it is part of a character its bytes as OpenAI has them, `bytes:\xf0\x9f`."""
+    try:
+        return score.token.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"bytes:{ascii(score.token)[2:-1]}"
