@@ -229,7 +229,7 @@ def test_models_are_listed_as_openai_does(client: Client) -> None:
 
 def test_models_are_listed_as_ollama_does(client: Client) -> None:
     for model in client.ask("GET", "/api/tags").json["models"]:
-        assert model["name"] == model["model"]
+        assert model["model"] == f"{model['name']}:latest"
         assert model["digest"].startswith("sha256:")
         assert type(model["size"]) is int
         assert model["details"]["families"] == ["llama"]
@@ -636,7 +636,8 @@ def test_what_is_in_memory_is_told_until_when(client: Client) -> None:
     assert client.ask("GET", "/api/ps").json == {"models": []}
     client.ollama(keep_alive="10m")
     [running] = client.ask("GET", "/api/ps").json["models"]
-    assert (running["name"], running["model"], running["size"], running["size_vram"]) == ("tiny", "tiny", 1000, 0)
+    assert (running["name"], running["model"]) == ("tiny", "tiny:latest")
+    assert (running["size"], running["size_vram"]) == (1000, 0)
     assert running["context_length"] == 512
     assert running["digest"].startswith("sha256:")
     assert running["details"]["family"] == "llama"
