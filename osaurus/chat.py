@@ -212,10 +212,13 @@ class Started:
 
 @frozen
 class TokenScore:
-    """A token, as the bytes of its text, with its log probability, and the most probable tokens in its place."""
+    """A token, as the bytes of its text, with its log probability, and the most probable tokens in its place.
+
+    The first token of a text has none: nothing was read before it.
+    """
 
     token: bytes
-    logprob: float
+    logprob: float | None
     alternatives: tuple["TokenScore", ...] = ()
 
 

@@ -35,6 +35,7 @@ class Desk:
 
     def add(self, number: int, content: str | tuple[Message, ...], name: str = "tiny", **changes: Any) -> None:
         fields: dict[str, Any] = {"max_tokens": 24, "sampling": GREEDY, "stop": ()} | changes
+        echo = fields.pop("echo", "")
         messages = (Message("user", content),) if isinstance(content, str) else content
         request = GenerationRequest(model=name, messages=messages, max_tokens_may_shrink=True, **fields)
         prompt = self.engine.load(name, self.folder(name)).prompt.encode(request)
@@ -55,6 +56,7 @@ class Desk:
                 boundaries=prompt.boundaries,
                 thinking=prompt.thinking,
                 shape=prompt.shape,
+                echo=echo,
             ),
         )
 

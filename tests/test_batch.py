@@ -11,7 +11,9 @@ from tokenizers import Tokenizer
 from osaurus.chat import (
     Failed,
     Finished,
+    GenerationRequest,
     InternalError,
+    Message,
     Piece,
     Sampling,
 )
@@ -250,6 +252,69 @@ def test_log_probabilities_come_with_the_text_of_rows_that_asked(desk: Desk) -> 
     assert all(score.alternatives[0].logprob == score.logprob for score in scores)
     assert all(not piece.scores for piece in pieces[2])
     assert "".join(piece.text for piece in pieces[2]) == text
+
+
+PROMPT = "A prompt whose tokens are scored, of which there are more than one pass reads. " * 2
+
+
+def echoed(desk: Desk, number: int) -> tuple[Piece, list[Piece]]:
+    """Finish; return what a row said first, and what it said then."""
+    said: list[Piece] = []
+    while desk.engine.busy:
+        said += [
+            event
+            for row, event in chain.from_iterable(desk.engine.step())
+            if row == number and isinstance(event, Piece)
+        ]
+    return said[0], said[1:]
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("accompanied", [False, True])
+def test_the_tokens_of_a_prompt_are_scored_as_it_is_read(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, known: bool, accompanied: bool
+) -> None:
+    """Whatever of it others have read before, in pieces, and beside others."""
+    import mlx.core as mx
+    import numpy as np
+
+    from osaurus.engine import reading
+
+    monkeypatch.setattr(reading, "MOST_SCORED", 7)
+    alone = desk.alone(PROMPT)
+    if not known:
+        desk = another(desk.engine._backend, desk.models)
+    if accompanied:
+        desk.add(2, "Hello", max_tokens=60)
+        desk.add(3, PROMPT + "And on.")
+    desk.add(1, PROMPT, top_logprobs=3, echo="the prompt")
+    first, others = echoed(desk, 1)
+    model = desk.engine.load("tiny", desk.folder("tiny"))
+    tokens = model.prompt.encode(
+        GenerationRequest(model="tiny", messages=(Message("user", PROMPT),), max_tokens=1, max_tokens_may_shrink=True)
+    ).tokens
+    logits = np.array(model.network(mx.array([tokens]))[0].astype(mx.float32))
+    logprobs = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    logprobs -= logits.max(-1, keepdims=True)
+    assert first.text == "the prompt"
+    assert [score.token for score in first.scores] == [model.vocabulary.spelling(token) for token in tokens]
+    assert first.scores[0].logprob is None
+    for place, score in enumerate(first.scores[1:]):
+        assert score.logprob == pytest.approx(logprobs[place, tokens[place + 1]], rel=0.05, abs=0.5)
+        best = [alternative.logprob for alternative in score.alternatives]
+        assert best == pytest.approx(np.sort(logprobs[place])[:-4:-1].tolist(), rel=0.05, abs=0.5)
+    assert "".join(piece.text for piece in others) == alone
+    assert len([score for piece in others for score in piece.scores]) == 24
+
+
+def test_a_row_that_stood_still_does_not_tell_its_prompt_again(desk: Desk) -> None:
+    desk.add(1, PROMPT, top_logprobs=0, echo="the prompt")
+    for _ in range(6):
+        desk.step()
+    desk.engine.park(1)
+    desk.step()
+    desk.engine.unpark(1)
+    assert desk.finish()[1].count("the prompt") == 1
 
 
 def test_a_row_with_a_penalty_says_something_else_and_its_neighbour_does_not_notice(desk: Desk) -> None:

@@ -85,7 +85,7 @@ def test_the_defaults_are_openais() -> None:
         ({"best_of": 3}, "best_of"),
         ({"n": 0}, "n"),
         ({"n": 129}, "n"),
-        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"echo": True, "logprobs": 1, "suffix": "end"}, "echo"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -115,6 +115,23 @@ def test_a_suffix_is_what_follows_the_gap() -> None:
 
 def test_a_best_of_as_many_as_are_wanted_changes_nothing() -> None:
     assert len(call(n=2, best_of=2).requests) == 2
+
+
+def test_a_prompt_is_scored_where_it_is_told_and_scores_are() -> None:
+    [request] = call(echo=True, logprobs=1).requests
+    assert (request.echo, request.top_logprobs) == (True, 1)
+
+
+def test_the_first_token_of_a_prompt_has_no_score() -> None:
+    scores = (TokenScore(b"Once", None), SCORE)
+    found = events(answer(include_logprobs=True).event(Piece("Once up", scores)))[0]["choices"][0]
+    assert found["text"] == "Once up"
+    assert found["logprobs"] == {
+        "tokens": ["Once", " up"],
+        "token_logprobs": [None, -0.5],
+        "top_logprobs": [None, {" up": -0.5, " a": -1.5}],
+        "text_offset": [0, 4],
+    }
 
 
 SCORE = TokenScore(b" up", -0.5, (TokenScore(b" up", -0.5), TokenScore(b" a", -1.5)))

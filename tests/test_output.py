@@ -218,7 +218,7 @@ def scored(tokenizer: Tokenizer, text: str, stops: tuple[str, ...] = ()) -> list
             break
     else:
         said.append(assembler.flush())
-    return [(piece.text, [-int(score.logprob) for score in piece.scores]) for piece in said if piece != Piece("")]
+    return [(piece.text, [-int(score.logprob or 0) for score in piece.scores]) for piece in said if piece != Piece("")]
 
 
 def test_scores_come_with_their_text(tiny_tokenizer: Tokenizer) -> None:

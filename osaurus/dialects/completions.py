@@ -51,9 +51,9 @@ def completion_call(body: bytes) -> Call:
     prompts = _prompts(asked.prompt)
     if asked.best_of not in (None, 1, asked.n):
         refuse("best_of", "is not supported by this server; leave it out")
-    if asked.echo and asked.logprobs is not None:
-        refuse("echo", "cannot be had together with logprobs: those of a prompt are not computed")
     if asked.suffix:
+        if asked.echo and asked.logprobs is not None:
+            refuse("echo", "cannot be had together with logprobs where there is a suffix")
         if any(isinstance(prompt, Tokens) for prompt in prompts):
             refuse("suffix", "needs a prompt that is a string")
         prompts = [evolve(prompt, suffix=asked.suffix) for prompt in prompts if isinstance(prompt, Text)]
@@ -161,13 +161,13 @@ def _logprobs(scores: Sequence[TokenScore], places: _Places, text: str) -> dict[
     return {
         "tokens": [_spelled(score) for score in scores],
         "token_logprobs": [score.logprob for score in scores],
-        "top_logprobs": [_alternatives(score) for score in scores],
+        "top_logprobs": [None if score.logprob is None else _alternatives(score) for score in scores],
         "text_offset": places.of(scores, text),
     }
 
 
-def _alternatives(score: TokenScore) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _alternatives(score: TokenScore) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
     for other in score.alternatives:
         # Where two are spelled alike the better, which comes first, is kept.
         found.setdefault(_spelled(other), other.logprob)

@@ -255,7 +255,7 @@ class Batch:
         self._reading.keep()
         if self._logits is not None:
             self._draw(self._logits, events)
-        joined = self._join()
+        joined = self._join(events)
         began = perf_counter()
         return began, self._launch(), joined
 
@@ -453,7 +453,7 @@ class Batch:
         """Let a row leave those that write, if it is one of them."""
         self._keep([index for index, progress in enumerate(self._writing) if progress.row.id != row_id])
 
-    def _join(self) -> bool:
+    def _join(self, events: list[tuple[int, Event]]) -> bool:
         """Let rows that have read all but their last token write; return whether there were any."""
         most = MOST_WRITING if self._batchable else 1
         joining = self._reading.ready(most - len(self._writing))
@@ -470,7 +470,16 @@ class Batch:
         for progress in joining:
             progress.cache, progress.prompt_read = [], progress.prompt_read or monotonic_ns()
             self._writing.append(progress)
+            if progress.echoes:
+                events.append((progress.row.id, self._echo(progress)))
         return True
+
+    def _echo(self, progress: Progress) -> Piece:
+        """Return a row's prompt, with the scores of its tokens."""
+        first = TokenScore(self._model.vocabulary.spelling(progress.row.prompt[0]), None)
+        scores = (first, *map(self._spelled, progress.scored))
+        progress.scored, progress.echoed = [], True
+        return Piece(progress.row.echo, scores)
 
 
 def _requests(rows: Sequence[Progress]) -> list[str]:

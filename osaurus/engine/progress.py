@@ -8,6 +8,7 @@ from ..chat import Finished, FinishReason, Timings, Usage
 from .answer import Answer
 from .runner import Row
 from .sampling import RowSampler
+from .scores import Scored
 from .speculation import Drafter
 from .tally import ModelTally
 
@@ -42,6 +43,15 @@ class Progress:
     """What of the row the pass under way reads: what it has written and not read, and a draft of what follows."""
     right: int = 0
     """How much of that is known to be right."""
+    scored: list[Scored] = field(factory=list)
+    """The scores of the prompt's tokens that are read, but the first, where they are to be told."""
+    echoed: bool = False
+    """Whether the prompt has been told."""
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the prompt is to be told, with the scores of its tokens, so that all of it has to be read."""
+        return bool(self.row.echo) and not self.echoed
 
     @property
     def unread(self) -> int:

@@ -25,6 +25,7 @@ from .loader import Model
 from .pace import Pace
 from .prefixes import BLOCK
 from .progress import Progress
+from .scores import score
 from .tally import ModelTally
 
 # Rows that take turns at reading; more wait.
@@ -32,6 +33,9 @@ MOST_READING = 8
 
 # Rows that read in one pass get at least so many tokens each.
 LEAST_SHARE = 8
+
+# Tokens of a prompt that is scored are read so many at a time: each takes as many numbers as the vocabulary has tokens.
+MOST_SCORED = 64
 
 
 @define(eq=False)
@@ -90,7 +94,7 @@ class Reading:
         for progress in list(self.waiting):
             if len(self.readers) == MOST_READING:
                 return
-            if self._read_by_another(progress) or not self._keeper.fetched(progress, writing):
+            if not progress.echoes and (self._read_by_another(progress) or not self._keeper.fetched(progress, writing)):
                 continue
             try:
                 if not admit([progress, *self.readers]):
@@ -99,7 +103,7 @@ class Reading:
                 self.waiting.remove(progress)
                 events.append((progress.row.id, Failed(error)))
                 continue
-            progress.read, cache = self._keeper.taken(progress)
+            progress.read, cache = (0, []) if progress.echoes else self._keeper.taken(progress)
             progress.cache = cache or make_prompt_cache(self._model.network)
             # Not before: where that fails, it is still somewhere.
             self.waiting.remove(progress)
@@ -142,7 +146,7 @@ class Reading:
         turns = sum(1 for progress in self.readers if progress.unread)
         while turns > 0 and allowance > 0:
             group = self._next_readers(allowance)
-            share = allowance // len(group)
+            share = min(allowance // len(group), MOST_SCORED if group[0].echoes else allowance)
             # A pass has its price, however little it reads: what would be left for another is read with this one.
             rest = min(LEAST_SHARE, share)
             lengths = [p.stretch if p.stretch < share + rest else share for p in group]
@@ -165,7 +169,11 @@ class Reading:
         most = allowance // LEAST_SHARE if self._plain else 1
         share = allowance // max(1, min(most, 1 + len(others)))
         length = min(first.unread, share)
-        alike = [progress for progress in others if length <= 2 * min(progress.unread, share) <= 4 * length]
+        alike = [
+            progress
+            for progress in others
+            if length <= 2 * min(progress.unread, share) <= 4 * length and not (first.echoes or progress.echoes)
+        ]
         return [first, *alike[: max(most - 1, 0)]]
 
     def _read_together(self, group: list[Progress], lengths: list[int]) -> None:
@@ -176,7 +184,12 @@ class Reading:
             for progress, length in zip(group, lengths, strict=True)
         ]
         if len(group) == 1:
-            self._model.network(mx.array(tokens), cache=group[0].cache)
+            [progress] = group
+            logits = self._model.network(mx.array(tokens), cache=progress.cache)
+            if progress.echoes:
+                following = progress.sequence[progress.read + 1 : progress.read + 1 + width]
+                found = score(logits[0], following, [progress.row.top_logprobs] * width)
+                progress.scored += filter(None, found)
         else:
             layers = zip(*(progress.cache for progress in group), strict=True)
             merged = [join(None, caches) for caches in layers]

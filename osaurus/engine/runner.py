@@ -83,6 +83,8 @@ class Row:
     shape: Shape = field(factory=Shape)
     continues: bool = False
     """Whether what is written goes on with the prompt's own text."""
+    echo: str = ""
+    """The prompt's text, where it is to be told first, with the scores of its tokens."""
     request: GenerationRequest | None = None
 
 

@@ -232,9 +232,10 @@ class Scheduler:
                 thinking=prompt.thinking,
                 shape=prompt.shape,
                 continues=request.raw is not None,
+                echo=echo if request.top_logprobs is not None else "",
                 request=request,
             )
-            for request, (prompt, _) in zip(requests, encoded, strict=True)
+            for request, (prompt, echo) in zip(requests, encoded, strict=True)
         ]
         self._rows[generation] = [row.id for row in rows]
         self._ending[generation] = partial(self._cancel, self._rows[generation])
@@ -242,7 +243,7 @@ class Scheduler:
         for choice, (row, (_, echo)) in enumerate(zip(rows, encoded, strict=True)):
             if generation.over:
                 break
-            if echo:
+            if echo and not row.echo:
                 generation.deliver(Piece(echo, choice=choice))
             self._submit(stored, row, generation, choice)
 

@@ -156,6 +156,32 @@ def test_texts_are_continued(client: openai.OpenAI) -> None:
     assert all(score is not None and -20 < score <= 0 for score in scores.token_logprobs)
 
 
+def test_a_prompt_is_scored_as_evaluations_ask_for_it(client: openai.OpenAI) -> None:
+    """How likely each of two ends of a text is, as lm-eval finds it out."""
+
+    def likelihood(end: str) -> tuple[float, bool]:
+        text = "The capital of France is"
+        answer = client.completions.create(
+            model=MODEL, prompt=text + end, max_tokens=1, temperature=0, logprobs=1, echo=True
+        )
+        [choice] = answer.choices
+        assert choice.text.startswith(text + end)
+        scores = choice.logprobs
+        assert scores is not None
+        assert scores.token_logprobs is not None
+        assert scores.text_offset is not None
+        assert scores.top_logprobs is not None
+        assert scores.token_logprobs[0] is None
+        of_end = [place for place, offset in enumerate(scores.text_offset) if len(text) <= offset < len(text + end)]
+        greedy = all(max(scores.top_logprobs[place].values()) == scores.token_logprobs[place] for place in of_end)
+        return sum(scores.token_logprobs[place] for place in of_end), greedy
+
+    right, wrong = likelihood(" Paris"), likelihood(" bananas")
+    assert right[0] > wrong[0] + 3
+    assert right[1]
+    assert not wrong[1]
+
+
 def test_a_text_streams_behind_its_prompt(client: openai.OpenAI) -> None:
     prompt = "The capital of France is"
     chunks = client.completions.create(
