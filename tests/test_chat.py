@@ -408,7 +408,7 @@ def test_ctrl_c_ends_the_command_and_hangs_up(scripted: Scripted, tmp_path: Path
     assert process.stdout.read(5) == "Hello"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert (process.returncode, "Aborted!" in said) == (1, True)
+    assert (process.returncode, "Aborted!" in said) == (130, False)
     assert "Traceback" not in said
     assert scripted.left.wait(30)
 

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import pytest
 from osaurus import __version__, settings
 from osaurus.command.client import Client
 from osaurus.command.main import main
+from osaurus.command.server import TWISTD
 from osaurus.command.surroundings import Surroundings
 from osaurus.discovery import FILE, Announcement
 
@@ -45,6 +47,12 @@ def announce(runtime: Path, port: int, models: Path = Path("/models")) -> None:
     Announcement(runtime, exposed=False, models_dir=models).publish(("127.0.0.1", port))
 
 
+def subcommand(name: str) -> click.Command:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    return command
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_subcommand_has_help_with_examples(command_line: CommandLine, name: str) -> None:
     result = command_line.run(name, "--help")
@@ -53,11 +61,11 @@ def test_each_subcommand_has_help_with_examples(command_line: CommandLine, name:
         assert f"Examples:\n    osaurus {name}" in result.output
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
 def test_each_subcommand_and_each_of_its_options_is_on_the_page(name: str) -> None:
     sections = re.split(r"^#{2,3} ", PAGE.read_text("utf-8"), flags=re.MULTILINE)
     [section] = [text for text in sections if re.match(rf"`osaurus {name}\b", text)]
-    command = main.commands[name]
+    command = subcommand(name)
     parts = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
     params = [param for part in parts for param in part.params]
     known = {setting.option for setting in settings.table()} if name in WITH_SETTINGS else set()
@@ -78,7 +86,7 @@ def test_the_version_is_told(command_line: CommandLine) -> None:
 
 
 def test_serve_has_every_setting_as_an_option() -> None:
-    assert [param.name for param in main.commands["serve"].params] == [
+    assert [param.name for param in subcommand("serve").params] == [
         "config",
         *(setting.name for setting in settings.table()),
     ]
@@ -90,6 +98,34 @@ def test_serve_becomes_twistd_with_these_options(command_line: CommandLine, monk
     command_line.run("serve", "--port", "8080", "--no-auth", "--listen", "tcp:1", "--listen", "tcp:2")
     [command] = ran
     assert command[command.index("osaurus") + 1 :] == ["--port=8080", "--no-auth", "--listen=tcp:1", "--listen=tcp:2"]
+
+
+def test_ctrl_c_ends_it_without_a_word(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Surroundings, "server", interrupted)
+    result = command_line.run("status")
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_so_it_does_while_a_subcommand_is_imported(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("osaurus.command.main.import_module", interrupted)
+    result = command_line.run("status")
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_and_while_what_serves_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The place of twistd has what raises as soon as it is looked at.
+    (tmp_path / "twisted" / "scripts").mkdir(parents=True)
+    for module in ("__init__", "scripts/__init__"):
+        (tmp_path / "twisted" / f"{module}.py").write_text("")
+    (tmp_path / "twisted" / "scripts" / "twistd.py").write_text("raise KeyboardInterrupt")
+    ended = subprocess.run([sys.executable, "-c", TWISTD], cwd=tmp_path, capture_output=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
 
 
 # Which server.

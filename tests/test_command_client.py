@@ -12,7 +12,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 
-from osaurus.command.client import MOST_LINE, Client, NoServer, Refused, http_client
+from osaurus.command.client import MOST_LINE, Client, http_client
+from osaurus.command.errors import NoServer, Refused
 
 from .server import free_port
 

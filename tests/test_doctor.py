@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from osaurus.command import doctor
-from osaurus.command.client import NoServer
 from osaurus.command.doctor import Examination, Finding, memory, models, packages, try_backend, writable_folder
+from osaurus.command.errors import NoServer
 from osaurus.command.surroundings import Surroundings
 from osaurus.discovery import Announcement
 from osaurus.engine.backend import Backend

@@ -10,6 +10,9 @@ import pytest
 
 import osaurus
 
+from .commandline import PROGRAM
+from .server import free_port
+
 ROOT = Path(osaurus.__file__).parent
 
 # Each layer with those below it, which it may import.
@@ -114,6 +117,34 @@ def test_the_service_imports_neither_mlx_nor_transformers() -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# What takes long to import, and who can do without: pulls and chats are not for those who only look.
+SLOW = {"huggingface_hub", "httpx2", "gguf", "numpy", "jinja2", "prompt_toolkit", "osaurus.engine", "osaurus.web"}
+SLOW_AND_HTTP = SLOW | {"treq", "twisted.web", "twisted.internet", "OpenSSL", "asyncio"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spared"),
+    [
+        (["version"], SLOW_AND_HTTP | {"osaurus.library.store", "osaurus.dialects", "twisted"}),
+        (["list"], SLOW_AND_HTTP),
+        (["settings"], SLOW_AND_HTTP),
+        (["status"], SLOW),
+    ],
+)
+def test_a_subcommand_imports_what_it_takes(tmp_path: Path, arguments: list[str], spared: set[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *PROGRAM[1:], *arguments],
+        env={"HOME": str(tmp_path), "PYTHONPATH": str(ROOT.parent), "OSU_PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert modules & spared == set()
+    assert "osaurus.command.surroundings" in modules
 
 
 def test_the_command_imports_neither_mlx_nor_a_reactor() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from osaurus.command.client import Refused
 from osaurus.command.conversation import Conversation
+from osaurus.command.errors import Refused
 from osaurus.command.slash import COMPLETIONS, HELP, SET, SHOW, Leave, SlashCommands
 
 KNOWN = {"template": "{{ x }}", "license": "", "model_info": {}}

@@ -13,7 +13,7 @@ from attrs import define, field
 from rich.console import Console
 from rich.status import Status
 
-from .client import understanding
+from .errors import understanding
 from .terminal import printable
 
 NANOSECONDS = 1e9

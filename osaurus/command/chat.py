@@ -27,8 +27,9 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from ..library.names import SHORT_NAMES
 from .answer import AnswerPrinter, statistics
-from .client import Client, Refused
+from .client import Client
 from .conversation import BadParameter, Conversation, is_unfinished, unquoted
+from .errors import Refused
 from .library import served_pull
 from .models import description
 from .slash import COMPLETIONS, Leave, SlashCommands

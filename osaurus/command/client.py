@@ -5,11 +5,9 @@ goes wrong becomes one line that says what to do.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import click
 from attrs import define
 from OpenSSL.SSL import Error as SSLError
 from service_identity import VerificationError
@@ -25,34 +23,12 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from .. import __version__
+from .errors import NoServer, Refused
 
-__all__ = ["Client", "HTTPClient", "NoServer", "Refused", "http_client", "understanding"]
+__all__ = ["Client", "HTTPClient", "http_client"]
 
 CONNECT_SECONDS = 5.0
 MOST_LINE = 2**22
-
-
-class NoServer(click.ClickException):
-    """There is nobody where the server should be, or not one of ours."""
-
-
-class Refused(click.ClickException):
-    """The server answered with an error; `status` is its HTTP status, 200 if it came in the middle of a stream."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@contextmanager
-def understanding() -> Iterator[None]:
-    """Have a server's answer that lacks what is looked for, or has something else in its place, be one line."""
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise click.ClickException(
-            f"The server's answer is not understood ({error!r}). Is it of another version, or no Osaurus?"
-        ) from error
 
 
 def http_client(reactor: Any) -> HTTPClient:

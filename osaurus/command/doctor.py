@@ -27,7 +27,7 @@ from ..engine.backend import COMPILERS, Backend, prepare
 from ..library.names import SHORT_NAMES
 from ..library.store import ModelStore
 from ..settings import Settings
-from .client import NoServer
+from .errors import NoServer
 from .server import HEALTH_SECONDS
 from .surroundings import Place, Surroundings, json_option, pass_surroundings
 from .terminal import examples, print_json, printable

@@ -8,20 +8,22 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 from attrs import define
 
 from ..chat import ApiError, InstalledModel
 from ..dialects import ollama_models
-from ..library.card import card
 from ..library.folder import UnusableFolder
 from ..library.progress import Progress, PullError
-from ..library.pull import pull
 from ..library.store import ModelStore
-from .client import Client, understanding
+from .errors import understanding
 from .surroundings import Place, Surroundings
+
+if TYPE_CHECKING:
+    # Half a second of imports, which most of the subcommands need not wait for.
+    from .client import Client
 
 T = TypeVar("T")
 
@@ -73,6 +75,8 @@ class Disk:
 
     def show(self, name: str) -> dict[str, Any]:
         """Return what a model's folder says."""
+        from ..library.card import card
+
         with _told(name):
             model = self._store.find(name)
             return {**ollama_models.show(card(model)), "repository": model.repository, "folder": str(model.folder)}
@@ -92,6 +96,8 @@ class Disk:
 
     def pull(self, name: str, quantize: int | None, tell: Tell) -> None:
         """Install into the folder, in this process."""
+        from ..library.pull import pull
+
         try:
             pull(name, self._store.folder, tell, quantize=quantize, cache=self._store.cache)
         except PullError as error:
@@ -124,7 +130,7 @@ class Served:
     def remove(self, names: Sequence[str], tell: Callable[[str], None]) -> None:
         """Have the server let go of models and remove them."""
 
-        async def each(client: Client) -> None:
+        async def each(client: "Client") -> None:
             for name in names:
                 await client.delete("/api/delete", {"model": name})
                 tell(name)
@@ -135,7 +141,7 @@ class Served:
         """Have the server install a model; it goes on with it if it does already."""
         self._ask(partial(served_pull, name=name, quantize=quantize, tell=tell))
 
-    def _ask(self, question: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+    def _ask(self, question: "Callable[[Client], Coroutine[Any, Any, T]]") -> T:
         async def ask(reactor: Any) -> T:
             return await question(self._surroundings.client(reactor, self._place))
 
@@ -143,7 +149,7 @@ class Served:
         return result
 
 
-async def served_pull(client: Client, name: str, quantize: int | None, tell: Tell) -> None:
+async def served_pull(client: "Client", name: str, quantize: int | None, tell: Tell) -> None:
     """Have a server install a model. Raises click.ClickException."""
 
     def news(said: dict[str, Any]) -> None:

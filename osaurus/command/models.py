@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from ..library.importing import ImportFailed, import_gguf
 from ..library.names import SHORT_NAMES
 from ..library.progress import Progress
-from .client import understanding
+from .errors import understanding
 from .library import library
 from .surroundings import Surroundings, host_option, json_option, models_dir_option, pass_surroundings
 from .terminal import Reporter, ago, examples, print_json, print_table, printable

@@ -7,12 +7,22 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from .client import NoServer, understanding
+from .errors import NoServer, understanding
 from .settings import setting_options
 from .surroundings import Surroundings, host_option, json_option, pass_surroundings
 from .terminal import ago, examples, print_json, print_table, printable
 
 HEALTH_SECONDS = 5.0
+
+# What `osaurus serve` becomes. Ctrl-C before there is a reactor to hear it ends the process as any other.
+TWISTD = """\
+import sys
+try:
+    from twisted.scripts.twistd import run
+    run()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
 
 
 def _serve(**options: Any) -> None:
@@ -27,7 +37,7 @@ def _serve(**options: Any) -> None:
             arguments.append(option)
         elif value:
             arguments += [f"{option}={each}" for each in (value if isinstance(value, tuple) else (value,))]
-    command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "--nodaemon", "--pidfile="]
+    command = [sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile="]
     sys.stdout.flush()
     os.execv(sys.executable, [*command, "osaurus", *arguments])  # noqa: S606 - this very Python, no shell
 

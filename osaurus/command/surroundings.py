@@ -16,27 +16,26 @@ on who happens to run; a list would take the minutes that its digests take; and 
 that its user owns.
 """
 
-import asyncio
 import os
 import re
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from attrs import define, field, frozen
 from rich.console import Console
-from twisted.internet.defer import CancelledError, Deferred
 
 from .. import settings, sources
 from ..boot.manager import Run
 from ..boot.manager import run as run_program
 from ..discovery import Instance, default_folder, running
-from ..library.hub_cache import HubCache
-from ..library.store import ModelStore
-from .client import Client, HTTPClient, http_client
+
+if TYPE_CHECKING:
+    from ..library.store import ModelStore
+    from .client import Client, HTTPClient
 
 T = TypeVar("T")
 
@@ -58,7 +57,10 @@ def run_reactor(task: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
     Raises click.Abort if the reactor is stopped meanwhile, as by Ctrl-C.
     """
+    import asyncio
+
     from twisted.internet import asyncioreactor
+    from twisted.internet.defer import CancelledError, Deferred
 
     # prompt_toolkit runs on asyncio.
     asyncioreactor.install(asyncio.new_event_loop())
@@ -96,6 +98,12 @@ def run_reactor(task: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     return results[0]
 
 
+def _http_client(reactor: Any) -> "HTTPClient":
+    from .client import http_client
+
+    return http_client(reactor)
+
+
 @define
 class Surroundings:
     """The environment, the servers on this machine, the terminal and the reactor; click's context object.
@@ -107,7 +115,7 @@ class Surroundings:
     runtime: Path = field(factory=default_folder)
     history: Path = field(factory=lambda: Path.home() / ".osaurus" / "history")
     run: Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Any] = run_reactor
-    http: Callable[[Any], HTTPClient] = http_client
+    http: "Callable[[Any], HTTPClient]" = _http_client
     platform: str = sys.platform
     root: Path = Path("/")
     run_program: Run = run_program
@@ -148,8 +156,10 @@ class Surroundings:
             )
         return Place(url=f"http://127.0.0.1:{self.settings().port}")
 
-    def client(self, reactor: Any, place: Place) -> Client:
+    def client(self, reactor: Any, place: Place) -> "Client":
         """Return what speaks with a server."""
+        from .client import Client
+
         return Client(self.http(reactor), place.url, self.environ.get("OSU_API_KEY", ""))
 
     def models_folder(self, given: Path | None) -> Path:
@@ -161,8 +171,11 @@ class Surroundings:
             return chosen
         return next((found.models_dir for found in self.instances() if found.models_dir is not None), chosen)
 
-    def store(self, folder: Path) -> ModelStore:
+    def store(self, folder: Path) -> "ModelStore":
         """Return the models of a folder, and those of the Hugging Face cache. Raises click.ClickException."""
+        from ..library.hub_cache import HubCache
+        from ..library.store import ModelStore
+
         cache = self.settings().hub_cache
         return ModelStore(folder, HubCache(cache) if cache else None)
 
