@@ -120,7 +120,7 @@ class OsaurusService(Service):
     _writing_pool: ThreadPool
     _elsewhere: Callable[[Callable[[], object]], Deferred[None]]
     _preload: Sequence[str]
-    _greeting: str
+    _greet: Callable[[], object]
     _announcement: Announcement
     _reload: Reload
     _signals: Signals
@@ -137,12 +137,15 @@ class OsaurusService(Service):
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
-        """Open the ports. Ends the process with status 1 and one line if one cannot be had."""
+        """Open the ports. Ends the process with status 1 and one line if one cannot be had.
+
+        The reason comes first: of what a daemon says twistd passes on a hundred bytes.
+        """
         for port in self._ports:
             try:
                 port.open()
             except (CannotListenError, OSError, OverflowError) as error:
-                raise CannotStart(f"osaurus: cannot listen on {port.description}: {_reason(error)}") from error
+                raise CannotStart(f"osaurus: {_reason(error)}: cannot listen on {port.description}") from error
 
     def startService(self) -> None:
         """Start the threads and serve."""
@@ -158,7 +161,7 @@ class OsaurusService(Service):
         # When the reactor runs, and signals are heard: one that came before would end the process and leave the file.
         self._clock.callLater(0, self._announce)
         self._clock.callLater(0, self._notify, READY)
-        log.info("Osaurus is running. {greeting}", greeting=self._greeting)
+        self._greet()
 
     def stopService(self) -> Deferred[None]:
         """Stop; fires when everything has ended."""
@@ -257,7 +260,8 @@ class OsaurusService(Service):
 
 def _reason(error: Exception) -> str:
     """Return why there is no listening, in words for whoever set where to listen."""
-    reason = str(error.socketError if isinstance(error, CannotListenError) else error)
+    cause = error.socketError if isinstance(error, CannotListenError) else error
+    reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
     # Twisted holds a link beside each Unix socket, which a process that died leaves and the next one takes over.
     return "another process does already" if reason == "Cannot acquire lock" else reason
 

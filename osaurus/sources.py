@@ -90,16 +90,20 @@ class Sources:
     folder: Path = field(factory=_current_folder)
 
     def find(self) -> Found:
-        """Gather the settings; reads files. Raises BadSetting."""
+        """Gather the settings, which must leave no doors open; reads files. Raises BadSetting."""
+        found = self.gather()
+        refuse_open_doors(found.settings)
+        return found
+
+    def gather(self) -> Found:
+        """Gather the settings, whatever they come to; reads files. Raises BadSetting."""
         file = self._file()
         given: dict[str, Given] = {}
         values: dict[str, Any] = {}
         for each in [*(_in_file(file) if file else ()), *self._variables(), *self._options()]:
             values[each.setting.name] = each.read()
             given[each.setting.name] = each
-        settings = Settings(**values)
-        refuse_open_doors(settings)
-        return Found(settings, given, file)
+        return Found(Settings(**values), given, file)
 
     def unknown_variables(self) -> list[str]:
         """Return what there is to say of each variable that looks like a setting and is none."""

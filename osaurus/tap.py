@@ -23,13 +23,16 @@ from twisted.python.threadpool import ThreadPool
 from . import settings, sources
 from .chat import ApiError
 from .discovery import Announcement, default_folder
+from .engine.backend import private_folder
 from .engine.runner import Engine, MLXRunner
 from .engine.tally import Tally
 from .foundation.runner import NAME as FOUNDATION
 from .foundation.runner import FoundationRunner
 from .foundation.sdk import installed_sdk
+from .greeting import Greeting
 from .library.hub_cache import HubCache
 from .library.store import ModelStore
+from .listening import BadEndpoint, check
 from .live import Live, patience, rules
 from .logs.output import LogOutput, Wanted, log_output
 from .notify import notify
@@ -116,7 +119,7 @@ class Options(usage.Options):
         self._endpoints.append(endpoint)
 
     def postOptions(self) -> None:
-        """Gather the settings and refuse bad ones."""
+        """Gather the settings; bad ones end the process: twistd's usage, a page of it, has nothing to say of them."""
         given = {name.replace("-", "_"): value for name, value in self.items() if value is not None}
         # A flag that is not given says nothing: a variable of the environment may.
         given = {name: value for name, value in given.items() if name not in settings.FLAGS or value}
@@ -125,24 +128,22 @@ class Options(usage.Options):
         # As it is now: what is read again later is what the server was started with.
         self.sources = sources.Sources(given, dict(os.environ))
         try:
-            found = self.sources.find()
+            found = self.sources.gather()
+            _check_endpoints(found)
+            sources.refuse_open_doors(found.settings)
         except sources.BadSetting as error:
-            raise usage.UsageError(str(error)) from error
+            raise CannotStart(f"osaurus: {error}") from error
         self.settings = found.settings
         if found.file is not None:
             # It is the same file wherever twistd goes from here (`--rundir`).
             self.sources = evolve(self.sources, options={**given, "config": str(found.file)})
-        for endpoint in self.settings.endpoints:
-            try:
-                serverFromString(_reactor(), endpoint)
-            except Exception as error:  # parsers of endpoint plugins raise what they like
-                raise usage.UsageError(f"--listen {endpoint!r} will not do: {_reason(endpoint, error)}") from error
 
 
 def makeService(options: Options) -> IService:
     """Put the server together. Nothing is started, and no thread made to run, before the service is."""
     reactor = _reactor()
     chosen = options.settings
+    _make_folders(chosen, options.parent or {})
     for warning in options.sources.unknown_variables():
         log.warn("{warning}", warning=warning)
     engine_pool = ThreadPool(1, ENGINE_THREADS, "engine")
@@ -218,7 +219,7 @@ def makeService(options: Options) -> IService:
         writing_pool,
         elsewhere,
         chosen.preload,
-        _greeting(chosen),
+        Greeting(chosen.models_dir, _url(chosen), catalogue.models).give,
         Announcement(default_folder(), bool(chosen.exposed), chosen.models_dir),
         Reload(chosen, options.sources.find, live.apply, blocking),
         Signals(reactor),
@@ -252,6 +253,32 @@ def make_engine(
     return MLXEngine(backend, PrefixCache(chosen.prefix_cache, files), limit, chosen.speculation, tally)
 
 
+def _check_endpoints(found: sources.Found) -> None:
+    """Raise BadSetting if one of the endpoints cannot be listened on; before it is asked whom it would let in."""
+    for endpoint in found.settings.listen:
+        try:
+            check(_reactor(), endpoint)
+        except BadEndpoint as error:
+            raise sources.BadSetting(f"{found.given['listen'].spelling} {endpoint!r} will not do: {error}") from error
+
+
+def _make_folders(chosen: settings.Settings, twistd: Mapping[str, Any]) -> None:
+    """Make what the engine cannot be without, while there is a terminal for what is wrong. Raises CannotStart."""
+    if not os.access(chosen.models_dir, os.F_OK):
+        # It comes with the first model, unless it was misspelt.
+        log.warn("There is no folder {folder} yet, in which models are to be", folder=str(chosen.models_dir))
+    elif not chosen.models_dir.is_dir():
+        raise CannotStart(f"osaurus: models_dir: {chosen.models_dir} is no folder")
+    if twistd.get("uid") is not None or twistd.get("chroot"):
+        # The engine makes it: here it would be root's, or elsewhere.
+        return
+    try:
+        private_folder(chosen.cache_dir)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CannotStart(f"osaurus: cache_dir: {chosen.cache_dir} cannot be written to: {reason}") from error
+
+
 def _log_output(chosen: settings.Settings, twistd: Mapping[str, Any], reactor: Any) -> LogOutput | None:
     """Return where the log goes, by the settings and by twistd's own options."""
     wanted = Wanted(
@@ -278,26 +305,11 @@ def _reactor() -> Any:
     return reactor
 
 
-def _reason(endpoint: str, error: Exception) -> str:
-    """Return what is wrong with an endpoint string, where Twisted's error speaks of Twisted's insides."""
-    if isinstance(error, ImportError):
-        return f"{error}. `pip install 'Twisted[tls]'` brings what TLS needs"
-    if isinstance(error, LookupError) and endpoint.startswith("systemd:"):
-        return "systemd has handed over no such socket"
-    return str(error)
-
-
 def _spawn(reactor: Any, protocol: ProcessProtocol, arguments: list[str]) -> Any:
     """Start a process of this program's Python, with what this process has in its environment."""
     return reactor.spawnProcess(protocol, sys.executable, [sys.executable, *arguments], env=None)
 
 
-def _greeting(chosen: settings.Settings) -> str:
-    if chosen.listen:
-        return f"Models: {chosen.models_dir}."
-    where = f"http://127.0.0.1:{chosen.port}"
-    return (
-        f"Models: {chosen.models_dir}. In a browser: {where}/ui - or try: curl {where}/v1/chat/completions "
-        """-H 'Content-Type: application/json' """
-        """-d '{"model":"smollm2:135m","messages":[{"role":"user","content":"Tell me the capital of France."}]}'"""
-    )
+def _url(chosen: settings.Settings) -> str | None:
+    """Return where this machine's browsers find the server, None where endpoints say otherwise."""
+    return None if chosen.listen else f"http://127.0.0.1:{chosen.port}"

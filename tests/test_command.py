@@ -316,6 +316,12 @@ def test_a_server_is_found_listed_and_stopped(tmp_path: Path, tiny_models: Path)
     assert (ended.returncode, "osaurus serve" in ended.stderr) == (1, True)
 
 
+def test_serve_says_in_one_line_what_cannot_be(tmp_path: Path) -> None:
+    ended = osaurus(tmp_path, "serve", "--port", "99999")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "osaurus: --port must be a port number, 1 to 65535, not '99999'\n"
+
+
 def test_serve_serves_until_it_is_stopped(tmp_path: Path) -> None:
     port = free_port()
     process = subprocess.Popen(

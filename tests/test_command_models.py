@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from osaurus.command import library, models
+from osaurus.command import models
 from osaurus.command.library import Tell
+from osaurus.library import pull
 from osaurus.library.importing import ImportFailed, ImportProgress
 from osaurus.library.progress import Progress, PullError
 
@@ -36,6 +37,18 @@ def test_without_models_the_list_is_empty_and_says_elsewhere_how_to_get_one(
     assert (result.exit_code, result.stdout) == (0, "")
     assert "osaurus pull smollm2:135m" in result.stderr
     assert command_line.json("list", "--models-dir", str(tmp_path / "none"), "--json") == []
+
+
+def test_a_folder_that_is_not_there_is_told_of(command_line: CommandLine, tmp_path: Path) -> None:
+    result = command_line.run("list", "--models-dir", str(tmp_path / "none"))
+    assert f"There is no folder {tmp_path / 'none'} yet" in result.stderr
+    assert "There is no folder" not in command_line.run("list").stderr
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("show", "tiny"), ("rm", "tiny"), ("pull", "smollm2:135m")])
+def test_a_file_in_the_place_of_the_folder_is_refused(command_line: CommandLine, arguments: tuple[str, ...]) -> None:
+    result = command_line.run(*arguments, "--models-dir", __file__)
+    assert (result.exit_code, result.stderr) == (1, f"Error: models_dir: {__file__} is no folder\n")
 
 
 def test_the_list_as_json_is_ollamas_with_the_places(command_line: CommandLine) -> None:
@@ -190,14 +203,14 @@ def scripted_pull(name: str, folder: Path, tell: Tell, quantize: int | None, cac
 
 
 def test_a_pull_tells_each_stage_once_into_a_pipe(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "pull", scripted_pull)
+    monkeypatch.setattr(pull, "pull", scripted_pull)
     result = command_line.run("pull", "tiny")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.splitlines() == ["pulling manifest", "pulling weights", "success"]
 
 
 def test_a_pull_tells_each_step_as_a_line_of_json(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "pull", scripted_pull)
+    monkeypatch.setattr(pull, "pull", scripted_pull)
     lines = [json.loads(line) for line in command_line.run("pull", "tiny", "--json").stdout.splitlines()]
     assert lines == [
         {"status": "pulling manifest"},
@@ -208,7 +221,7 @@ def test_a_pull_tells_each_step_as_a_line_of_json(command_line: CommandLine, mon
 
 
 def test_a_pull_that_fails_is_one_line(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "pull", scripted_pull)
+    monkeypatch.setattr(pull, "pull", scripted_pull)
     result = command_line.run("pull", "huge")
     assert (result.exit_code, result.stderr) == (1, "Error: 'huge' names no model\n")
 
@@ -216,7 +229,7 @@ def test_a_pull_that_fails_is_one_line(command_line: CommandLine, monkeypatch: p
 def test_weights_are_converted_to_as_many_bits_as_asked(
     command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "pull", scripted_pull)
+    monkeypatch.setattr(pull, "pull", scripted_pull)
     assert "pulling for 4 bits" in command_line.run("pull", "tiny", "--quantize", "4").stderr
     assert command_line.run("pull", "tiny", "--quantize", "9").exit_code == 2
 

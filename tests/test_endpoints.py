@@ -379,7 +379,7 @@ def test_the_socket_of_a_server_that_was_killed_is_taken_over(tmp_path: Path, un
 def test_the_socket_of_a_server_that_lives_is_not(tmp_path: Path, unix: Path) -> None:
     with listening(tmp_path, tmp_path / "models", f"unix:{unix}"):
         line = refused(tmp_path, f"unix:{unix}")
-        assert f"osaurus: cannot listen on unix:{unix}: another process does already" in line
+        assert f"osaurus: another process does already: cannot listen on unix:{unix}" in line
         assert ask(unix) == "Osaurus is running"
 
 
@@ -428,11 +428,11 @@ def test_curl_asks_through_a_unix_socket(tmp_path: Path, unix: Path) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "said"),
     [
-        ("unix:/nowhere/socket", "osaurus: cannot listen on unix:/nowhere/socket: [Errno 2] No such file"),
+        ("unix:/nowhere/socket", "osaurus: No such file or directory: cannot listen on unix:/nowhere/socket"),
         ("ssl:0:privateKey=/nowhere.pem", "will not do: [Errno 2] No such file or directory: '/nowhere.pem'"),
         ("systemd:domain=INET:index=0", "will not do: systemd has handed over no such socket"),
         ("systemd:domain=INET:name=web", "will not do: systemd has handed over no such socket"),
-        ("tcp:none", "--listen 'tcp:none' will not do: invalid literal for int"),
+        ("tcp:none", "--listen 'tcp:none' will not do: 'none' is no number"),
     ],
 )
 def test_an_endpoint_that_cannot_be_is_refused_with_the_reason(tmp_path: Path, endpoint: str, said: str) -> None:

@@ -117,7 +117,7 @@ class House:
             self.writing_pool,  # type: ignore[arg-type]
             self.elsewhere,
             [],
-            "",
+            lambda: None,
             announcement,
             self.reload,
             self.signals,  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ Both tell of them in the words of Ollama's API, so that `--json` is the same whe
 digest, which takes reading every file, and says where each model is.
 """
 
+import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -59,6 +60,8 @@ def library(surroundings: Surroundings, host: str | None, models_dir: Path | Non
             raise click.UsageError("--models-dir is a folder of this machine, --host another server: give one of them")
         return Served(surroundings, surroundings.server(host))
     folder = surroundings.models_folder(models_dir)
+    if os.access(folder, os.F_OK) and not folder.is_dir():
+        raise click.ClickException(f"models_dir: {folder} is no folder")
     serving = surroundings.server_of(folder) if changes and models_dir is None else None
     return Served(surroundings, serving) if serving else Disk(surroundings.store(folder))
 
@@ -70,7 +73,9 @@ class Disk:
     _store: ModelStore
 
     def models(self) -> list[dict[str, Any]]:
-        """Return the models."""
+        """Return the models; tells of a folder that is not there, which may be one that was misspelt."""
+        if not self._store.folder.is_dir():
+            click.echo(f"There is no folder {self._store.folder} yet, in which models are to be.", err=True)
         return [_entry(model) for model in self._store.models()]
 
     def show(self, name: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def prepare(cache_dir: Path, cpu_threads: int = 0) -> Backend:
     """
     if "mlx.core" in sys.modules:
         raise RuntimeError("mlx was imported before osaurus.engine.backend.prepare")
-    compiled = _private_directory(cache_dir / "compiled")
+    compiled = private_folder(cache_dir)
     # MLX compiles kernels into a predictable folder under the temporary directory and loads what it finds there:
     # in a shared /tmp another user could plant a library.
     os.environ["TMPDIR"] = str(compiled)
@@ -150,7 +150,9 @@ def _memory_bytes() -> int:
         return physical
 
 
-def _private_directory(path: Path) -> Path:
+def private_folder(cache_dir: Path) -> Path:
+    """Make the folder for what is compiled, in which nobody else may write; return it. Raises OSError."""
+    path = cache_dir / "compiled"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
     if path.stat().st_uid != os.getuid():
