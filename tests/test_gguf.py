@@ -393,7 +393,6 @@ KEYS = {
     "tokenizer.ggml.token_type": "token_types",
     "tokenizer.ggml.merges": "token_merges",
     "tokenizer.ggml.eos_token_id": "eos_token_id",
-    "tokenizer.chat_template": "chat_template",
 }
 
 

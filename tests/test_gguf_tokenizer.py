@@ -177,6 +177,15 @@ def test_several_chat_templates_keep_their_names(tmp_path: Path, tiny_tokenizer:
     ]
 
 
+def test_a_base_model_has_no_chat_template(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    def add(writer: gguf.GGUFWriter) -> None:
+        add_byte_level(writer, tiny_tokenizer)
+        writer.kv_data[0].pop("tokenizer.chat_template")
+
+    metadata = metadata_of(tmp_path / "model.gguf", add)
+    assert "chat_template" not in config_of(metadata, Vocabulary.of(metadata, 400))
+
+
 def test_more_tokens_than_the_embedding_has_rows_are_refused(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
     metadata = metadata_of(tmp_path / "model.gguf", lambda writer: add_byte_level(writer, tiny_tokenizer))
     with pytest.raises(UnsupportedGGUF, match="has 400 tokens, the model's embedding 399"):

@@ -10,8 +10,10 @@ from tokenizers import Tokenizer
 
 from osaurus.chat import (
     GenerationRequest,
+    InvalidRequest,
     Message,
     ModelLoadFailed,
+    Text,
 )
 
 from .conftest import write_tiny_model
@@ -36,6 +38,31 @@ def test_a_model_that_cannot_be_loaded_says_why_and_harms_nothing(
     with pytest.raises(ModelLoadFailed, match="broken could not be loaded"):
         desk.engine.load("broken", tmp_path / "broken")
     assert desk.alone("Hello") == alone
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}', b"{", b"\xff"])
+def test_a_damaged_tokenizer_is_told_in_plain_words(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer, content: bytes
+) -> None:
+    write_tiny_model(tmp_path / "broken", tiny_tokenizer)
+    (tmp_path / "broken" / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ModelLoadFailed, match=r"its tokenizer \(tokenizer.json, .*\) is damaged or of no known kind"):
+        desk.engine.load("broken", tmp_path / "broken")
+
+
+def test_a_base_model_continues_text_and_holds_no_conversation(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    folder = tmp_path / "tests" / "base"
+    write_tiny_model(folder, tiny_tokenizer)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    expected = desk.alone("", raw=Text(text="Hello"))
+    desk.models = tmp_path
+    assert desk.alone("", name="base", raw=Text(text="Hello")) == expected
+    with pytest.raises(InvalidRequest, match=r"has no chat template.*/v1/completions"):
+        desk.alone("Hello", name="base")
 
 
 def test_a_prompt_is_never_cut_whatever_the_tokenizer_file_says(

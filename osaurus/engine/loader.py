@@ -86,15 +86,19 @@ def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room
 def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
     network, config = load_model(folder, lazy=True)
     # mlx_lm's wrapper knows the model's end-of-sequence tokens and which template renders its conversations.
-    wrapper = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
+    try:
+        wrapper = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
+    except Exception as error:  # Transformers raises what it stumbles over
+        raise ModelLoadFailed(
+            f"its tokenizer (tokenizer.json, tokenizer_config.json) is damaged or of no known kind: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     backend_tokenizer = getattr(wrapper, "backend_tokenizer", None)
     if not isinstance(backend_tokenizer, Tokenizer):
         raise ModelLoadFailed("its folder has no tokenizer.json")
     # A prompt is never cut or filled up, whatever the file was trained with.
     backend_tokenizer.no_truncation()
     backend_tokenizer.no_padding()
-    if not wrapper.has_chat_template:
-        raise ModelLoadFailed("it has no chat template, so it cannot hold a conversation")
     packed: ModuleType | None = None
     if backend.kernels is not None:
         # It needs osaurus_cpu, which is not everywhere.
@@ -148,7 +152,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         vocabulary=Vocabulary(backend_tokenizer),
         prompt=PromptEncoder(
             backend_tokenizer,
-            wrapper,
+            wrapper if wrapper.has_chat_template else None,
             special,
             context,
             limit_reason,

@@ -60,11 +60,11 @@ class PromptEncoder:
 
     `context_length` is the model's, in tokens; `limit_reason` says why it is less than it could be. `bounded` says that
     boundaries are wanted, which takes rendering a prompt several times. `thought_tags` are those of a model that can
-    think. `shaper` makes of what is asked for what the answer must be.
+    think. `shaper` makes of what is asked for what the answer must be. A base model has no template: it continues text.
     """
 
     _tokenizer: Tokenizer
-    _template: ChatTemplate
+    _template: ChatTemplate | None
     _special: Sequence[str]
     _context_length: int
     _limit_reason: str = ""
@@ -105,7 +105,17 @@ class PromptEncoder:
     @cached_property
     def _abilities(self) -> TemplateAbilities:
         # Not when the model is loaded: the engine's thread waits for nobody's template.
-        return TemplateAbilities.found_in(self._template)
+        return TemplateAbilities.found_in(self._conversing)
+
+    @property
+    def _conversing(self) -> ChatTemplate:
+        if self._template is None:
+            raise InvalidRequest(
+                "This model has no chat template, so that it cannot hold a conversation. It continues text: "
+                "POST /v1/completions, or /api/generate with raw",
+                param="model",
+            )
+        return self._template
 
     def encode(self, request: GenerationRequest) -> EncodedPrompt:
         """Return the prompt's tokens, the most tokens that the answer may have, and the prompt's boundaries.
@@ -263,8 +273,9 @@ class PromptEncoder:
         return self._apply(_each(conversation, marked), _each(variables, marked), prompted).split(mark)
 
     def _apply(self, conversation: Any, variables: Any, prompted: bool) -> str:
+        template = self._conversing
         try:
-            return self._template.apply_chat_template(
+            return template.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=prompted, **variables
             )
         except Exception as error:  # whatever it raises: a template is a program, and was not written for everything

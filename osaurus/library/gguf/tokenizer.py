@@ -97,13 +97,15 @@ def tokenizer_of(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
 
 def config_of(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, Any]:
     """Return tokenizer_config.json. Raises UnsupportedGGUF."""
-    named = {f"{role}_token": vocabulary.named(metadata, key) for role, key in NAMED.items()}
+    told = {
+        "chat_template": _template(metadata),
+        **{f"{role}_token": vocabulary.named(metadata, key) for role, key in NAMED.items()},
+    }
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": metadata.size(".context_length"),
-        "chat_template": _template(metadata),
-        **{role: token for role, token in named.items() if token is not None},
+        **{name: value for name, value in told.items() if value is not None},
     }
 
 
@@ -118,9 +120,10 @@ def end_tokens(metadata: Metadata, vocabulary: Vocabulary) -> list[int]:
     return list(dict.fromkeys(numbers[token] for token in found if token is not None))
 
 
-def _template(metadata: Metadata) -> str | list[dict[str, str]]:
+def _template(metadata: Metadata) -> str | list[dict[str, str]] | None:
     if not metadata.has(TEMPLATE):
-        raise UnsupportedGGUF(f"its metadata lacks {TEMPLATE!r}: it is a base model, which cannot hold a conversation")
+        # A base model.
+        return None
     default: str = metadata.text(TEMPLATE)
     names = metadata.texts("tokenizer.chat_templates") if metadata.has("tokenizer.chat_templates") else []
     others = [{"name": name, "template": metadata.text(f"{TEMPLATE}.{name}")} for name in names if name != "default"]
