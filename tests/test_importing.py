@@ -150,6 +150,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "none.gguf") in failure(tmp_path / "none.gguf", tmp_path / "models")
 
 
+def test_a_folder_in_the_place_of_the_file_is_told_to_be_none(tmp_path: Path) -> None:
+    assert failure(tmp_path, tmp_path / "models") == f"{tmp_path} is no file"
+
+
 def test_a_model_that_is_there_is_left_alone(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
     write_gguf(tmp_path / "x.gguf", tiny_tokenizer)
     folder = tmp_path / "models" / "local" / "x"

@@ -315,6 +315,16 @@ def weights_empty(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"")
 
 
+def pipe(name: str) -> Callable[[Path], None]:
+    """Return what puts a pipe, into which nobody writes, in the place of a file."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return damage
+
+
 def header(content: object, length: int | None = None) -> Callable[[Path], None]:
     """Return what gives a model such a header."""
     return lambda folder: rewrite_header(folder, content, length)
@@ -350,6 +360,10 @@ DEFECTS: dict[str, Callable[[Path], None]] = {
             weights_longer,
             weights_empty,
         )
+    },
+    **{
+        f"{name} a pipe": pipe(name)
+        for name in ("config.json", "model.safetensors", "tokenizer_config.json", "chat_template.jinja", "LICENSE")
     },
     "header longer than it says": header(tensor(), 10),
     "header shorter than it says": header(tensor(), 1000),

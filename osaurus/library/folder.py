@@ -40,6 +40,10 @@ class UnusableFolder(Exception):
 
 def describe(folder: Path, repository: str) -> InstalledModel:
     """Return what is in a model's folder. Raises UnusableFolder, OSError."""
+    for path in sorted(folder.iterdir()):
+        # To open a pipe is to wait for whoever writes into it.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UnusableFolder(f"{path.name} is neither a file nor a folder")
     config = json_object(folder / "config.json")
     family = architecture(config)
     if not (folder / "tokenizer.json").is_file():

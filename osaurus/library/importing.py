@@ -43,7 +43,7 @@ def import_gguf(path: Path, models: Path, tell: Callable[[ImportProgress], None]
     repository = repository_of(path, name)
     folder = models / repository
     if not path.is_file():
-        raise ImportFailed(f"There is no file {path}")
+        raise ImportFailed(f"{path} is no file" if path.exists() else f"There is no file {path}")
     if folder.exists():
         raise ImportFailed(f"{repository} exists already, in {folder}; another name can be given")
     try:
