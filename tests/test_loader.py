@@ -6,14 +6,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from osaurus.chat import (
     GenerationRequest,
     InvalidRequest,
     Message,
     ModelLoadFailed,
+    Sampling,
     Text,
+    Tokens,
 )
 
 from .conftest import write_tiny_model
@@ -48,6 +50,35 @@ def test_a_damaged_tokenizer_is_told_in_plain_words(
     (tmp_path / "broken" / "tokenizer.json").write_bytes(content)
     with pytest.raises(ModelLoadFailed, match=r"its tokenizer \(tokenizer.json, .*\) is damaged or of no known kind"):
         desk.engine.load("broken", tmp_path / "broken")
+
+
+def test_tokens_that_the_network_does_not_know_are_refused(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    """A tokenizer to which tokens were added behind the network's back: MLX would read beyond its weights."""
+    write_tiny_model(tmp_path / "grown", tiny_tokenizer)
+    grown = Tokenizer.from_str(tiny_tokenizer.to_str())
+    grown.add_special_tokens([AddedToken("<|new|>", special=True)])
+    grown.save(str(tmp_path / "grown" / "tokenizer.json"))
+    number = grown.token_to_id("<|new|>")
+    assert number == tiny_tokenizer.get_vocab_size()
+    prompt = desk.engine.load("grown", tmp_path / "grown").prompt
+    for raw in (Tokens((5, number)), Text(text="Hello <|new|>")):
+        request = GenerationRequest(model="grown", raw=raw, max_tokens=4, max_tokens_may_shrink=True)
+        with pytest.raises(
+            InvalidRequest, match=f"no token {number}; they are numbered from 0 to {number - 1}"
+        ) as caught:
+            prompt.encode(request)
+        assert caught.value.param == "prompt"
+    biased = GenerationRequest(
+        model="grown",
+        messages=(Message("user", "Hello"),),
+        max_tokens=4,
+        max_tokens_may_shrink=True,
+        sampling=Sampling(bias=((number, 5.0),)),
+    )
+    with pytest.raises(InvalidRequest, match=f"no token {number}"):
+        prompt.encode(biased)
 
 
 def test_a_base_model_continues_text_and_holds_no_conversation(

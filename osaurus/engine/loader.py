@@ -159,6 +159,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
             bounded=layout is not None,
             thought_tags=tags,
             shaper=Shaper(_grammars(backend_tokenizer, vocabulary_size, end_tokens, marks), form),
+            network_size=vocabulary_size,
         ),
         end_tokens=end_tokens,
         thought_tags=tags,

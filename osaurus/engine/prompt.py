@@ -17,6 +17,7 @@ All of this is plain Python and safe on any thread.
 import json
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -61,6 +62,8 @@ class PromptEncoder:
     `context_length` is the model's, in tokens; `limit_reason` says why it is less than it could be. `bounded` says that
     boundaries are wanted, which takes rendering a prompt several times. `thought_tags` are those of a model that can
     think. `shaper` makes of what is asked for what the answer must be. A base model has no template: it continues text.
+    The network knows so many tokens, `network_size`; the tokenizer of a fine-tuned model may have more, and MLX would
+    read beyond its weights.
     """
 
     _tokenizer: Tokenizer
@@ -71,9 +74,11 @@ class PromptEncoder:
     _bounded: bool = False
     _thought_tags: ThoughtTags | None = None
     _shaper: Shaper = field(factory=lambda: Shaper(None, None))
+    _network_size: int = sys.maxsize
     _spelling: re.Pattern[str] | None = field(init=False)
     _any_special: re.Pattern[str] = field(init=False)
     _longest: int = field(init=False)
+    _tokens: int = field(init=False)
     _fill_in_marks: tuple[str, str, str] | None = field(init=False)
     _continuing: Tokenizer = field(init=False)
 
@@ -92,6 +97,11 @@ class PromptEncoder:
     @_longest.default
     def _longest_default(self) -> int:
         return max(map(len, self._tokenizer.get_vocab()), default=1)
+
+    @_tokens.default
+    def _count_tokens(self) -> int:
+        # There may be holes: what counts is the last.
+        return 1 + max(self._tokenizer.get_vocab().values(), default=-1)
 
     @_fill_in_marks.default
     def _fill_in_marks_default(self) -> tuple[str, str, str] | None:
@@ -138,6 +148,7 @@ class PromptEncoder:
         tokens, boundaries, thinking = self._read(request, shape)
         if not tokens:
             raise InvalidRequest(f"There is no token in the {param}; say something", param=param)
+        self._check_tokens(param, tokens)
         room = context - len(tokens)
         if room < 1:
             raise self._too_long(context, str(len(tokens)), param)
@@ -158,7 +169,6 @@ class PromptEncoder:
             case Text():
                 return self._continued(request.raw), (), None
             case Tokens():
-                self._check_tokens("prompt", request.raw.tokens)
                 return list(request.raw.tokens), (), None
         self._check_tokens("context", request.context)
         held = shape.grammar is not None
@@ -193,7 +203,7 @@ class PromptEncoder:
         return {"enable_thinking": thinking.wanted, **effort}
 
     def _check_tokens(self, param: str, tokens: Sequence[int]) -> None:
-        known = self._tokenizer.get_vocab_size()
+        known = min(self._tokens, self._network_size)
         if max(tokens, default=0) >= known:
             raise InvalidRequest(
                 f"{param}: the model has no token {max(tokens)}; they are numbered from 0 to {known - 1}", param=param
