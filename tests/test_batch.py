@@ -190,8 +190,15 @@ def test_a_row_is_told_of_a_failure_on_its_way_from_one_place_to_the_next(
     assert desk.alone("Hello") == alone
 
 
+class Panic(BaseException):
+    """What Rust raises."""
+
+
 @pytest.mark.parametrize("method", ["allowed", "take"])
-def test_an_answer_that_fails_ends_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+@pytest.mark.parametrize("problem", [RuntimeError, Panic])
+def test_an_answer_that_fails_ends_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, method: str, problem: type[BaseException]
+) -> None:
     alone = desk.alone("Hello")
     for number in (1, 2, 3):
         desk.add(number, "Hello")
@@ -202,7 +209,7 @@ def test_an_answer_that_fails_ends_alone(desk: Desk, monkeypatch: pytest.MonkeyP
 
     def fail(answer: Answer, *arguments: Any) -> Any:
         if answer is failing:
-            raise RuntimeError("injected")
+            raise problem("injected")
         return usual(answer, *arguments)
 
     monkeypatch.setattr(Answer, method, fail)

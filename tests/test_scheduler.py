@@ -1,5 +1,6 @@
 """Admission: from a request to a row, and the ways it can end on the way."""
 
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -29,7 +30,7 @@ from osaurus.serving.generation import Generation
 from osaurus.serving.limits import Limits
 from osaurus.serving.scheduler import Scheduler
 
-from .doubles import MemoryWorker, ScriptedEngine, finished, inline
+from .doubles import CountingPrompt, MemoryWorker, ScriptedEngine, finished, inline
 from .test_generation import outcome
 
 
@@ -132,6 +133,41 @@ def test_stopping_ends_what_is_being_answered_and_refuses_what_comes(stage: Stag
     [refused] = outcome(stage.scheduler.submit(ask()).started())
     assert isinstance(refused, ServiceUnavailable)
     assert stage.scheduler.problem is not None
+
+
+def test_whoever_hears_that_the_server_stops_may_end_another_answer(stage: Stage) -> None:
+    first, second = stage.scheduler.submit(ask()), stage.scheduler.submit(ask())
+    stage.worker.turn()
+    heard: list[Event] = []
+
+    def ending(other: Generation) -> Callable[[Event], None]:
+        def hear(event: Event) -> None:
+            if isinstance(event, Failed):
+                heard.append(event)
+                other.cancel()
+
+        return hear
+
+    first.listen(ending(second))
+    second.listen(ending(first))
+    stage.scheduler.stop()
+    assert len(heard) == 1
+    assert stage.scheduler.waiting == 0
+
+
+def test_a_panic_while_a_prompt_is_read_is_told(stage: Stage) -> None:
+    class Panic(BaseException):
+        """What Rust raises."""
+
+    def panic(*_: Any) -> None:
+        raise Panic("at the disco")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CountingPrompt, "encode", panic)
+        heard = outcome(stage.scheduler.submit(ask()).started())
+        stage.worker.settle()
+    [error] = heard
+    assert isinstance(error, InternalError)
 
 
 def test_stopping_while_a_model_loads_fails_the_request_that_waits(stage: Stage) -> None:

@@ -152,7 +152,9 @@ class Scheduler:
         self._store.stop()
         self._residency.stop()
         for generation, end in list(self._ending.items()):
-            del self._ending[generation]
+            # One that hears of its end may end another.
+            if self._ending.pop(generation, None) is None:
+                continue
             # The error comes first: what `end` sets off must find the generation over.
             generation.deliver(Failed(_stopping()))
             end()
@@ -205,7 +207,7 @@ class Scheduler:
             self._residency.begin(stored.repository, first.keep_alive)
             self._using[generation] = stored.repository
             loaded = await self._load(stored)
-            encoded = await self._blocking(_encode, loaded.model.prompt, requests)
+            encoded = await self._blocking(_encode_safely, loaded.model.prompt, requests)
         except CancelledError:
             return
         except ApiError as error:
@@ -338,6 +340,16 @@ def _encode(encoder: Encoder, requests: Sequence[GenerationRequest]) -> list[tup
             prompt = encoder.encode(request)
             encoded.append((prompt, encoder.spell(request.raw) if request.echo else ""))
     return encoded
+
+
+def _encode_safely(encoder: Encoder, requests: Sequence[GenerationRequest]) -> list[tuple[EncodedPrompt, str]]:
+    """Return the same; where the tokenizer or the grammars' compiler panics, which is no Exception, raise one."""
+    try:
+        return _encode(encoder, requests)
+    except Exception:
+        raise
+    except BaseException as panic:
+        raise RuntimeError(f"{type(panic).__name__}: {panic}") from panic
 
 
 def _stopping() -> ServiceUnavailable:
