@@ -101,6 +101,7 @@ bool Pool::share(size_t count, size_t piece, Call call, const void* self) {
         if (spins > SPINS_BEFORE_YIELD) std::this_thread::yield();
         pause();
     }
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
     const auto waited = Clock::now() - waiting;
     if (waited < LONG || waited * (taken + 1) < (waiting - began) * LONG_IN_PIECES) return true;
     alone_until_ = Clock::now() + std::min<Clock::duration>(ALONE * waited, MOST_ALONE);
@@ -108,11 +109,19 @@ bool Pool::share(size_t count, size_t piece, Call call, const void* self) {
 }
 
 size_t Pool::take_pieces() {
-    for (size_t taken = 0;; taken++) {
-        const size_t begin = next_.fetch_add(piece_);
-        if (begin >= count_) return taken;
-        call_(self_, begin, begin + piece_ < count_ ? begin + piece_ : count_);
+    size_t taken = 0;
+    try {
+        for (;; taken++) {
+            const size_t begin = next_.fetch_add(piece_);
+            if (begin >= count_) break;
+            call_(self_, begin, begin + piece_ < count_ ? begin + piece_ : count_);
+        }
+    } catch (...) {
+        next_ = count_;
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!failure_) failure_ = std::current_exception();
     }
+    return taken;
 }
 
 void Pool::live() {

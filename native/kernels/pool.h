@@ -14,6 +14,8 @@
 // would find the workers asleep, and measure how long they take to wake up.
 //
 // A pool does one job at a time; whoever comes meanwhile, on a stream of its own, computes alone.
+//
+// A piece may throw, for want of memory as a rule. Then nobody takes another, and the caller is told when all are out.
 #pragma once
 
 #include <algorithm>
@@ -23,6 +25,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -42,8 +45,9 @@ class Pool {
 
     int threads() const { return (int)workers_.size() + 1; }
 
-    // Call work(begin, end) until all of [0, count) is done, in pieces of `piece` or less; returns when all are. Jobs of
-    // the same function, with counts and sizes of the same magnitude, are taken to be of one kind.
+    // Call work(begin, end) until all of [0, count) is done, in pieces of `piece` or less; returns when all are. Throws
+    // what the first piece that failed did. Jobs of the same function, with counts and sizes of the same magnitude, are
+    // taken to be of one kind.
     template <typename Work>
     void run(size_t count, size_t piece, const Work& work, size_t size = 1) {
         if (count == 0) return;
@@ -89,7 +93,7 @@ class Pool {
 
     // Return whether the next jobs all try one way.
     bool tries(Clock::time_point now);
-    // Return whether no thread stood still meanwhile.
+    // Return whether no thread stood still meanwhile; throws what a piece did.
     bool share(size_t count, size_t piece, Call call, const void* self);
     size_t take_pieces();
     void live();
@@ -103,6 +107,7 @@ class Pool {
     std::atomic<size_t> next_{0};
     std::atomic<uint64_t> job_{0};  // its number, 0 where there is none
     uint64_t jobs_ = 0;
+    std::exception_ptr failure_;  // the first; written under `mutex_`
     std::map<std::tuple<const void*, int, int>, Kind> kinds_;
     Clock::time_point alone_until_{};
     // How many jobs still try one way, and until when; which; whether none has yet: it may find the others asleep. When

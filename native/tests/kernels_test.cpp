@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <random>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -451,11 +452,55 @@ void threads_do_not_meet(const Kernels& kernels) {
     }
 }
 
+// Whichever threads pieces fail on, the caller is told when nobody is at work any more, and no others are begun.
+void failures_reach_the_caller() {
+    constexpr size_t COUNT = 64;
+    constexpr int THREADS = 3;
+    Pool pool(THREADS);
+    enum { all, caller, workers };
+    for (const int failing : {all, caller, workers}) {
+        size_t shared = 0, fewest = COUNT;
+        // Now and then the pool does jobs alone.
+        for (int round = 0; round < 10000 && shared < 100; round++) {
+            const auto own = std::this_thread::get_id();
+            const auto patience = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+            const auto wait_for = [&](const std::atomic<int>& number, int least) {
+                while (number < least && std::chrono::steady_clock::now() < patience) std::this_thread::yield();
+            };
+            std::atomic<int> begun{0}, failed{0}, inside{0};
+            bool told = false;
+            try {
+                pool.run(COUNT, 1, [&](size_t begin, size_t end) {
+                    begun++, inside++;
+                    const bool alone = end - begin == COUNT, called = std::this_thread::get_id() == own;
+                    // All of them are in the middle of a piece when the first one fails.
+                    if (!alone) wait_for(begun, THREADS);
+                    const bool fails = alone || failing == all || called == (failing == caller);
+                    if (!fails) wait_for(failed, 1), std::this_thread::sleep_for(std::chrono::microseconds(100));
+                    inside--;
+                    if (!fails) return;
+                    failed++;
+                    throw std::runtime_error("a piece");
+                });
+            } catch (const std::runtime_error&) {
+                told = inside == 0;
+            }
+            check(told, "pool", "a failure reaches the caller, behind all that is under way", inside);
+            if (begun > 1) shared++, fewest = std::min(fewest, (size_t)begun);
+        }
+        check(fewest < COUNT, "pool", "pieces are begun behind one that failed", (double)fewest);
+    }
+    std::atomic<size_t> done{0};
+    pool.run(COUNT, 1, [&](size_t begin, size_t end) { done += end - begin; });
+    check(done == COUNT, "pool", "it goes on working", (double)done);
+}
+
 }  // namespace
 
 int main() {
     Random own(7);
     arenas_give_memory(own);
+    failures_reach_the_caller();
     for (const char* const* name = names(); *name; name++) {
         const Kernels& kernels = *find(*name);
         Random random(7);
