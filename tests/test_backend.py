@@ -106,6 +106,17 @@ def test_kernels_that_cannot_be_used_are_done_without_and_the_log_says_why(
     assert reason in done.stdout
 
 
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux is without a GPU")
+def test_where_the_kernels_have_fewer_threads_than_wanted_the_log_says_so(tmp_path: Path) -> None:
+    (tmp_path / "osaurus_cpu.py").write_text(
+        "def set_threads(n): return False\ndef threads(): return 3\ndef kernels(): return 'abacus'\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run(PREPARE + "assert backend.kernels == 'abacus'\n", tmp_path / "cache", PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "only 3 threads" in done.stdout
+
+
 def test_preparing_after_mlx_was_imported_is_refused(tmp_path: Path) -> None:
     done = run("import mlx.core\n" + PREPARE, tmp_path)
     assert "mlx was imported before" in done.stderr

@@ -4,6 +4,9 @@ Where osaurus-cpu is not built there is nothing to test. Activations are rounded
 quantised weights; a product may be off by what that rounding can do, and nothing more.
 """
 
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -511,6 +514,35 @@ def test_there_are_as_many_threads_as_wanted(whole: Any) -> None:
         assert whole.threads() == count
         assert (np.array(whole.matmul(x, packed)) == expected).all()
     whole.set_threads(before)
+
+
+LIMITED = """
+import resource
+import mlx.core as mx, osaurus_cpu
+taken = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
+_, most = resource.getrlimit(resource.RLIMIT_AS)
+before = osaurus_cpu.threads()
+# Room for the stacks of some.
+resource.setrlimit(resource.RLIMIT_AS, (taken + 200 * 2**20, most))
+all_started = osaurus_cpu.set_threads(64)
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+print(all_started, 1 <= osaurus_cpu.threads() < 64, osaurus_cpu.argmax(mx.eye(70)).tolist() == list(range(70)))
+print(osaurus_cpu.set_threads(before), osaurus_cpu.threads() == before)
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="elsewhere there is no /proc")
+def test_where_no_more_threads_can_be_started_those_there_are_do(whole: Any) -> None:
+    command = [sys.executable, "-c", LIMITED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.split() == ["False", "True", "True", "True", "True"], done.stderr
+
+
+def test_there_are_no_more_threads_than_anybody_has_use_for(whole: Any) -> None:
+    before = whole.threads()
+    assert not whole.set_threads(300)
+    assert whole.threads() < 300
+    assert whole.set_threads(before)
 
 
 MIXTURE = TINY_CONFIG | {

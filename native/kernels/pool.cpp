@@ -10,6 +10,8 @@
 namespace osaurus {
 namespace {
 
+// However many are asked for.
+constexpr int MOST_THREADS = 256;
 // How long a worker looks out for the next job: longer than it takes from one kernel of a pass to the next.
 constexpr auto PATIENCE = std::chrono::microseconds(50);
 constexpr int SPINS_BETWEEN_LOOKS = 64;
@@ -51,7 +53,11 @@ std::atomic<Pool*> the_pool{nullptr};
 }  // namespace
 
 Pool::Pool(int threads) {
-    for (int index = 1; index < threads; index++) workers_.emplace_back([this] { live(); });
+    try {
+        for (int index = 1; index < std::min(threads, MOST_THREADS); index++) workers_.emplace_back([this] { live(); });
+    } catch (const std::exception&) {
+        // Those that could be started are at work by now, and do.
+    }
 }
 
 Pool::~Pool() {
@@ -163,13 +169,15 @@ Pool& pool() {
     return *the_pool;
 }
 
-void set_threads(int threads) {
-    const int wanted = threads > 0 ? threads : processors();
+bool set_threads(int threads) {
+    const int wanted = threads > 0 ? threads : std::min(processors(), MOST_THREADS);
     std::lock_guard<std::mutex> lock(pool_mutex);
     Pool* present = the_pool;
-    if (present && present->threads() == wanted) return;
-    the_pool = new Pool(wanted);
+    if (present && present->threads() == wanted) return true;
+    Pool* const made = new Pool(wanted);
+    the_pool = made;
     delete present;
+    return made->threads() == wanted;
 }
 
 }  // namespace osaurus

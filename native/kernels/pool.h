@@ -37,7 +37,7 @@ namespace osaurus {
 
 class Pool {
   public:
-    // `threads` counts the caller.
+    // `threads` counts the caller. Where the system does not let so many be started, there are fewer.
     explicit Pool(int threads);
     ~Pool();
     Pool(const Pool&) = delete;
@@ -125,7 +125,7 @@ class Pool {
 
 // The pool that all kernels share. It has as many threads as this process may use processors, until it is told other.
 Pool& pool();
-// Change how many threads it has; 0 for as many as processors. Not while kernels run.
-void set_threads(int threads);
+// Change how many threads it has; 0 for as many as processors. Return whether it has so many. Not while kernels run.
+bool set_threads(int threads);
 
 }  // namespace osaurus

@@ -117,7 +117,8 @@ def _find_kernels(threads: int) -> str | None:
     """Return which kernels of `osaurus_cpu` this processor runs; None, and a line in the log, where there are none."""
     try:
         kernels = importlib.import_module("osaurus_cpu")
-        kernels.set_threads(threads)
+        if not kernels.set_threads(threads):
+            log.warn("The kernels have only {count} threads: there can be no more here", count=kernels.threads())
         return str(kernels.kernels())
     except ModuleNotFoundError:
         log.info("osaurus-cpu is not installed: quantised models take more memory, and are slower, than they need be")
