@@ -175,6 +175,29 @@ def test_nothing_gives_nothing(cpu: Any) -> None:
     assert np.array(cpu.rms_norm(mx.zeros((0, 8)), None, 1e-5)).shape == (0, 8)
 
 
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_attention_of_nothing_is_nothing(cpu: Any, empty: int) -> None:
+    import mlx.core as mx
+
+    shape, kept = [2, 4, 3, 8], [2, 2, 5, 8]
+    shape[empty] = 0
+    if empty == 0:
+        kept[0] = 0
+    found = cpu.attention(mx.zeros(shape), mx.zeros(kept), mx.zeros(kept), 1.0)
+    assert np.array(found).shape == tuple(shape)
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (5, 0), (0, 5, 64), (3, 0, 64)])
+def test_weights_without_a_number_are_refused(cpu: Any, shape: tuple[int, ...]) -> None:
+    import mlx.core as mx
+
+    *before, columns = shape
+    values, scales = mx.zeros((*before, columns // 8), mx.uint32), mx.zeros((*before, columns // 32))
+    mx.eval(values, scales)
+    with pytest.raises(ValueError, match="there must be weights"):
+        cpu.pack(values, scales, scales, 4, 32)
+
+
 @QUICK
 @given(
     name=st.sampled_from(SETS),
@@ -456,10 +479,12 @@ def test_rows_that_are_one_in_memory_are_moved_apart(cpu: Any) -> None:
         lambda cpu, mx, w: cpu.matmul(mx.zeros((2, 32)), w),
         lambda cpu, mx, w: cpu.matmul(mx.zeros((2, 64), mx.float16), w),
         lambda cpu, mx, w: cpu.matmul(mx.zeros((2, 64)), w, mx.zeros((3,))),
+        lambda cpu, mx, w: cpu.matmul_several(mx.zeros((2, 64)), [w, None], [None, None]),
         lambda cpu, mx, w: cpu.pack(mx.zeros((4, 8)), mx.zeros((4, 2)), mx.zeros((4, 2)), 4, 32),
         lambda cpu, mx, w: cpu.pack(mx.zeros((4, 8), mx.uint32), mx.zeros((4, 3)), mx.zeros((4, 3)), 4, 32),
         lambda cpu, mx, w: cpu.attention(*(mx.zeros((1, n, 2, 8)) for n in (3, 2, 2)), 1.0),
         lambda cpu, mx, w: cpu.attention(*[mx.zeros((1, 2, 2, 8))] * 3, 1.0, mask=mx.zeros((3, 3, 3))),
+        lambda cpu, mx, w: cpu.attention(*(mx.zeros((1, 2, 2, n)) for n in (0, 0, 8)), 1.0),
         lambda cpu, mx, w: cpu.push(mx.zeros((2, 1, 8, 4)), [0, 1], 4),
         lambda cpu, mx, w: cpu.push(mx.zeros((2, 1, 8, 4), mx.float16), [1], 4),
         lambda cpu, mx, w: cpu.push(mx.zeros((2, 1, 8, 4), mx.float16), [0, 5], 4),

@@ -249,6 +249,8 @@ def test_parts_that_do_not_fit_together_are_refused(whole_layers: Any) -> None:
         {"projections": [matrix(64, 64)] * 3},
         {"projections": [matrix(64, 64), matrix(32, 64), matrix(64, 64), matrix(64, 64)]},
         {"network": [matrix(96, 64), matrix(64, 64), matrix(64, 96)]},
+        {"network": [matrix(96, 64), (None, None), matrix(64, 96)]},
+        {"projections": [(None, None), matrix(32, 64), matrix(32, 64), matrix(64, 64)]},
         {"gate": "tanh"},
     ):
         with pytest.raises(ValueError, match="must"):

@@ -244,6 +244,7 @@ size_t length_of(size_t queries, size_t most, size_t heads, size_t alike, size_t
 }  // namespace
 
 void attention(const Kernels& kernels, Pool& pool, const Attention& a) {
+    if (a.batch == 0 || a.heads == 0 || a.queries == 0 || a.value_width == 0) return;
     const size_t shared = a.heads / a.kv_heads;
     const size_t widest = (std::max(a.width, a.value_width) + TILE - 1) / TILE * TILE;
     const size_t most = std::min(MOST_QUERIES, QUERY_FLOATS / widest);

@@ -42,10 +42,12 @@ Layer::Layer(int heads, float scale, const Rotation& rotation, const std::pair<N
              const std::vector<MatrixParts>& projections, const std::vector<MatrixParts>& network,
              const std::string& gate) {
     require(projections.size() == 4 && network.size() == 3, "there must be four projections, and three of the network");
+    for (const auto* matrices : {&projections, &network})
+        for (const MatrixParts& matrix : *matrices) require(matrix.first != nullptr, "the matrices must be there");
     auto parts = std::make_shared<Parts>();
     Block& block = parts->block;
     const Weights &query = projections[0].first->shape, &key = projections[1].first->shape;
-    require(heads > 0 && query.rows % heads == 0, "queries must be divided into heads");
+    require(heads > 0 && query.rows > 0 && query.rows % heads == 0, "queries must be divided into heads");
     block.heads = heads;
     block.width = query.rows / heads;
     require(key.rows > 0 && key.rows % block.width == 0, "keys must be as wide as queries");

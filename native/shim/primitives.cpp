@@ -60,6 +60,7 @@ PackedWeights pack(const mx::array& values, const mx::array& scales, const mx::a
     }
     require((size_t)values.shape(-1) * 32 == shape.columns * bits, "values must have as many columns as scales");
     const size_t matrices = values.ndim() == 3 ? values.shape(0) : 1;
+    require(matrices > 0 && shape.rows > 0 && shape.columns > 0, "there must be weights");
     require(values.ndim() == 2 || scales.shape(0) == values.shape(0), "scales must go with values");
     for (const auto* array : {&values, &scales, &biases})
         require(array->is_available() && array->flags().row_contiguous, "arrays must be evaluated and contiguous");
@@ -90,6 +91,7 @@ std::vector<mx::array> matmul(const mx::array& x, const std::vector<std::shared_
     std::vector<mx::Shape> shapes;
     std::vector<Weights> formats;
     for (const auto& one : weights) {
+        require(one != nullptr, "there must be weights");
         require_rows(x, one->shape.columns);
         require(one->matrices == 1, "there must be one matrix");
         inputs.push_back(one->packed);
@@ -328,6 +330,7 @@ mx::array attention(const mx::array& queries, const mx::array& keys, const mx::a
     require(keys.shape(1) == values.shape(1) && keys.shape(1) > 0 && queries.shape(1) % keys.shape(1) == 0,
             "heads must be a multiple of those of keys and values");
     require(keys.shape(2) == values.shape(2) && keys.shape(3) == queries.shape(3), "keys must fit values and queries");
+    require(queries.shape(3) > 0, "heads must have a width");
     require(queries.shape(3) <= (int)QUERY_FLOATS && values.shape(3) <= (int)QUERY_FLOATS, "heads are too wide");
     require(!mask || !causal, "there may be a mask or a causal one, not both");
     require(window >= 0 && (window == 0 || causal), "a window must be positive, and causal");

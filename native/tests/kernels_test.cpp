@@ -187,6 +187,16 @@ void attend_in_pieces(const Kernels& kernels, Random& random, const Attention& a
         }
 }
 
+void attention_to_nothing_is_nothing(const Kernels& kernels, Pool& pool) {
+    size_t Attention::*const sizes[] = {&Attention::batch, &Attention::heads, &Attention::queries, &Attention::value_width};
+    for (const auto size : sizes) {
+        Attention a = {};
+        a.batch = a.heads = a.kv_heads = a.queries = a.keys = a.width = a.value_width = 1;
+        a.*size = 0;
+        attention(kernels, pool, a);
+    }
+}
+
 // The same of causal attention, by one query at a time that is given the keys that it sees and no others.
 void attend_alone(const Kernels& kernels, Pool& pool, const Attention& a) {
     for (size_t place = 0; place < a.queries; place++) {
@@ -508,6 +518,7 @@ int main() {
         products_are_right(kernels, pool, random);
         gathered_products_are_right(kernels, pool, random);
         attention_is_right(kernels, pool, random);
+        attention_to_nothing_is_nothing(kernels, pool);
         layers_are_their_operations(kernels, pool, random);
         elements_are_right(kernels, random);
         halves_are_the_nearest(kernels);
