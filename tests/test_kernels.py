@@ -198,6 +198,19 @@ def test_weights_without_a_number_are_refused(cpu: Any, shape: tuple[int, ...]) 
         cpu.pack(values, scales, scales, 4, 32)
 
 
+def test_a_bias_may_lie_in_memory_as_it_likes(cpu: Any) -> None:
+    import mlx.core as mx
+
+    quantised = mx.quantize(mx.array(normal(0, 33, 64)), 32, 4)
+    mx.eval(quantised)
+    packed, x, numbers = cpu.pack(*quantised, 4, 32), mx.array(normal(1, 5, 64)), mx.array(normal(2, 66))
+    for bias in (numbers[::2], numbers[32::-1], mx.broadcast_to(numbers[:1], (33,))):
+        straight = mx.array(np.array(bias))
+        assert mx.array_equal(cpu.matmul(x, packed, bias), cpu.matmul(x, packed, straight)).item()
+        both = cpu.gated_matmul(x, packed, packed, "silu", bias, bias)
+        assert mx.array_equal(both, cpu.gated_matmul(x, packed, packed, "silu", straight, straight)).item()
+
+
 @QUICK
 @given(
     name=st.sampled_from(SETS),

@@ -161,6 +161,17 @@ def test_rows_that_read_together_are_computed_as_a_whole(
     assert same(found, by_hand(lambda: list(reading(known, first))))
 
 
+def test_biases_that_were_part_of_something_are_taken_as_they_are(whole_layers: Any, by_hand: Any) -> None:
+    import mlx.core as mx
+
+    made = random_network(SCALED, 8)
+    for layer in made.layers:
+        projection = layer.self_attn.q_proj
+        projection.bias = mx.random.normal((2 * projection.bias.size,), mx.float32)[::2]
+    import_module("osaurus.engine.kernels").install(made)
+    assert same(logits(made, caches_of(made), [1, 2]), by_hand(lambda: logits(made, caches_of(made), [1, 2])))
+
+
 def test_layers_of_the_known_kind_are_found_and_others_left_alone(whole_layers: Any) -> None:
     from osaurus.engine.packed import pack
     from osaurus.engine.rotations import Rotations

@@ -107,8 +107,9 @@ std::vector<mx::array> matmul(const mx::array& x, const std::vector<std::shared_
     auto work = [formats, places](const Arrays& in, Arrays& out) {
         const size_t columns = formats[0].columns;
         std::vector<Product> products;
+        std::vector<std::vector<float>> copies(formats.size());
         for (size_t n = 0; n < formats.size(); n++) {
-            const float* bias = places[n] < 0 ? nullptr : in[places[n]].data<float>();
+            const float* bias = places[n] < 0 ? nullptr : flat<float>(in[places[n]], copies[n]);
             products.push_back({{formats[n], in[1 + n].data<uint8_t>(), bias}, out[n].data<float>(), formats[n].rows});
         }
         osaurus::matmul(kernels(), pool(), floats(in[0]), in[0].size() / columns, columns, products);
@@ -131,8 +132,9 @@ mx::array gated_matmul(const mx::array& x, const std::shared_ptr<PackedWeights>&
     if (a_bias) inputs.insert(inputs.end(), {*a_bias, *b_bias});
     const bool biased = a_bias.has_value();
     auto work = [kind = gate_of(gate), first = a->shape, second = b->shape, biased](const Arrays& in, Arrays& out) {
-        const Matrix x_matrix = {first, in[1].data<uint8_t>(), biased ? in[3].data<float>() : nullptr};
-        const Matrix y_matrix = {second, in[2].data<uint8_t>(), biased ? in[4].data<float>() : nullptr};
+        std::vector<float> copies[2];
+        const Matrix x_matrix = {first, in[1].data<uint8_t>(), biased ? flat<float>(in[3], copies[0]) : nullptr};
+        const Matrix y_matrix = {second, in[2].data<uint8_t>(), biased ? flat<float>(in[4], copies[1]) : nullptr};
         osaurus::gated_matmul(kernels(), pool(), kind, floats(in[0]), in[0].size() / first.columns, first.columns,
                               x_matrix, y_matrix, out[0].data<float>());
     };

@@ -35,7 +35,7 @@ class Packed(nn.Module):
         # The same memory, as a parameter: it counts, and is told apart, like others.
         self.packed = self.weights.packed
         if "bias" in quantised:
-            self.bias = quantised.bias.astype(mx.float32)
+            self.bias = mx.contiguous(quantised.bias.astype(mx.float32))
         self.freeze()
 
 
