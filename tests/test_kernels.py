@@ -613,6 +613,8 @@ CAPPED = TINY_CONFIG | {
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
 }
+# Multiply with the weights of their embedding by themselves.
+TIED = TINY_CONFIG | {"model_type": "seed_oss", "head_dim": 16, "tie_word_embeddings": True}
 ARCHITECTURES = {
     "llama": SCALED,
     "qwen2": BIASED,
@@ -620,6 +622,7 @@ ARCHITECTURES = {
     "gemma2": CAPPED,
     "gemma3": ROTATING_CONFIG,
     "qwen3_next": RECURRENT_CONFIG,
+    "seed_oss": TIED,
 }
 
 

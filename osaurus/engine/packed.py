@@ -4,6 +4,7 @@ They hold their weights once, packed, and compute in float32. Queries, keys and 
 the other, are computed together.
 """
 
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -39,7 +40,19 @@ class Packed(nn.Module):
         self.freeze()
 
 
-class Linear(Packed):
+class Matrix(Packed):
+    """One matrix."""
+
+    @cached_property
+    def weight(self) -> mx.array:
+        """The matrix as float32, for code that asks for it by itself: some models' output from their embedding.
+
+        It takes memory as soon as it is computed with, and stays; who asks only what it is like pays nothing.
+        """
+        return osaurus_cpu.rows_of(self.weights, mx.arange(self.weights.rows))
+
+
+class Linear(Matrix):
     """`nn.QuantizedLinear`."""
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -82,7 +95,7 @@ class Sibling(Linear):
         return self.siblings.product(self.place, x)
 
 
-class Embedding(Packed):
+class Embedding(Matrix):
     """`nn.QuantizedEmbedding`; the output matrix as well, where a model ties both."""
 
     def __call__(self, x: mx.array) -> mx.array:
