@@ -8,8 +8,8 @@ from attrs import define, field
 
 from .packed import as_float32, osaurus_cpu
 
-# Networks have a few kinds of layers. But some of them change frequencies with the length of the text, and there is no end of
-# those.
+# Networks have a few kinds of layers. But some of them change frequencies with the length of the text, and there is no
+# end of those.
 MOST_KINDS = 64
 
 
