@@ -16,9 +16,11 @@ from osaurus.chat import (
     Message,
     Piece,
     Sampling,
+    Tokens,
 )
 from osaurus.engine.answer import Answer
 from osaurus.engine.backend import Backend
+from osaurus.engine.pace import Pace
 
 from .conftest import write_tiny_model
 from .desk import PROMPTS, Desk, another
@@ -525,3 +527,50 @@ def test_what_is_thought_is_told_apart(backend: Backend, thinkers: Path, tiny_to
     # It ends its thought at once; what comes behind is the answer.
     assert (desk.texts[2], desk.thoughts.get(2, "")) == ("</think></think>", "")
     assert answering.usage.reasoning_tokens == 1
+
+
+# Learned positions.
+
+LEARNED_CONFIG = {
+    "architectures": ["GPT2LMHeadModel"],
+    "model_type": "gpt2",
+    "n_ctx": 96,
+    "n_embd": 64,
+    "n_head": 4,
+    "n_layer": 2,
+    "n_positions": 96,
+    "layer_norm_epsilon": 1e-5,
+    "num_key_value_heads": 4,
+}
+
+
+def test_no_pass_reads_positions_that_there_are_not(
+    backend: Backend, tmp_path: Path, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where rows are filled up to as many tokens as others read or draft: MLX would read beyond its weights."""
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    write_tiny_model(tmp_path / "tests" / "learned", tiny_tokenizer, architecture=LEARNED_CONFIG)
+    desk = another(backend, tmp_path)
+    look_up, most = nn.Embedding.__call__, 0
+
+    def looked_up(embedding: nn.Embedding, places: mx.array) -> mx.array:
+        nonlocal most
+        if embedding.weight.shape[0] == LEARNED_CONFIG["n_positions"]:
+            most = max(most, int(places.max()))
+        found: mx.array = look_up(embedding, places)
+        return found
+
+    monkeypatch.setattr(nn.Embedding, "__call__", looked_up)
+    # As much is read at once, and drafted, as can be.
+    monkeypatch.setattr(Pace, "chunk", lambda *_: 64)
+    monkeypatch.setattr(Pace, "widest", lambda *_: 16)
+    monkeypatch.setattr(Pace, "gain", lambda _, rows, width, expected: float(width))
+    near, short = Tokens(tuple(range(5, 91))), Tokens((7, 8, 9, 10) * 10)
+    desk.add(1, "", name="learned", raw=near, max_tokens=10)
+    desk.step()
+    desk.add(2, "", name="learned", raw=short, max_tokens=56)
+    desk.finish()
+    assert all(isinstance(desk.ends[number], Finished) for number in (1, 2))
+    assert most < 96

@@ -305,6 +305,24 @@ def test_after_a_restart_the_next_turn_starts_behind_the_question_before(
     assert ask(again, conversation(QUESTIONS[2]), name=name)[1] == boundaries[0]
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_what_was_kept_in_passing_is_written_when_it_turns_out_to_be_a_boundary(
+    backend: Backend, whole_models: Path, tmp_path: Path, name: str
+) -> None:
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+
+    desk = new_desk(backend, whole_models, folder=tmp_path / "p")
+    model, prefixes = desk.engine.load(name, desk.folder(name)), desk.engine._prefixes
+    tokens, caches = [5, 6, 7, 8], make_prompt_cache(model.network)
+    mx.eval(model.network(mx.array([tokens]), cache=caches))
+    for lasting, written in ((False, 0), (True, 1), (True, 1)):
+        prefixes.put_whole(model.key, tokens, caches, model.layout, lasting=lasting)
+        while prefixes.unwritten:
+            prefixes.write_one()
+        assert len(files(tmp_path / "p")) == written
+
+
 def test_a_file_that_is_larger_than_the_budget_serves_and_drives_nothing_out(
     backend: Backend, whole_models: Path, tmp_path: Path
 ) -> None:

@@ -642,7 +642,8 @@ def test_a_network_computes_with_the_kernels_what_it_computes_without(
     if not halved:
         keep_float32(kernels, monkeypatch)
     plain, ours = dequantize_model(network()), network()
-    expected_bytes = _nbytes(ours) + import_module("osaurus.engine.packed").packed_nbytes(ours)
+    packed = import_module("osaurus.engine.packed")
+    expected_bytes = _nbytes(ours) + packed.packed_nbytes(ours)
     kernels.install(ours)
     assert _nbytes(ours) == expected_bytes
     tokens = mx.array([[5, 17, 3, 99, 4, 5, 6, 7, 8, 150]])
@@ -652,6 +653,9 @@ def test_a_network_computes_with_the_kernels_what_it_computes_without(
         # Float32 all the way, or keys and values of float16, or activations of eight bits before every product.
         allowed = 0.1 if bits is not None else 3e-3 if halved else 1e-4
         assert np.abs(found - expected).max() < allowed * np.abs(expected).max()
+    # What is computed with by itself takes memory, too.
+    expanded = 200 * 64 * 4 if name == "seed_oss" and bits is not None else 0
+    assert packed.expanded_nbytes(ours) == expanded
     kept = {cache.keys.dtype for cache in caches if hasattr(cache, "keys")}
     # Gemma 2 attends with code of its own.
     assert kept == {mx.float16 if halved and name != "gemma2" else mx.float32}

@@ -373,7 +373,12 @@ class Batch:
         def gain(width: int) -> float:
             return self._pace.gain(len(rows), width, sum(min(count, width) for count in unread))
 
-        return max(range(1, min(max(unread), MOST_GIVEN) + 1), key=gain)
+        return max(range(1, min(max(unread), MOST_GIVEN, self._room) + 1), key=gain)
+
+    @property
+    def _room(self) -> int:
+        """How many tokens a pass may take, for every row to stay within the context: learned positions end there."""
+        return max(1, self._model.context_length - max(row.read for row in self._writing))
 
     def _draft(self) -> None:
         """Have every row draft, if that pays."""
@@ -395,7 +400,7 @@ class Batch:
         def gain(width: int) -> float:
             return self._pace.gain(len(rows), width, expected(width))
 
-        most = 1 + max(map(len, drafts))
+        most = min(1 + max(map(len, drafts)), self._room)
         if not all(drafts) or self._reading.pressing:
             most = min(most, self._pace.widest(len(rows)))
         width = max(range(1, most + 1), key=gain)

@@ -215,7 +215,10 @@ class Checkpoints:
         """
         [(length, name)] = _names(model, tokens, [len(tokens)])
         if name in self._kept:
-            self._keep(self._kept[name][1])
+            known = self._kept[name][1]
+            self._keep(known)
+            if lasting:
+                self._write_later(known)
             return
         try:
             checkpoint = Checkpoint(name, model, length, layout.take_apart(caches, length))
@@ -226,9 +229,15 @@ class Checkpoints:
             return
         mx.eval(checkpoint.arrays)
         self._keep(checkpoint)
+        if lasting:
+            self._write_later(checkpoint)
+
+    def _write_later(self, checkpoint: Checkpoint) -> None:
+        """Have a checkpoint written to the files, unless it waits already or too much does."""
         waiting = sum(other.nbytes for other in self._unwritten)
-        if lasting and self._files is not None and waiting + checkpoint.nbytes <= MOST_BACKLOG:
-            self._unwritten.append(checkpoint)
+        if self._files is None or checkpoint in self._unwritten or waiting + checkpoint.nbytes > MOST_BACKLOG:
+            return
+        self._unwritten.append(checkpoint)
 
     def _keep(self, checkpoint: Checkpoint) -> None:
         """Have a checkpoint as the one used last."""

@@ -127,6 +127,8 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     marks = _marks(wrapper, special, tags, form)
     end_tokens = frozenset(wrapper.eos_token_ids)
     caches, vocabulary_size = _read_a_token(network)
+    if packed is not None:
+        nbytes += packed.expanded_nbytes(network)
     token_nbytes, layout = _token_nbytes(caches), Layout.of(network, caches)
     context, limit_reason = context_length(config), ""
     fitting = (memory_limit - nbytes) // max(token_nbytes, 1)

@@ -52,6 +52,12 @@ class Matrix(Packed):
         return osaurus_cpu.rows_of(self.weights, mx.arange(self.weights.rows))
 
 
+def expanded_nbytes(network: nn.Module) -> int:
+    """Return what the matrices take that the network's code has asked for by themselves, up to now."""
+    modules = [module for _, module in network.named_modules() if isinstance(module, Matrix)]
+    return sum(module.weight.nbytes for module in modules if "weight" in vars(module))
+
+
 class Linear(Matrix):
     """`nn.QuantizedLinear`."""
 

@@ -169,10 +169,14 @@ class Reading:
         most = allowance // LEAST_SHARE if self._plain else 1
         share = allowance // max(1, min(most, 1 + len(others)))
         length = min(first.unread, share)
+        # All are filled up to as many as one of them reads, within the context: where positions are learned they end.
+        last = self._model.context_length - share - LEAST_SHARE
         alike = [
             progress
             for progress in others
-            if length <= 2 * min(progress.unread, share) <= 4 * length and not (first.echoes or progress.echoes)
+            if length <= 2 * min(progress.unread, share) <= 4 * length
+            and not (first.echoes or progress.echoes)
+            and max(first.read, progress.read) <= last
         ]
         return [first, *alike[: max(most - 1, 0)]]
 
