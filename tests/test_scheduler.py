@@ -437,6 +437,16 @@ def test_a_row_that_finds_no_room_where_nobody_is_answered_is_told(
     assert isinstance(error, NoRoomYet)
 
 
+def test_rows_that_find_no_room_do_not_wait_for_each_other(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is told that there is none, when nobody is left who would make any; then there is for the other."""
+    crowded_out(monkeypatch, "tests/tiny", "tests/other")
+    heard = [outcome(stage.scheduler.submit(ask(name)).completions()) for name in ("tiny", "other")]
+    stage.worker.settle()
+    [[error], answered] = heard if isinstance(heard[0][0], NoRoomYet) else heard[::-1]
+    assert isinstance(error, NoRoomYet)
+    assert answered == [[Completion("Hello", finished())]]
+
+
 def test_who_gives_up_while_the_row_waits_keeps_nobody_behind(crowded: tuple[Stage, Generation, Generation]) -> None:
     stage, answering, waiting = crowded
     waiting.cancel()

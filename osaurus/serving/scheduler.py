@@ -74,6 +74,8 @@ class Scheduler:
     _waiting_behind: list[Deferred[None]] = field(factory=list, init=False)
     _ended: int = field(default=0, init=False)
     _rows: dict[Generation, list[int]] = field(factory=dict, init=False)
+    _submitted: dict[int, Generation] = field(factory=dict, init=False)
+    """Which rows the engine has, and whose they are."""
     _submitting_again: dict[int, Deferred[None]] = field(factory=dict, init=False)
     _using: dict[Generation, str] = field(factory=dict, init=False)
     _stopping: bool = field(default=False, init=False)
@@ -251,12 +253,16 @@ class Scheduler:
 
     def _submit(self, stored: InstalledModel, row: Row, generation: Generation, choice: int) -> None:
         ended, silent = self._ended, True
+        self._submitted[row.id] = generation
 
         def deliver(event: Event) -> None:
             nonlocal silent
-            # There will be room when another answer has ended; what has begun to speak cannot begin again.
+            if isinstance(event, (Finished, Failed)):
+                self._submitted.pop(row.id, None)
             no_room = isinstance(event, Failed) and isinstance(event.error, NoRoomYet)
-            if no_room and silent and len(self._using) > 1:
+            # There will be room when another answer has ended; what has begun to speak cannot begin again.
+            others = ended != self._ended or any(other is not generation for other in self._submitted.values())
+            if no_room and silent and others:
                 again = Deferred.fromCoroutine(self._submit_again(stored, row, generation, choice, ended))
                 if not again.called:
                     self._submitting_again[row.id] = again
@@ -300,6 +306,7 @@ class Scheduler:
             again = self._submitting_again.pop(row_id, None)
             if again is not None:
                 again.cancel()
+            self._submitted.pop(row_id, None)
             self._runner.cancel(row_id)
 
     def _end(self, generation: Generation) -> None:
