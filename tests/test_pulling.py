@@ -211,7 +211,7 @@ def test_the_ollama_package_pulls_a_model_and_uses_it(server: Server, hub: FakeH
         assert (told[0].status, told[-1].status) == ("pulling manifest", "success")
         weights = [stage for stage in told if stage.digest and stage.total == stage.completed]
         assert weights
-        assert [model.model for model in client.list().models] == ["tiny-4bit"]
+        assert [model.model for model in client.list().models] == ["tiny-4bit:latest"]
         answer = client.chat(NAME, [{"role": "user", "content": "Hello"}], options={"num_predict": 2})
         assert answer.message.content
         assert client.pull(NAME).status == "success"
@@ -295,7 +295,7 @@ def test_what_lies_in_the_hub_cache_need_not_be_pulled(tmp_path: Path, models: P
     shutil.copytree(tiny_models / "tests" / "tiny", snapshot)
     with serving(tmp_path, models, HF_HOME=str(tmp_path / "face")) as running, ollama.Client(running.url) as client:
         assert client.pull(NAME).status == "success"
-        assert [model.model for model in client.list().models] == ["tiny-4bit"]
+        assert [model.model for model in client.list().models] == ["tiny-4bit:latest"]
         with pytest.raises(ollama.ResponseError) as refused:
             client.delete(NAME)
         assert refused.value.status_code == 403

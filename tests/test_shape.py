@@ -122,7 +122,7 @@ def test_without_grammars_calls_are_parsed_and_what_must_be_is_refused() -> None
 
 @pytest.mark.parametrize("choice", [{}, {"required": True}, {"only": "bad"}])
 def test_the_tool_whose_schema_is_wrong_is_named(grammars: Grammars, choice: dict[str, Any]) -> None:
-    bad = tool("bad", '{"type": "object", "properties": {"a": {"type": "strange"}}}')
+    bad = tool("bad", '{"type": "object", "properties": {"a": {"$ref": "#/strange"}}}')
     use = ToolUse(tools=(tool("f"), bad), **choice)
     with pytest.raises(InvalidRequest) as caught:
         Shaper(grammars, None).shape(ask(tools=use))

@@ -35,7 +35,7 @@ def test_a_stream_holds_the_same_answer_and_its_counts_at_the_end(client: ollama
 
 def test_models_are_listed_with_their_details(client: ollama.Client) -> None:
     [model] = client.list().models
-    assert model.model == "smollm2-135m-instruct"
+    assert model.model == "smollm2-135m-instruct:latest"
     assert model.digest is not None
     assert model.details is not None
     assert (model.details.family, model.details.parameter_size) == ("llama", "135M")
@@ -101,7 +101,7 @@ def test_a_model_is_shown_loaded_listed_and_unloaded(client: ollama.Client) -> N
     assert shown.modelinfo["llama.context_length"] == 8192
     client.generate(model=MODEL, keep_alive="5m")
     [running] = client.ps().models
-    assert (running.model, running.context_length) == ("smollm2-135m-instruct", 8192)
+    assert (running.model, running.context_length) == ("smollm2-135m-instruct:latest", 8192)
     assert running.size is not None
     assert running.size > 9 * 10**7
     assert running.expires_at is not None
@@ -111,6 +111,6 @@ def test_a_model_is_shown_loaded_listed_and_unloaded(client: ollama.Client) -> N
 
 def test_a_model_is_copied_and_deleted(client: ollama.Client) -> None:
     client.copy(MODEL, "a-copy")
-    assert "a-copy" in {model.model for model in client.list().models}
+    assert "a-copy:latest" in {model.model for model in client.list().models}
     client.delete("a-copy")
-    assert [model.model for model in client.list().models] == ["smollm2-135m-instruct"]
+    assert [model.model for model in client.list().models] == ["smollm2-135m-instruct:latest"]

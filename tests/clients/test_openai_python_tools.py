@@ -255,7 +255,12 @@ def test_an_answer_may_be_any_object(client: openai.OpenAI) -> None:
         ),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "any"}}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "schema": {"type": "any"}, "strict": True},
+                }
+            },
             "response_format.json_schema.schema",
         ),
     ],

@@ -32,7 +32,7 @@ test("a stream holds the same answer, and its counts at the end", async () => {
 
 test("models are listed with their details", async () => {
   const { models } = await client.list();
-  assert.deepEqual(models.map((entry) => [entry.model, entry.details.family]), [["smollm2-135m-instruct", "llama"]]);
+  assert.deepEqual(models.map((entry) => [entry.model, entry.details.family]), [["smollm2-135m-instruct:latest", "llama"]]);
 });
 
 for (const stream of [false, true]) {
