@@ -544,8 +544,9 @@ LEARNED_CONFIG = {
 }
 
 
+@pytest.mark.parametrize("others", [0, 6])
 def test_no_pass_reads_positions_that_there_are_not(
-    backend: Backend, tmp_path: Path, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, tmp_path: Path, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, others: int
 ) -> None:
     """Where rows are filled up to as many tokens as others read or draft: MLX would read beyond its weights."""
     import mlx.core as mx
@@ -571,6 +572,8 @@ def test_no_pass_reads_positions_that_there_are_not(
     desk.add(1, "", name="learned", raw=near, max_tokens=10)
     desk.step()
     desk.add(2, "", name="learned", raw=short, max_tokens=56)
+    for number in range(3, 3 + others):
+        desk.add(number, "", name="learned", raw=Tokens((number, 7, 8)), max_tokens=2)
     desk.finish()
     assert all(isinstance(desk.ends[number], Finished) for number in (1, 2))
     assert most < 96

@@ -122,6 +122,13 @@ def test_a_prompt_is_scored_where_it_is_told_and_scores_are() -> None:
     assert (request.echo, request.top_logprobs) == (True, 1)
 
 
+def test_a_mark_before_a_prompt_takes_no_place_in_it() -> None:
+    scores = (TokenScore(b"<s>", None), TokenScore(b" Once", -1.0), SCORE)
+    found = events(answer(include_logprobs=True).event(Piece("Once up", scores)))[0]["choices"][0]
+    assert found["logprobs"]["tokens"] == ["<s>", " Once", " up"]
+    assert found["logprobs"]["text_offset"] == [0, 0, 4]
+
+
 def test_the_first_token_of_a_prompt_has_no_score() -> None:
     scores = (TokenScore(b"Once", None), SCORE)
     found = events(answer(include_logprobs=True).event(Piece("Once up", scores)))[0]["choices"][0]

@@ -53,6 +53,10 @@ def test_null_is_a_value_where_values_stand(schema: dict[str, Any]) -> None:
         ("any", None),
         ("", None),
         (["string", "any"], None),
+        (["string", None], ["string", "null"]),
+        (["STRING", "string"], "string"),
+        (["string", 7], None),
+        ([], None),
         (7, 7),
     ],
 )

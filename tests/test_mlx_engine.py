@@ -191,18 +191,25 @@ def test_a_row_is_not_kept_out_by_those_of_another_model_that_come_later(
     assert list(desk.ends)[:2] == [0, 1]
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
 def test_a_row_waits_for_room_that_one_has_which_stands_still(
-    backend: Backend, tiny_models: Path, sizes: tuple[int, int]
+    backend: Backend, tiny_models: Path, sizes: tuple[int, int], tmp_path: Path, on_disk: bool
 ) -> None:
+    """Even where there are steps to do, as what was read is to be written to the disk."""
+    from osaurus.engine.mlx_engine import MLXEngine
+    from osaurus.engine.prefix_files import PrefixFiles
+    from osaurus.engine.prefixes import PrefixCache
+
     weights, token = sizes
-    desk = limited(backend, tiny_models, 2 * weights + 100 * token)
-    alone = desk.alone("Hello", name="other", max_tokens=60)
-    desk.add(1, "Hello", max_tokens=200)
+    files = PrefixFiles(tmp_path / "p", 2**30, lambda thunk: thunk()) if on_disk else None
+    desk = Desk(MLXEngine(backend, PrefixCache(2**24, files), 2 * weights + 400 * token), tiny_models)
+    alone = another(backend, tiny_models).alone("Hello", name="other", max_tokens=160)
+    desk.add(1, "Hello", max_tokens=450)
     for _ in range(4):
         desk.step()
     desk.engine.park(1)
-    desk.add(2, "Hello", name="other", max_tokens=60)
-    for _ in range(4):
+    desk.add(2, "Hello", name="other", max_tokens=160)
+    for _ in range(120):
         desk.step()
     desk.engine.park(2)
     desk.engine.unpark(1)

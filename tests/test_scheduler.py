@@ -447,6 +447,24 @@ def test_rows_that_find_no_room_do_not_wait_for_each_other(stage: Stage, monkeyp
     assert answered == [[Completion("Hello", finished())]]
 
 
+def test_a_row_that_waits_goes_on_when_another_row_has_ended_though_its_answer_has_not(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScriptedEngine, "step", lambda _: [])
+    several = outcome(stage.scheduler.submit(ask(), ask()).completions())
+    one = outcome(stage.scheduler.submit(ask("other")).completions())
+    stage.worker.turn(3)
+    deliver, rows = stage.worker.runner._deliver, stage.worker.engine.rows
+    first, second, alone = rows
+    for row, event in ((first, None), (alone, None), (second, finished())):
+        rows.pop(row)
+        deliver(row, event or Failed(NoRoomYet("no room", retry_after=1)))
+    stage.worker.turn(3)
+    # They are in the engine again: the row of the others' answer that has ended has made room.
+    assert set(rows) == {first, alone}
+    assert (several, one) == ([], [])
+
+
 def test_who_gives_up_while_the_row_waits_keeps_nobody_behind(crowded: tuple[Stage, Generation, Generation]) -> None:
     stage, answering, waiting = crowded
     waiting.cancel()

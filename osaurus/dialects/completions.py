@@ -146,6 +146,10 @@ class _Places:
         """Return the places of the next tokens, with which this text came."""
         places = []
         for score in scores:
+            if score.logprob is None and not text.startswith(score.token.decode("utf-8", "replace")):
+                # A mark that the tokenizer puts before a prompt.
+                places.append(self._characters)
+                continue
             # A character that was left incomplete is one of its own.
             left = bool(self._decoder.getstate()[0]) and score.token[:1] not in CONTINUATIONS
             places.append(self._characters + left)

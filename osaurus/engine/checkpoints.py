@@ -20,7 +20,7 @@ Everything here runs on the thread that owns MLX.
 
 import sys
 from array import array
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
@@ -154,7 +154,7 @@ class Checkpoints:
     _clock: Iterator[int]
     _files: PrefixFiles | None = None
     _kept: OrderedDict[bytes, tuple[int, Checkpoint]] = field(factory=OrderedDict, init=False)
-    _unwritten: deque[Checkpoint] = field(factory=deque, init=False)
+    _unwritten: dict[bytes, Checkpoint] = field(factory=dict, init=False)
     nbytes: int = field(default=0, init=False)
 
     def __len__(self) -> int:
@@ -174,6 +174,7 @@ class Checkpoints:
     def drop_oldest(self) -> None:
         """Give back the one that was used least recently."""
         _, (_, checkpoint) = self._kept.popitem(last=False)
+        self._write(checkpoint)
         self.nbytes -= checkpoint.nbytes
 
     def forget(self, model: str) -> None:
@@ -181,12 +182,17 @@ class Checkpoints:
         for _, checkpoint in list(self._kept.values()):
             if checkpoint.model.startswith(model):
                 del self._kept[checkpoint.name]
+                self._write(checkpoint)
                 self.nbytes -= checkpoint.nbytes
 
     def write_one(self) -> None:
         """Hand one to the files."""
-        if self._unwritten and self._files is not None:
-            checkpoint = self._unwritten.popleft()
+        if self._unwritten:
+            self._write(next(iter(self._unwritten.values())))
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        """Hand a checkpoint to the files, if it waits for that."""
+        if self._unwritten.pop(checkpoint.name, None) is not None and self._files is not None:
             arrays = {str(place): values for place, values in enumerate(checkpoint.arrays)}
             self._files.write(checkpoint.name, arrays)
 
@@ -234,10 +240,9 @@ class Checkpoints:
 
     def _write_later(self, checkpoint: Checkpoint) -> None:
         """Have a checkpoint written to the files, unless it waits already or too much does."""
-        waiting = sum(other.nbytes for other in self._unwritten)
-        if self._files is None or checkpoint in self._unwritten or waiting + checkpoint.nbytes > MOST_BACKLOG:
-            return
-        self._unwritten.append(checkpoint)
+        waiting = sum(other.nbytes for other in self._unwritten.values())
+        if self._files is not None and waiting + checkpoint.nbytes <= MOST_BACKLOG:
+            self._unwritten.setdefault(checkpoint.name, checkpoint)
 
     def _keep(self, checkpoint: Checkpoint) -> None:
         """Have a checkpoint as the one used last."""

@@ -38,18 +38,15 @@ def as_meant(root: Schema) -> None:
     for schema in _schemas_in(root):
         schema.pop("$schema", None)
         kind = schema.get("type")
-        if isinstance(kind, str):
-            kinds = [kind]
-        elif isinstance(kind, list):
-            kinds = [one for one in kind if isinstance(one, str)]
-        else:
+        if not isinstance(kind, (str, list)):
             continue
-        known = [one.lower() for one in kinds if one.lower() in TYPES]
-        if not known or len(known) < len(kinds):
+        kinds = ["null" if one is None else one for one in (kind if isinstance(kind, list) else [kind])]
+        known = list(dict.fromkeys(one.lower() for one in kinds if isinstance(one, str) and one.lower() in TYPES))
+        if known and all(isinstance(one, str) and one.lower() in TYPES for one in kinds):
+            schema["type"] = known[0] if len(known) == 1 else known
+        else:
             # One that is unknown may be anything.
             del schema["type"]
-        else:
-            schema["type"] = known[0] if len(known) == 1 else known
 
 
 def patterns_in(root: Schema) -> set[str]:

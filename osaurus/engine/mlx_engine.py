@@ -22,7 +22,7 @@ from .prefixes import PrefixCache
 from .runner import Row
 from .tally import Tally
 
-# After so many steps without fruit, rows begin in any order; if none can then, one is told that it cannot.
+# After so many steps without fruit, models take no turns any more; if no row can begin then, one is told so.
 TAKE_TURNS = 1
 
 
@@ -225,14 +225,14 @@ class MLXEngine:
     def _admit(self, batch: Batch, arrived: int, nbytes: int) -> bool:
         """Tell whether a batch may take this much memory in all, a row's included that came then; if not, then later.
 
-        Raises NoRoomYet if nobody is at work who would make room, and nobody else can begin either.
+        Raises NoRoomYet if nobody is at work, or stands still, who would make room, and nobody else can begin either.
         """
         if self._fruitless < TAKE_TURNS and any(row < arrived for row in (*self._refused, *self._refusing)):
             return False
         try:
             self._make_room(nbytes, batch)
         except NoRoomYet:
-            if self._fruitless > TAKE_TURNS:
+            if self._fruitless > TAKE_TURNS and not any(other.rows.parked for _, other in self._resident.values()):
                 # One at a time: without it there may be room for the next.
                 self._fruitless = 0
                 raise

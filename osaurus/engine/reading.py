@@ -147,6 +147,9 @@ class Reading:
         while turns > 0 and allowance > 0:
             group = self._next_readers(allowance)
             share = min(allowance // len(group), MOST_SCORED if group[0].echoes else allowance)
+            if len(group) > 1:
+                # All are filled up to as many as one reads, within the context: where positions are learned they end.
+                share = min(share, self._model.context_length - max(p.read for p in group) - LEAST_SHARE)
             # A pass has its price, however little it reads: what would be left for another is read with this one.
             rest = min(LEAST_SHARE, share)
             lengths = [p.stretch if p.stretch < share + rest else share for p in group]
@@ -169,7 +172,6 @@ class Reading:
         most = allowance // LEAST_SHARE if self._plain else 1
         share = allowance // max(1, min(most, 1 + len(others)))
         length = min(first.unread, share)
-        # All are filled up to as many as one of them reads, within the context: where positions are learned they end.
         last = self._model.context_length - share - LEAST_SHARE
         alike = [
             progress

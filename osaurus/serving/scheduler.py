@@ -269,6 +269,8 @@ class Scheduler:
                 return
             silent = silent and not isinstance(event, Piece)
             self._deliver(generation, choice, event)
+            if isinstance(event, (Finished, Failed)):
+                self._made_room()
 
         self._runner.submit(stored.repository, stored.folder, row, deliver)
 
@@ -325,9 +327,12 @@ class Scheduler:
         if name is not None:
             self._limits.leave(name, generation)
             self._residency.end(name)
-            self._ended += 1
-            # There may be room for another model.
-            _fire(self._waiting_for_room)
+            self._made_room()
+
+    def _made_room(self) -> None:
+        """Have those go on who wait for room: there may be some for another model, or another row."""
+        self._ended += 1
+        _fire(self._waiting_for_room)
 
 
 def _fire(line: list[Deferred[None]]) -> None:
