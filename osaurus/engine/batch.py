@@ -243,8 +243,7 @@ class Batch:
         failed = [*self._writing, *self._reading.clear()]
         log.failure("A step failed; its rows are ended", request_ids=_requests(failed))
         self._writing, self._caches, self._logits, self._launched = [], [], None, None
-        error = InternalError("The engine failed while generating; the server's log has the reason.")
-        return [(progress.row.id, Failed(error)) for progress in failed]
+        return [(progress.row.id, _failed()) for progress in failed]
 
     def _write(self, events: list[tuple[int, Event]]) -> tuple[float, int, bool]:
         """Draw what rows write, append to `events` what they say, and set the next pass in motion.
@@ -432,7 +431,7 @@ class Batch:
     def _broken(self, progress: Progress) -> Failed:
         """Return the end of an answer that cannot be gone on with. In an except clause."""
         log.failure("An answer failed", request_ids=_requests([progress]))
-        return Failed(InternalError("The engine failed while generating; the server's log has the reason."))
+        return _failed()
 
     def _spelled(self, scored: Scored) -> TokenScore:
         spelling = self._model.vocabulary.spelling
@@ -485,6 +484,10 @@ class Batch:
         scores = (first, *map(self._spelled, progress.scored))
         progress.scored, progress.echoed = [], True
         return Piece(progress.row.echo, scores)
+
+
+def _failed() -> Failed:
+    return Failed(InternalError("The engine failed while generating; the server's log has the reason."))
 
 
 def _requests(rows: Sequence[Progress]) -> list[str]:

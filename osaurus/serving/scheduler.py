@@ -269,7 +269,8 @@ class Scheduler:
                 return
             silent = silent and not isinstance(event, Piece)
             self._deliver(generation, choice, event)
-            if isinstance(event, (Finished, Failed)):
+            if isinstance(event, Finished) and not generation.over:
+                # Others of its rows go on, and it is not released yet.
                 self._made_room()
 
         self._runner.submit(stored.repository, stored.folder, row, deliver)
