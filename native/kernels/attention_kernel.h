@@ -21,14 +21,17 @@
 // The most keys in a block, and the most numbers of its keys: these and those of some queries fill the first cache.
 constexpr size_t KEYS = 64;
 constexpr size_t KEY_FLOATS = 4096;
-// Keys that meet a vector of queries at a time.
+// Keys that meet a vector of queries at a time, in as many sums. Where instructions take no number out of a vector or from
+// memory for all lanes, each broadcast is one more: there half as many keys meet two vectors.
 constexpr size_t TILE_KEYS = 8;
 
 // Vectors of values that are summed up at a time for four queries: as registers allow.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int VECTORS = 4;
+constexpr int QUERY_VECTORS = 1;
 #else
 constexpr int VECTORS = 2;
+constexpr int QUERY_VECTORS = 2;
 #endif
 
 constexpr float LOG2_E = 1.44269504088896341f;
@@ -129,29 +132,44 @@ static void gather_all(const float* weights, size_t query_step, size_t key_step,
                                totals);
 }
 
-template <int COUNT>
+template <int COUNT, int KEYS_AT_ONCE>
 struct Products {
-    f32 of[COUNT];
+    f32 of[COUNT][KEYS_AT_ONCE];
 };
 
-// The products of WIDTH queries, [width][WIDTH], with COUNT keys, `pitch` apart, added up as `sums` does: of the lanes
-// that are STEP apart, from `lane` on.
-template <int COUNT, int STEP>
-static LANES Products<COUNT> products(const float* queries, const float* keys, size_t pitch, size_t lane) {
+// The products of COUNT vectors of WIDTH queries, [COUNT][pitch][WIDTH], with keys, `pitch` apart, added up as `sums`
+// does: of the lanes that are STEP apart, from `lane` on.
+template <int COUNT, int KEYS_AT_ONCE, int STEP = 1>
+static LANES Products<COUNT, KEYS_AT_ONCE> products(const float* queries, const float* keys, size_t pitch, size_t lane) {
     if constexpr (STEP == WIDTH) {
-        Products<COUNT> total = {};
-        for (size_t at = lane; at < pitch; at += WIDTH) {
-            const f32 query = load(queries + at * WIDTH);
+        Products<COUNT, KEYS_AT_ONCE> total = {};
+        for (size_t at = lane; at < pitch; at += WIDTH)
 #pragma GCC unroll 8
-            for (int k = 0; k < COUNT; k++) total.of[k] += query * keys[k * pitch + at];
-        }
+            for (int k = 0; k < KEYS_AT_ONCE; k++)
+#pragma GCC unroll 2
+                for (int v = 0; v < COUNT; v++)
+                    total.of[v][k] += load(queries + (v * pitch + at) * WIDTH) * keys[k * pitch + at];
         return total;
     } else {
-        Products<COUNT> total = products<COUNT, 2 * STEP>(queries, keys, pitch, lane);
-        const Products<COUNT> other = products<COUNT, 2 * STEP>(queries, keys, pitch, lane + STEP);
+        Products<COUNT, KEYS_AT_ONCE> total = products<COUNT, KEYS_AT_ONCE, 2 * STEP>(queries, keys, pitch, lane);
+        const Products<COUNT, KEYS_AT_ONCE> other =
+            products<COUNT, KEYS_AT_ONCE, 2 * STEP>(queries, keys, pitch, lane + STEP);
+#pragma GCC unroll 2
+        for (int v = 0; v < COUNT; v++)
 #pragma GCC unroll 8
-        for (int k = 0; k < COUNT; k++) total.of[k] += other.of[k];
+            for (int k = 0; k < KEYS_AT_ONCE; k++) total.of[v][k] += other.of[v][k];
         return total;
+    }
+}
+
+// The scores of COUNT vectors of queries and the first `count` keys, or a few more: [COUNT][KEYS][WIDTH].
+template <int COUNT>
+static void score_tiles(const float* queries, const float* keys, size_t pitch, size_t count, float* scores) {
+    constexpr int KEYS_AT_ONCE = TILE_KEYS / COUNT;
+    for (size_t key = 0; key < count; key += KEYS_AT_ONCE) {
+        const auto found = products<COUNT, KEYS_AT_ONCE>(queries, keys + key * pitch, pitch, 0);
+        for (int v = 0; v < COUNT; v++)
+            for (int k = 0; k < KEYS_AT_ONCE; k++) store(scores + (v * KEYS + key + k) * WIDTH, found.of[v][k]);
     }
 }
 
@@ -404,13 +422,14 @@ static void attend_many(Task& task) {
         for (size_t at = count * pitch; at < (count + TILE_KEYS - 1) / TILE_KEYS * TILE_KEYS * pitch; at++)
             block[at] = 0.0f;
         size_t seen[MOST_QUERIES / WIDTH];
-        for (size_t n = 0; n < lanes; n += WIDTH) {
-            seen[n / WIDTH] = task.seen(n, first, count);
-            for (size_t key = 0; key < seen[n / WIDTH]; key += TILE_KEYS) {
-                const auto found = products<TILE_KEYS, 1>(queries + n * pitch, block + key * pitch, pitch, 0);
-                for (size_t k = 0; k < TILE_KEYS; k++) store(scores + n * KEYS + (key + k) * WIDTH, found.of[k]);
-            }
+        for (size_t n = 0; n < lanes; n += WIDTH) seen[n / WIDTH] = task.seen(n, first, count);
+        size_t scored = 0;
+        for (; QUERY_VECTORS == 2 && scored + 2 * WIDTH <= lanes; scored += 2 * WIDTH) {
+            const size_t* of = seen + scored / WIDTH;
+            score_tiles<2>(queries + scored * pitch, block, pitch, of[0] > of[1] ? of[0] : of[1], scores + scored * KEYS);
         }
+        for (; scored < lanes; scored += WIDTH)
+            score_tiles<1>(queries + scored * pitch, block, pitch, seen[scored / WIDTH], scores + scored * KEYS);
         for (size_t n = 0; n < task.count; n++)
             hide(a, task.queries[n], first, seen[n / WIDTH], scores + n / WIDTH * WIDTH * KEYS + n % WIDTH, WIDTH);
         for (size_t n = 0; n < lanes; n += WIDTH) {
@@ -432,7 +451,7 @@ static void attend_some(Task& task) {
     const size_t pitch = padded(task.a.width), out_pitch = padded(task.a.value_width);
     const size_t widest = pitch > out_pitch ? pitch : out_pitch;
     const bool fits = widest * TILE_KEYS <= KEY_FLOATS && widest * padded(task.count) <= QUERY_FLOATS;
-    if (fits && task.count * 4 > padded(task.count) * 3) return attend_many<HALF>(task);
+    if (fits && task.count * 4 >= padded(task.count) * 3) return attend_many<HALF>(task);
     return attend_few<HALF>(task);
 }
 

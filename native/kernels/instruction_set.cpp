@@ -30,8 +30,8 @@ constexpr size_t PANEL_ROWS = 4;
 #define TEXT(name) AS_TEXT(name)
 
 extern const Kernels kernels;
-const Kernels kernels = {TEXT(OSAURUS_KERNELS), PANEL_ROWS, quantise, multiply, glu, rms_norm, rotate, narrow, attend,
-                         log_sum_exp, block_maxima, divide, argmax};
+const Kernels kernels = {TEXT(OSAURUS_KERNELS), PANEL_ROWS, WIDTH, quantise, multiply, glu, rms_norm, rotate, narrow,
+                         attend, log_sum_exp, block_maxima, divide, argmax};
 
 }  // namespace OSAURUS_KERNELS
 }  // namespace osaurus

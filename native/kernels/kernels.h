@@ -83,6 +83,8 @@ struct Kernels {
     const char* name;
     // How many rows the widest panel has.
     size_t panel_rows;
+    // How many queries lie side by side where there are many.
+    size_t lanes;
 
     // Quantise `panel.rows` rows of activations into a panel. A row with a value that is not finite gets scales that
     // are not a number in that block, so that everything computed from it is none either.

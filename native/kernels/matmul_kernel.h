@@ -24,10 +24,11 @@ static LANES f32 scales_of(const uint8_t* at, Scale scale, int lane) {
 }
 
 // PARTS of a tile, each as wide as a vector, are computed together. With one row that is all of it, so that memory is
-// read in one go.
-template <int BITS, int ROWS, bool SYMMETRIC, int PARTS>
+// read in one go. Where a group is ONE_BLOCK its sums need not be kept from block to block, and there are registers for
+// all of them.
+template <int BITS, int ROWS, bool SYMMETRIC, int PARTS, bool ONE_BLOCK>
 static void multiply_rows(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
-    const size_t groups = weights.columns / weights.group, blocks = weights.group / BLOCK;
+    const size_t groups = weights.columns / weights.group, blocks = ONE_BLOCK ? 1 : weights.group / BLOCK;
     const size_t scale_bytes = TILE * weights.scale_bytes();
     for (int lane = 0; lane < (int)TILE; lane += PARTS * WIDTH) {
         const uint8_t* at = tile;
@@ -107,7 +108,9 @@ static void multiply_rows(const Weights& weights, const uint8_t* tile, const Pan
 template <int BITS, bool SYMMETRIC, int ROWS = PANEL_ROWS>
 static void multiply_kind(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
     constexpr int PARTS = ROWS == 1 ? TILE / WIDTH : 1;
-    if (panel.rows == ROWS) return multiply_rows<BITS, ROWS, SYMMETRIC, PARTS>(weights, tile, panel, out);
+    if (panel.rows == ROWS && weights.group == BLOCK)
+        return multiply_rows<BITS, ROWS, SYMMETRIC, PARTS, true>(weights, tile, panel, out);
+    if (panel.rows == ROWS) return multiply_rows<BITS, ROWS, SYMMETRIC, PARTS, false>(weights, tile, panel, out);
     if constexpr (ROWS > 1) return multiply_kind<BITS, SYMMETRIC, ROWS - 1>(weights, tile, panel, out);
 }
 

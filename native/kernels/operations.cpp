@@ -228,12 +228,12 @@ namespace {
 
 // How many of the queries, at most so many, a task is to have of each of its heads: so many that those who share them,
 // `alike` for each stretch of queries, are done soonest. A vector of queries takes its time however few are in it.
-size_t length_of(size_t queries, size_t most, size_t heads, size_t alike, size_t threads) {
+size_t length_of(size_t queries, size_t most, size_t heads, size_t lanes, size_t alike, size_t threads) {
     const size_t fewest = (queries + most - 1) / most;
     size_t best = 0, least = 0;
     for (size_t stretches = fewest; stretches < fewest + 3; stretches++) {
         const size_t length = (queries + stretches - 1) / stretches;
-        const size_t vectors = (heads * length + TILE - 1) / TILE, turns = (alike * stretches + threads - 1) / threads;
+        const size_t vectors = (heads * length + lanes - 1) / lanes, turns = (alike * stretches + threads - 1) / threads;
         // What a task does once, keys and values made float32, is an eighth of a vector's work.
         const size_t cost = turns * (8 * vectors + 1);
         if (best == 0 || cost < least) best = length, least = cost;
@@ -253,7 +253,8 @@ void attention(const Kernels& kernels, Pool& pool, const Attention& a) {
     while (heads > 1 && a.batch * a.kv_heads * ((shared + heads - 1) / heads) * a.queries < 3 * (size_t)pool.threads())
         heads = (heads + 1) / 2;
     const size_t parts = (shared + heads - 1) / heads, alike = a.batch * a.kv_heads * parts;
-    const size_t length = length_of(a.queries, std::max<size_t>(1, most / heads), heads, alike, pool.threads());
+    const size_t length = length_of(a.queries, std::max<size_t>(1, most / heads), heads, kernels.lanes, alike,
+                                    pool.threads());
     const size_t stretches = (a.queries + length - 1) / length, tasks = alike * stretches;
     pool.run(tasks, 1, [&](size_t begin, size_t end) {
         for (size_t task = begin; task < end; task++) {
