@@ -4,6 +4,7 @@ The tiny model has random weights, but everything about it is real: a byte-level
 template, safetensors, mlx_lm's own Llama. The starter model is fetched once and kept in `.cache/models`.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -172,7 +173,11 @@ def starter_models() -> Path:
     from osaurus.library.pull import pull
 
     folder = Path(os.environ.get("OSU_TEST_MODELS", CACHE / "models"))
-    pull("smollm2:135m", folder, print)
+    CACHE.mkdir(exist_ok=True)
+    # Processes that run tests side by side wait for the first.
+    with (CACHE / "starter.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        pull("smollm2:135m", folder, print)
     return folder
 
 

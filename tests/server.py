@@ -1,13 +1,15 @@
 """A real server in a process of its own, for the tests that go through sockets."""
 
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attrs import frozen
@@ -18,11 +20,19 @@ TWISTD = Path(sys.executable).with_name("twistd")
 SERVE = ("-n", "--pidfile=", "osaurus")
 
 
+# Until a server listens its port is nobody's. So each process that runs tests has ports of its own, which it takes in
+# turn, where systems take none for connections.
+PORTS = 1000
+FIRST_PORT = 20000 + PORTS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_places = itertools.count(random.randrange(PORTS))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = FIRST_PORT + next(_places) % PORTS
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(folder: Path, models: Path, port: int) -> dict[str, str]:

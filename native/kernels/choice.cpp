@@ -8,12 +8,18 @@
 
 #include "kernels.h"
 
+#if defined(__x86_64__) && !defined(OSAURUS_PORTABLE_ONLY)
+#define OSAURUS_X86
+#elif defined(__aarch64__) && !defined(OSAURUS_PORTABLE_ONLY)
+#define OSAURUS_ARM
+#endif
+
 namespace osaurus {
 
 namespace portable {
 extern const Kernels kernels;
 }
-#if defined(__x86_64__)
+#if defined(OSAURUS_X86)
 namespace avx2 {
 extern const Kernels kernels;
 }
@@ -23,7 +29,7 @@ extern const Kernels kernels;
 namespace avx512vnni {
 extern const Kernels kernels;
 }
-#elif defined(__aarch64__)
+#elif defined(OSAURUS_ARM)
 namespace neon {
 extern const Kernels kernels;
 }
@@ -44,7 +50,7 @@ struct Runnable {
     }
 
     Runnable() {
-#if defined(__x86_64__)
+#if defined(OSAURUS_X86)
         __builtin_cpu_init();
         const bool has_avx2 =
             __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -53,10 +59,10 @@ struct Runnable {
         if (has_avx512 && __builtin_cpu_supports("avx512vnni")) add(avx512vnni::kernels);
         if (has_avx512) add(avx512::kernels);
         if (has_avx2) add(avx2::kernels);
-#elif defined(__aarch64__) && defined(__linux__)
+#elif defined(OSAURUS_ARM) && defined(__linux__)
         constexpr unsigned long DOT_PRODUCT = 1ul << 20;  // HWCAP_ASIMDDP
         if (getauxval(AT_HWCAP) & DOT_PRODUCT) add(neon::kernels);
-#elif defined(__aarch64__)
+#elif defined(OSAURUS_ARM)
         add(neon::kernels);
 #endif
         add(portable::kernels);
