@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from osaurus.chat import GenerationRequest, JsonFormat, Message, Piece, Tool, ToolUse, gathered
+from osaurus.chat import CallPiece, GenerationRequest, JsonFormat, Message, Piece, Tool, ToolUse, gathered
 from osaurus.engine.answer import Answer
 from osaurus.engine.grammars import Grammars
 from osaurus.engine.output import StopScanner, TextAssembler
@@ -20,6 +20,14 @@ PARAMETERS = {"properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
 DEFINITION = {"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}
 TOOL = Tool(
     name="f", definition=json.dumps(DEFINITION), parameters=json.dumps(PARAMETERS), strict=True, asked_by="tools[0]"
+)
+TEXT = {"properties": {"text": {"type": "string"}}, "required": ["text"]}
+WRITE = Tool(
+    name="write",
+    definition=json.dumps({"type": "function", "function": {"name": "write", "parameters": TEXT}}),
+    parameters=json.dumps(TEXT),
+    strict=True,
+    asked_by="tools[0]",
 )
 FORMAT = JsonFormat(schema='{"enum": ["yes", "no"]}', strict=True, asked_by="format")
 
@@ -136,3 +144,21 @@ def test_a_cut_off_call_is_no_reason_to_say_there_was_one(tokenizer: Tokenizer, 
     answer = begin(tokenizer, shape(grammars, tools=ToolUse(tools=(TOOL,), only="f")))
     _, end, written = draw(answer, tokenizer, "<", room=5)
     assert (end, written) == ("length", 5)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [ToolUse(tools=(WRITE,)), ToolUse(tools=(WRITE,), parallel=False), ToolUse(tools=(WRITE,), required=True)],
+    ids=("many", "one", "must"),
+)
+def test_a_call_that_was_closed_in_time_is_json_but_not_whole(
+    use: ToolUse, tokenizer: Tokenizer, grammars: Grammars
+) -> None:
+    answer, room, pieces, end = begin(tokenizer, shape(grammars, tools=use)), 100, list[CallPiece](), None
+    drawn = tokenizer.encode("<tool_call>aaa", add_special_tokens=False).ids
+    while end is None:
+        result = answer.take(drawn.pop(0) if len(drawn) > 1 else drawn[0], None, room)
+        room, end = room - len(result.tokens), result.end
+        pieces += result.piece.calls
+    [call] = gathered(pieces)
+    assert (set(json.loads(call.arguments)["text"]), end) == ({"a"}, "length")

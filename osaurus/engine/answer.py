@@ -85,6 +85,9 @@ class Answer:
     def _reason(self, tokens: list[int], room: int) -> FinishReason | None:
         """Return why the answer ends with these tokens, None if it goes on."""
         constraint, calls = self._constraint, self.text.calls
+        if constraint is not None and constraint.closed and calls is not None and calls.complete:
+            # A call is to be carried out: nobody is to take a part of a text for the whole.
+            return "length"
         if (tokens and tokens[-1] in self._end_tokens) or (calls is not None and calls.full and not calls.calling):
             return "stop"
         if constraint is not None and (constraint.over or (room <= 0 and constraint.complete)):

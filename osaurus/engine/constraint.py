@@ -43,7 +43,8 @@ class Constraint:
     """How the text may end from here, if that was looked for and found."""
     _sought: int = field(default=2**62, init=False)
     """How much room there was when an end was last looked for in vain."""
-    _ended: bool = field(default=False, init=False)
+    closed: bool = field(default=False, init=False)
+    """Whether the text was brought to its end in the place of what was drawn."""
 
     @classmethod
     def of(cls, grammar: Grammar, *, forces: bool) -> "Constraint":
@@ -66,7 +67,7 @@ class Constraint:
     @property
     def over(self) -> bool:
         """Whether the text ends here."""
-        return self._ended or self._matcher.is_stopped()
+        return self.closed or self._matcher.is_stopped()
 
     def begin_with(self, tokens: list[int]) -> bool:
         """Take what was written already, if the text may begin so; return whether it may."""
@@ -89,7 +90,7 @@ class Constraint:
         taken = self._consume(after, token, room)
         closing = self._end_after(taken, after, room - len(taken))
         if closing is None and self._closing is not None:
-            self._ended = True
+            self.closed = True
             self._matcher.consume_tokens(self._closing)
             return self._closing
         self._matcher, self._closing = after, closing
