@@ -154,10 +154,15 @@ def test_a_cut_off_call_is_no_reason_to_say_there_was_one(tokenizer: Tokenizer, 
 def test_a_call_that_was_closed_in_time_is_json_but_not_whole(
     use: ToolUse, tokenizer: Tokenizer, grammars: Grammars
 ) -> None:
-    answer, room, pieces, end = begin(tokenizer, shape(grammars, tools=use)), 100, list[CallPiece](), None
-    drawn = tokenizer.encode("<tool_call>aaa", add_special_tokens=False).ids
+    answer, room = begin(tokenizer, shape(grammars, tools=use)), 100
+    drawn = tokenizer.encode("a" if use.required else "<tool_call>a", add_special_tokens=False).ids
+    pieces, end = list[CallPiece](), None
     while end is None:
-        result = answer.take(drawn.pop(0) if len(drawn) > 1 else drawn[0], None, room)
+        token = drawn.pop(0) if len(drawn) > 1 else drawn[0]
+        mask = answer.allowed()
+        if mask is not None and not mask[token]:
+            token = int(mask.nonzero()[0][0])
+        result = answer.take(token, None, room)
         room, end = room - len(result.tokens), result.end
         pieces += result.piece.calls
     [call] = gathered(pieces)
