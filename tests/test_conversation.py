@@ -146,6 +146,13 @@ def test_what_was_called_and_answered_can_be_told_to_any_template(source: str, m
                 assert city in json.dumps(call["function"]["arguments"])
 
 
+@pytest.mark.parametrize("abilities", [ALL, evolve(ALL, several=False), TemplateAbilities(), NONE])
+def test_results_are_in_the_order_of_the_calls(abilities: TemplateAbilities) -> None:
+    lost = Message("tool", "42", call_id="call_3")
+    text = json.dumps(as_given([*LOOP[:2], lost, *LOOP[2:]], abilities))
+    assert text.index("11 degrees") < text.index("21 degrees") < text.index("42") < text.index("In Rome.")
+
+
 def test_where_a_message_has_one_call_its_result_is_behind_it() -> None:
     roles = [message["role"] for message in as_given(LOOP, evolve(ALL, several=False))]
     assert roles == ["user", "assistant", "tool", "assistant", "tool", "assistant", "user"]

@@ -143,24 +143,51 @@ def _given(messages: Sequence[Message], abilities: TemplateAbilities) -> Iterato
     if abilities.calls is None:
         yield from _in_words(messages, results=abilities.results)
         return
+    for place, (message, results) in enumerate(_with_results(messages)):
+        if not message.calls:
+            yield _as_is(message)
+            continue
+        calls = [_call_given(place, number, call, abilities.calls) for number, call in enumerate(message.calls)]
+        given = [(of, _as_is(result) if of is None else _result_given(result, calls[of])) for of, result in results]
+        if abilities.several:
+            yield {"role": message.role, "content": message.content, "tool_calls": calls}
+            yield from (result for _, result in given)
+            continue
+        for number, call in enumerate(calls):
+            yield {"role": message.role, "content": message.content if number == 0 else "", "tool_calls": [call]}
+            yield from (result for of, result in given if of == number or (of is None and call is calls[-1]))
+
+
+def _with_results(messages: Sequence[Message]) -> Iterator[tuple[Message, list[tuple[int | None, Message]]]]:
+    """Yield messages, those with calls together with their results, each with the number of its call, in this order.
+
+    Most templates render no ids, so that models count. What belongs to no call is last.
+    """
     place = 0
     while place < len(messages):
         message = messages[place]
         place += 1
-        if not message.calls:
-            yield _as_is(message)
-            continue
-        end = next((at for at in range(place, len(messages)) if messages[at].role != "tool"), len(messages))
-        calls = [_call_given(place, number, call, abilities.calls) for number, call in enumerate(message.calls)]
-        results = _results(message.calls, calls, messages[place:end])
+        end = place
+        while message.calls and end < len(messages) and messages[end].role == "tool":
+            end += 1
+        found = _paired(message.calls, messages[place:end])
+        yield message, sorted(found, key=lambda pair: len(message.calls) if pair[0] is None else pair[0])
         place = end
-        if abilities.several:
-            yield {"role": message.role, "content": message.content, "tool_calls": calls}
-            yield from (result for _, result in results)
-            continue
-        for number, call in enumerate(calls):
-            yield {"role": message.role, "content": message.content if number == 0 else "", "tool_calls": [call]}
-            yield from (result for of, result in results if of == number or (of is None and call is calls[-1]))
+
+
+def _paired(calls: Sequence[ToolCall], results: Sequence[Message]) -> list[tuple[int | None, Message]]:
+    """Return results, each with the number of its call: by its id, by the tool's name, or in turn."""
+    open_calls = list(range(len(calls)))
+    paired: list[tuple[int | None, Message]] = []
+    for result in results:
+        by_id = [number for number in open_calls if result.call_id and calls[number].id == result.call_id]
+        by_name = [number for number in open_calls if result.tool_name and calls[number].name == result.tool_name]
+        in_turn = [] if result.call_id or result.tool_name else open_calls
+        of = next(iter(by_id or by_name or in_turn), None)
+        if of is not None:
+            open_calls.remove(of)
+        paired.append((of, result))
+    return paired
 
 
 def _as_is(message: Message) -> dict[str, Any]:
@@ -172,24 +199,13 @@ def _as_is(message: Message) -> dict[str, Any]:
     return given
 
 
-def _results(
-    made: Sequence[ToolCall], calls: Sequence[dict[str, Any]], results: Sequence[Message]
-) -> list[tuple[int | None, dict[str, Any]]]:
-    """Return results as they are given, each with the number of its call: by its id, by the tool's name, or in turn."""
-    open_calls = list(range(len(made)))
-    given: list[tuple[int | None, dict[str, Any]]] = []
-    for result in results:
-        by_id = [number for number in open_calls if result.call_id and made[number].id == result.call_id]
-        by_name = [number for number in open_calls if result.tool_name and made[number].name == result.tool_name]
-        in_turn = [] if result.call_id or result.tool_name else open_calls
-        of = next(iter(by_id or by_name or in_turn), None)
-        if of is None:
-            given.append((None, _as_is(result)))
-            continue
-        open_calls.remove(of)
-        named = {"tool_call_id": calls[of]["id"], "name": made[of].name}
-        given.append((of, {"role": "tool", "content": result.content, **named}))
-    return given
+def _result_given(result: Message, call: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "role": "tool",
+        "content": result.content,
+        "tool_call_id": call["id"],
+        "name": call["function"]["name"],
+    }
 
 
 def _in_words(messages: Sequence[Message], *, results: bool) -> Iterator[dict[str, Any]]:
@@ -198,6 +214,9 @@ def _in_words(messages: Sequence[Message], *, results: bool) -> Iterator[dict[st
     One turn for all of them and for what the user says behind: many templates want user and assistant to take turns.
     """
     waiting: list[str] = []
+    messages = [
+        said for message, found in _with_results(messages) for said in (message, *(result for _, result in found))
+    ]
     for place, message in enumerate(messages):
         content = message.content
         if message.role == "tool" and results:
