@@ -40,6 +40,12 @@ WANTS_TURNS = (
     "{% for message in messages %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{{ message.content }}{% endfor %}"
 )
+# As gpt-oss' does it.
+WANTS_THOUGHTS_ALONE = KNOWS_TOOLS.replace(
+    "{{ message.content }}",
+    "{% if message.tool_calls and message.content and message.thinking %}{{ raise_exception('one of both!') }}"
+    "{% endif %}{{ message.content or message.thinking }}",
+)
 ALL = TemplateAbilities(definitions=True, calls="objects")
 NONE = TemplateAbilities(results=False)
 
@@ -69,6 +75,7 @@ def ask(*messages: Message, **fields: Any) -> GenerationRequest:
         (WANTS_SHORT_IDS, ALL),
         (WANTS_ONE_CALL, evolve(ALL, several=False)),
         (WANTS_TURNS, TemplateAbilities(results=False, system=False)),
+        (WANTS_THOUGHTS_ALONE, evolve(ALL, thoughts_beside=False)),
     ],
 )
 def test_what_a_template_can_is_found_out_by_trying(source: str, abilities: TemplateAbilities) -> None:
@@ -151,6 +158,24 @@ def test_results_are_in_the_order_of_the_calls(abilities: TemplateAbilities) -> 
     lost = Message("tool", "42", call_id="call_3")
     text = json.dumps(as_given([*LOOP[:2], lost, *LOOP[2:]], abilities))
     assert text.index("11 degrees") < text.index("21 degrees") < text.index("42") < text.index("In Rome.")
+
+
+@pytest.mark.parametrize("abilities", [ALL, evolve(ALL, several=False), NONE])
+def test_thoughts_are_given_under_both_names_and_once(abilities: TemplateAbilities) -> None:
+    called = as_given([LOOP[0], evolve(LOOP[1], reasoning="I compare both."), *LOOP[2:]], abilities)
+    assert (called[1]["reasoning_content"], called[1]["thinking"]) == ("I compare both.", "I compare both.")
+    assert sum("thinking" in message for message in called) == 1
+    [said] = as_given([Message("assistant", "11.", reasoning="Easy.")], abilities)
+    assert said == {"role": "assistant", "content": "11.", "reasoning_content": "Easy.", "thinking": "Easy."}
+
+
+def test_thoughts_and_what_is_said_are_one_text_where_a_template_wants_only_one_beside_calls() -> None:
+    alone = evolve(ALL, thoughts_beside=False)
+    [given] = as_given([Message("assistant", "", (CALL,), reasoning="I must look.")], alone)
+    assert (given["content"], given["thinking"]) == ("", "I must look.")
+    [given] = as_given([Message("assistant", "Wait.", (CALL,), reasoning="I must look.")], alone)
+    assert given["content"] == "I must look.\n\nWait."
+    assert "thinking" not in given
 
 
 def test_where_a_message_has_one_call_its_result_is_behind_it() -> None:

@@ -425,6 +425,16 @@ def test_calls_and_their_results_are_part_of_the_conversation() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_may_come_back(name: str) -> None:
+    called = {"id": "call_1", "type": "function", "function": {"name": "f"}}
+    turns = [TURN, {"role": "assistant", "content": None, name: "I must look.", "tool_calls": [called]}]
+    calls = (ToolCall("f", "{}", "call_1"),)
+    assert request(messages=turns).messages[1] == Message("assistant", "", calls, reasoning="I must look.")
+    assert request(messages=[{**TURN, name: "?"}]).messages == (Message("user", TURN["content"]),)
+    assert refusal(messages=[TURN, {"role": "assistant", name: ["?"]}]).param == f"messages[1].{name}"
+
+
 @pytest.mark.parametrize(
     ("turn", "param"),
     [

@@ -72,6 +72,8 @@ class _Message:
     content: Content | None = None
     tool_calls: Annotated[list[_ToolCall], Items(0, MOST_TOOLS)] = field(factory=list)
     tool_call_id: str = ""
+    reasoning_content: str = ""
+    reasoning: str = ""
     function_call: Annotated[Any, Unserved()] = None
 
 
@@ -178,7 +180,9 @@ def _message(index: int, turn: _Message) -> Message:
         )
         for number, call in enumerate(turn.tool_calls)
     )
-    return evolve(message(index, turn.role, turn.content), calls=calls, call_id=turn.tool_call_id)
+    # The second name is that of OpenRouter, and of vLLM's newer versions.
+    thought = turn.reasoning_content or turn.reasoning
+    return evolve(message(index, turn.role, turn.content, thought), calls=calls, call_id=turn.tool_call_id)
 
 
 def _thinking(effort: str | None) -> Thinking | None:

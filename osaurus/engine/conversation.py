@@ -45,7 +45,7 @@ class TemplateAbilities:
 
     Calls have arguments that are objects with some templates, and JSON texts with others; `several` may stand in one
     message, or each needs a message of its own, its result behind it. Where there are no calls, `results` may be
-    messages of their own nevertheless.
+    messages of their own nevertheless. gpt-oss has no place for `thoughts_beside` what is said with a call.
     """
 
     definitions: bool = False
@@ -53,6 +53,7 @@ class TemplateAbilities:
     several: bool = True
     results: bool = True
     system: bool = True
+    thoughts_beside: bool = True
 
     @classmethod
     def found_in(cls, template: ChatTemplate) -> "TemplateAbilities":
@@ -76,13 +77,13 @@ class TemplateAbilities:
                 return False
             return all(word in text for word in words)
 
-        def had(arguments: object, *names: str) -> list[dict[str, Any]]:
+        def had(arguments: object, *names: str, **said: str) -> list[dict[str, Any]]:
             calls = [
                 {"id": _id(name), "type": "function", "function": {"name": name, "arguments": arguments}}
                 for name in names
             ]
             results = [{"role": "tool", "tool_call_id": _id(name), "name": name, "content": RESULT} for name in names]
-            called = {"role": "assistant", "content": "", "tool_calls": calls}
+            called = {"role": "assistant", "content": "", "tool_calls": calls, **said}
             return [user, called, *results, {"role": "assistant", "content": "!"}, user]
 
         in_words = [
@@ -106,6 +107,7 @@ class TemplateAbilities:
             results=form is not None or rendered(in_words, RESULT),
             several=form is None or rendered(had(arguments, "other", "another"), "another", RESULT),
             system=rendered([{"role": "system", "content": SYSTEM}, user], SYSTEM),
+            thoughts_beside=form is None or rendered(had(arguments, "other", content="!", **_thoughts("?"))),
         )
 
 
@@ -149,12 +151,15 @@ def _given(messages: Sequence[Message], abilities: TemplateAbilities) -> Iterato
             continue
         calls = [_call_given(place, number, call, abilities.calls) for number, call in enumerate(message.calls)]
         given = [(of, _as_is(result) if of is None else _result_given(result, calls[of])) for of, result in results]
+        said = {"content": message.content, **_thoughts(message.reasoning)}
+        if message.content and message.reasoning and not abilities.thoughts_beside:
+            said = {"content": f"{message.reasoning}\n\n{message.content}"}
         if abilities.several:
-            yield {"role": message.role, "content": message.content, "tool_calls": calls}
+            yield {"role": message.role, **said, "tool_calls": calls}
             yield from (result for _, result in given)
             continue
         for number, call in enumerate(calls):
-            yield {"role": message.role, "content": message.content if number == 0 else "", "tool_calls": [call]}
+            yield {"role": message.role, **(said if number == 0 else {"content": ""}), "tool_calls": [call]}
             yield from (result for of, result in given if of == number or (of is None and call is calls[-1]))
 
 
@@ -190,9 +195,14 @@ def _paired(calls: Sequence[ToolCall], results: Sequence[Message]) -> list[tuple
     return paired
 
 
+def _thoughts(reasoning: str) -> dict[str, str]:
+    """Return what was thought under both names that templates know it by: most the first, gpt-oss the second."""
+    return {"reasoning_content": reasoning, "thinking": reasoning} if reasoning else {}
+
+
 def _as_is(message: Message) -> dict[str, Any]:
     """Return a message without calls; a result whose call is not there keeps what it says of it."""
-    given = {"role": message.role, "content": message.content}
+    given = {"role": message.role, "content": message.content, **_thoughts(message.reasoning)}
     if message.role == "tool":
         given |= {"tool_call_id": _id(message.call_id or message.tool_name)}
         given |= {"name": message.tool_name} if message.tool_name else {}
@@ -231,7 +241,8 @@ def _in_words(messages: Sequence[Message], *, results: bool) -> Iterator[dict[st
             content = "\n".join(part for part in (content, *map(_call_told, message.calls)) if part)
         if waiting and message.role in ("tool", "user"):
             content, waiting = "\n".join([*waiting, *([content] if content else [])]), []
-        yield {"role": "user" if message.role == "tool" else message.role, "content": content}
+        role = "user" if message.role == "tool" else message.role
+        yield {"role": role, "content": content, **_thoughts(message.reasoning)}
 
 
 def _call_given(place: int, number: int, call: ToolCall, form: Literal["objects", "texts"]) -> dict[str, Any]:

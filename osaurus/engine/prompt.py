@@ -145,7 +145,7 @@ class PromptEncoder:
         if least >= context:
             raise self._too_long(context, f"at least {least}", param)
         shape = self._shaper.shape(request)
-        tokens, boundaries, thinking = self._read(request, shape)
+        tokens, boundaries, thinking = self._read(request, shape, context)
         if not tokens:
             raise InvalidRequest(f"There is no token in the {param}; say something", param=param)
         self._check_tokens(param, tokens)
@@ -163,7 +163,9 @@ class PromptEncoder:
             )
         return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking, shape)
 
-    def _read(self, request: GenerationRequest, shape: Shape) -> tuple[list[int], tuple[int, ...], bool | None]:
+    def _read(
+        self, request: GenerationRequest, shape: Shape, context: int
+    ) -> tuple[list[int], tuple[int, ...], bool | None]:
         """Return a prompt's tokens, its boundaries, and whether it ends within a thought."""
         match request.raw:
             case Text():
@@ -175,6 +177,10 @@ class PromptEncoder:
         variables = self._variables(request.thinking, held) | definitions(request.tools, self._abilities)
         messages = told(request, self._abilities)
         parts = self._render(messages, variables)
+        # Which thoughts of earlier turns are in the prompt is for the template to say.
+        least = sum(map(len, parts)) // self._longest
+        if least >= context:
+            raise self._too_long(context, f"at least {least}", "messages")
         tokens = [*request.context, *self._tokenise(parts)]
         boundaries = self._boundaries(messages, tokens, variables)
         tags = self._thought_tags
