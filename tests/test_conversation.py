@@ -7,7 +7,7 @@ import pytest
 from attrs import evolve
 
 from osaurus.chat import GenerationRequest, JsonFormat, Message, Tool, ToolCall, ToolUse
-from osaurus.engine.conversation import TemplateAbilities, as_given, definitions, told
+from osaurus.engine.conversation import TemplateAbilities, as_given, definitions, in_turns, told
 
 from .test_prompt import CHATML, SYSTEM_FIRST, JinjaTemplate
 
@@ -221,10 +221,42 @@ def test_what_is_told_joins_the_system_message_there_is() -> None:
     assert "weather" in system.content
 
 
-def test_where_there_are_no_system_messages_the_first_message_is_told() -> None:
-    [user] = told(ask(Message("user", "Paris?"), tools=USE), TemplateAbilities(system=False))
-    assert user.role == "user"
-    assert user.content.endswith("\n\nParis?")
+def test_system_messages_at_the_beginning_are_one() -> None:
+    user = Message("user", "Hi")
+    several = [Message("system", "Be brief."), Message("system", ""), Message("system", "Be kind.")]
+    later = (user, Message("system", "Be quick."), user)
+    assert told(ask(*several, *later), ALL) == (Message("system", "Be brief.\n\nBe kind."), *later)
+    [system, *_] = told(ask(*several, user, tools=USE), NONE)
+    assert system.content.startswith("Be brief.\n\nBe kind.\n\nYou can call these tools:")
+    assert told(ask(*several), ALL) == (Message("system", "Be brief.\n\nBe kind."),)
+
+
+def test_where_there_are_no_system_messages_the_user_says_what_they_say() -> None:
+    without = TemplateAbilities(system=False)
+    system, user = Message("system", "Be brief."), Message("user", "Paris?")
+    assert as_given([system, user, system], without) == [
+        {"role": "user", "content": "Be brief.\n\nParis?"},
+        {"role": "user", "content": "Be brief."},
+    ]
+    answered = [system, Message("assistant", "Hello."), user]
+    assert [message["role"] for message in as_given(answered, without)] == ["user", "assistant", "user"]
+    [told_tools] = as_given(told(ask(user, tools=USE), without), without)
+    assert told_tools["content"].startswith("You can call these tools:")
+    assert told_tools["content"].endswith("\n\nParis?")
+
+
+def test_neighbours_of_one_role_can_be_one_turn() -> None:
+    messages = [
+        *(Message("user", "a"), Message("user", "b"), Message("system", "c")),
+        *(Message("assistant", "d", reasoning="1"), Message("assistant", "e", reasoning="2")),
+        *(Message("assistant", "f", calls=TWO), Message("tool", "g"), Message("tool", "h")),
+    ]
+    given = as_given(messages, ALL)
+    assert in_turns(given) == [
+        {"role": "user", "content": "a\n\nb\n\nc"},
+        {"role": "assistant", "content": "d\n\ne", "reasoning_content": "1\n\n2", "thinking": "1\n\n2"},
+        *given[5:],
+    ]
 
 
 def test_a_format_is_told_in_one_line() -> None:

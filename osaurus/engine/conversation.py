@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from ..chat import GenerationRequest, JsonFormat, Message, ToolCall, ToolUse
 from .tool_formats import GENERIC
@@ -68,10 +68,11 @@ class TemplateAbilities:
             },
         }
 
-        def rendered(conversation: list[dict[str, Any]], *words: str) -> bool:
+        def rendered(conversation: list[dict[str, Any]], *words: str, **variables: Any) -> bool:
+            variables = {"tools": [definition], **variables}
             try:
                 text = template.apply_chat_template(
-                    conversation, tokenize=False, add_generation_prompt=True, tools=[definition]
+                    conversation, tokenize=False, add_generation_prompt=True, **variables
                 )
             except Exception:  # noqa: BLE001 - a template is a program, and was written for what it knows
                 return False
@@ -106,32 +107,54 @@ class TemplateAbilities:
             calls=form,
             results=form is not None or rendered(in_words, RESULT),
             several=form is None or rendered(had(arguments, "other", "another"), "another", RESULT),
-            system=rendered([{"role": "system", "content": SYSTEM}, user], SYSTEM),
+            system=rendered([{"role": "system", "content": SYSTEM}, user], SYSTEM, tools=None),
             thoughts_beside=form is None or rendered(had(arguments, "other", content="!", **_thoughts("?"))),
         )
 
 
 def told(request: GenerationRequest, abilities: TemplateAbilities) -> tuple[Message, ...]:
-    """Return the messages of a request, with what the template cannot tell of tools and format told in words."""
+    """Return the messages of a request, with what the template cannot tell of tools and format told in words.
+
+    These and the system messages at the beginning are one message: many templates take no second.
+    """
     words = [
         *([] if request.tools is None or abilities.definitions else [_tools_told(request.tools)]),
         *([] if request.format is None else [_format_told(request.format)]),
     ]
     messages = request.messages
-    if not words or not messages:
+    leading = next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
+    parts = [*(message.content for message in messages[:leading]), *words]
+    if not messages or not parts:
         return messages
-    first = messages[0]
-    if first.role == "system" or not abilities.system:
-        before = first.content if first.role == "system" else ""
-        behind = "" if first.role == "system" else first.content
-        content = "\n\n".join(part for part in (before, *words, behind) if part)
-        return (evolve(first, content=content), *messages[1:])
-    return (Message("system", "\n\n".join(words)), *messages)
+    return (Message("system", "\n\n".join(filter(None, parts))), *messages[leading:])
 
 
 def as_given(messages: Sequence[Message], abilities: TemplateAbilities) -> list[dict[str, Any]]:
-    """Return messages in the form that a template takes."""
-    return list(_given(messages, abilities))
+    """Return messages in the form that a template takes. If it knows no system, what that says is the user's."""
+    given = list(_given(messages, abilities))
+    if abilities.system:
+        return given
+    said = [{**message, "role": "user"} if message["role"] == "system" else message for message in given]
+    joined = 2 if [message["role"] for message in given[:2]] == ["system", "user"] else 0
+    return in_turns(said[:joined]) + said[joined:]
+
+
+def in_turns(conversation: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a conversation for a template that wants speakers to take turns, and the system to speak first only.
+
+    Neighbours of one role become one message, those of the system further on the user's. Calls and results stay.
+    """
+    turns: list[dict[str, Any]] = []
+    for message in conversation:
+        before = turns[-1] if turns else {}
+        role = "user" if turns and message["role"] == "system" else message["role"]
+        both = before | message
+        if role != before.get("role") or "tool_calls" in both or "tool_call_id" in both:
+            turns.append({**message, "role": role})
+            continue
+        texts = {name: [turn[name] for turn in (before, message) if turn.get(name)] for name in both if name != "role"}
+        turns[-1] = {"role": role, **{name: "\n\n".join(found) for name, found in texts.items()}}
+    return turns
 
 
 def definitions(tools: ToolUse | None, abilities: TemplateAbilities) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 
 from ..chat import ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
 from ..model_config import FILL_IN_MARKS
-from .conversation import ChatTemplate, TemplateAbilities, as_given, definitions, told
+from .conversation import ChatTemplate, TemplateAbilities, as_given, definitions, in_turns, told
 from .shape import Shape, Shaper
 from .thoughts import ThoughtTags
 
@@ -275,6 +275,16 @@ class PromptEncoder:
         It goes up to where the assistant is to speak, or only to the end of the last message if not `prompted`.
         """
         conversation = as_given(messages, self._abilities)
+        try:
+            return self._render_given(conversation, variables, prompted)
+        except InvalidRequest:
+            # Gemma's and Mistral's templates want turns, Qwen's no system message but the first.
+            turns = in_turns(conversation)
+            if turns == conversation:
+                raise
+        return self._render_given(turns, variables, prompted)
+
+    def _render_given(self, conversation: list[dict[str, Any]], variables: dict[str, Any], prompted: bool) -> list[str]:
         texts = list(_texts([conversation, variables]))
         spelling = self._spelling
         if spelling is None or not any(map(spelling.search, texts)):
