@@ -19,6 +19,8 @@ KNOWS_TOOLS = (
     '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n</tool_call>'
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# As DeepSeek's V3 and R1.
+KNOWS_CALLS_ONLY = KNOWS_TOOLS.replace("{% if tools %}", "{% if false %}")
 TAKES_TEXTS = KNOWS_TOOLS.replace("arguments | tojson", "arguments + ''")
 REFUSES_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
@@ -75,6 +77,7 @@ def ask(*messages: Message, **fields: Any) -> GenerationRequest:
         (WANTS_SHORT_IDS, ALL),
         (WANTS_ONE_CALL, evolve(ALL, several=False)),
         (WANTS_TURNS, TemplateAbilities(results=False, system=False)),
+        (KNOWS_CALLS_ONLY, TemplateAbilities()),
         (WANTS_THOUGHTS_ALONE, evolve(ALL, thoughts_beside=False)),
     ],
 )

@@ -44,8 +44,8 @@ class TemplateAbilities:
     """What a chat template renders: definitions of tools, calls and their results, system messages.
 
     Calls have arguments that are objects with some templates, and JSON texts with others; `several` may stand in one
-    message, or each needs a message of its own, its result behind it. Where there are no calls, `results` may be
-    messages of their own nevertheless. gpt-oss has no place for `thoughts_beside` what is said with a call.
+    message, or each needs a message of its own, its result behind it. There are none where there are no definitions:
+    what is told in words how to call is shown calls in these words. `results` may be messages nevertheless. gpt-oss has no place for `thoughts_beside` what is said with a call.
     """
 
     definitions: bool = False
@@ -96,14 +96,15 @@ class TemplateAbilities:
         ]
         value = {"place": ARGUMENT + "_value"}
         form: Literal["objects", "texts"] | None = None
+        tells = rendered([user], TOOL, ARGUMENT)
         # As an object in quotes it would be a text within a text.
-        if rendered(had(value, "other"), "other", value["place"], RESULT):
+        if tells and rendered(had(value, "other"), "other", value["place"], RESULT):
             form = "objects"
-        elif rendered(had(json.dumps(value), "other"), "other", f'"{value["place"]}"', RESULT):
+        elif tells and rendered(had(json.dumps(value), "other"), "other", f'"{value["place"]}"', RESULT):
             form = "texts"
         arguments = value if form == "objects" else json.dumps(value)
         return cls(
-            definitions=rendered([user], TOOL, ARGUMENT),
+            definitions=tells,
             calls=form,
             results=form is not None or rendered(in_words, RESULT),
             several=form is None or rendered(had(arguments, "other", "another"), "another", RESULT),
