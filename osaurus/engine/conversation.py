@@ -45,7 +45,8 @@ class TemplateAbilities:
 
     Calls have arguments that are objects with some templates, and JSON texts with others; `several` may stand in one
     message, or each needs a message of its own, its result behind it. There are none where there are no definitions:
-    what is told in words how to call is shown calls in these words. `results` may be messages nevertheless. gpt-oss has no place for `thoughts_beside` what is said with a call.
+    a model that is told in words how to call is shown its calls in the same words. `results` may be messages of their
+    own nevertheless. gpt-oss has no place for `thoughts_beside` what is said with a call.
     """
 
     definitions: bool = False

@@ -131,7 +131,7 @@ class PromptEncoder:
         """Return the prompt's tokens, the most tokens that the answer may have, and the prompt's boundaries.
 
         Boundaries are how many tokens this prompt is likely to have in common with others, ascending, each less than
-        all: behind the leading system messages, where the turn before was answered, and behind the last message.
+        all: behind the system message, where the turn before was answered, and behind the last message.
         There are none unless they are wanted.
 
         Raises InvalidRequest if the template refuses the conversation, a token that is given does not exist or a
@@ -252,13 +252,12 @@ class PromptEncoder:
         if not self._bounded:
             return ()
         beginnings = [messages[:-2], messages]
-        leading = next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
-        if 0 < leading < len(messages):
+        if len(messages) > 1 and messages[0].role == "system":
             # Some templates put the system message into the message behind it, so what is rendered is another
             # conversation that begins alike.
-            behind = messages[leading]
+            behind = messages[1]
             other = "1" if behind.content.lstrip().startswith("0") else "0"
-            beginnings.append([*messages[:leading], Message(behind.role, other)])
+            beginnings.append([messages[0], Message(behind.role, other)])
         found = {in_common(tokens, self._attempted(beginning, variables)) for beginning in beginnings if beginning}
         return tuple(sorted(length for length in found if LEAST_BOUNDARY <= length < len(tokens)))
 
