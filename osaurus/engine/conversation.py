@@ -95,6 +95,7 @@ class TemplateAbilities:
             {"role": "assistant", "content": "!"},
             user,
         ]
+        ruled = [{"role": "system", "content": SYSTEM}, user]
         value = {"place": ARGUMENT + "_value"}
         form: Literal["objects", "texts"] | None = None
         tells = rendered([user], TOOL, ARGUMENT)
@@ -109,7 +110,7 @@ class TemplateAbilities:
             calls=form,
             results=form is not None or rendered(in_words, RESULT),
             several=form is None or rendered(had(arguments, "other", "another"), "another", RESULT),
-            system=rendered([{"role": "system", "content": SYSTEM}, user], SYSTEM, tools=None),
+            system=rendered(ruled, SYSTEM) or rendered(ruled, SYSTEM, tools=None),
             thoughts_beside=form is None or rendered(had(arguments, "other", content="!", **_thoughts("?"))),
         )
 
@@ -163,7 +164,10 @@ def definitions(tools: ToolUse | None, abilities: TemplateAbilities) -> dict[str
     """Return what the template is told of tools, beside the messages."""
     if tools is None or not abilities.definitions:
         return {}
-    return {"tools": [json.loads(tool.definition) for tool in tools.tools]}
+    functions = [json.loads(tool.definition)["function"] for tool in tools.tools]
+    # Hermes' and gpt-oss' templates refuse a tool without a description.
+    described = [{"name": function["name"], "description": "", **function} for function in functions]
+    return {"tools": [{"type": "function", "function": function} for function in described]}
 
 
 def _given(messages: Sequence[Message], abilities: TemplateAbilities) -> Iterator[dict[str, Any]]:
@@ -221,8 +225,8 @@ def _paired(calls: Sequence[ToolCall], results: Sequence[Message]) -> list[tuple
 
 
 def _thoughts(reasoning: str) -> dict[str, str]:
-    """Return what was thought under both names that templates know it by: most the first, gpt-oss the second."""
-    return {"reasoning_content": reasoning, "thinking": reasoning} if reasoning else {}
+    """Return what was thought under each name that templates know it by: most's, gpt-oss', Solar's."""
+    return dict.fromkeys(("reasoning_content", "thinking", "reasoning"), reasoning) if reasoning else {}
 
 
 def _as_is(message: Message) -> dict[str, Any]:
