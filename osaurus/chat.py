@@ -36,8 +36,8 @@ class ToolCall:
 class Message:
     """One turn of a conversation, as text.
 
-    `calls` are those that the assistant made. What a tool answered names the call by its id, the tool by its name, or
-    both.
+    `calls` are those that the assistant made, and `reasoning` is what it thought before. What a tool answered names the
+    call by its id, the tool by its name, or both.
     """
 
     role: Role
@@ -45,6 +45,7 @@ class Message:
     calls: tuple[ToolCall, ...] = ()
     call_id: str = ""
     tool_name: str = ""
+    reasoning: str = ""
 
 
 @frozen(kw_only=True)

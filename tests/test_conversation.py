@@ -7,7 +7,7 @@ import pytest
 from attrs import evolve
 
 from osaurus.chat import GenerationRequest, JsonFormat, Message, Tool, ToolCall, ToolUse
-from osaurus.engine.conversation import TemplateAbilities, as_given, definitions, told
+from osaurus.engine.conversation import TemplateAbilities, as_given, definitions, in_turns, told
 
 from .test_prompt import CHATML, SYSTEM_FIRST, JinjaTemplate
 
@@ -19,6 +19,8 @@ KNOWS_TOOLS = (
     '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n</tool_call>'
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# As DeepSeek's V3 and R1.
+KNOWS_CALLS_ONLY = KNOWS_TOOLS.replace("{% if tools %}", "{% if false %}")
 TAKES_TEXTS = KNOWS_TOOLS.replace("arguments | tojson", "arguments + ''")
 REFUSES_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
@@ -40,10 +42,17 @@ WANTS_TURNS = (
     "{% for message in messages %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{{ message.content }}{% endfor %}"
 )
+# As gpt-oss' does it.
+WANTS_THOUGHTS_ALONE = KNOWS_TOOLS.replace(
+    "{{ message.content }}",
+    "{% if message.tool_calls and message.content and message.thinking %}{{ raise_exception('one of both!') }}"
+    "{% endif %}{{ message.content or message.thinking }}",
+)
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 ALL = TemplateAbilities(definitions=True, calls="objects")
 NONE = TemplateAbilities(results=False)
 
-DEFINITION = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+DEFINITION: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 TOOL = Tool(name="weather", definition=json.dumps(DEFINITION), parameters="{}", strict=False, asked_by="tools[0]")
 USE = ToolUse(tools=(TOOL,))
 CALL = ToolCall("weather", '{"city": "Paris"}', "call_1")
@@ -69,6 +78,10 @@ def ask(*messages: Message, **fields: Any) -> GenerationRequest:
         (WANTS_SHORT_IDS, ALL),
         (WANTS_ONE_CALL, evolve(ALL, several=False)),
         (WANTS_TURNS, TemplateAbilities(results=False, system=False)),
+        (KNOWS_CALLS_ONLY, TemplateAbilities()),
+        # As Cohere's and Hermes': without tools it fails.
+        (KNOWS_TOOLS.replace("{% if tools %}", "{% if tools | length %}"), ALL),
+        (WANTS_THOUGHTS_ALONE, evolve(ALL, thoughts_beside=False)),
     ],
 )
 def test_what_a_template_can_is_found_out_by_trying(source: str, abilities: TemplateAbilities) -> None:
@@ -76,7 +89,8 @@ def test_what_a_template_can_is_found_out_by_trying(source: str, abilities: Temp
 
 
 def test_a_template_that_knows_tools_is_given_them_as_they_are() -> None:
-    assert definitions(USE, ALL) == {"tools": [DEFINITION]}
+    described = {"description": "", **DEFINITION["function"]}
+    assert definitions(USE, ALL) == {"tools": [{"type": "function", "function": described}]}
     assert told(ask(*TURNS, tools=USE), ALL) == TURNS
     user, called, result = as_given(TURNS, ALL)
     name = called["tool_calls"][0].pop("id")
@@ -146,6 +160,31 @@ def test_what_was_called_and_answered_can_be_told_to_any_template(source: str, m
                 assert city in json.dumps(call["function"]["arguments"])
 
 
+@pytest.mark.parametrize("abilities", [ALL, evolve(ALL, several=False), TemplateAbilities(), NONE])
+def test_results_are_in_the_order_of_the_calls(abilities: TemplateAbilities) -> None:
+    lost = Message("tool", "42", call_id="call_3")
+    text = json.dumps(as_given([*LOOP[:2], lost, *LOOP[2:]], abilities))
+    assert text.index("11 degrees") < text.index("21 degrees") < text.index("42") < text.index("In Rome.")
+
+
+@pytest.mark.parametrize("abilities", [ALL, evolve(ALL, several=False), NONE])
+def test_thoughts_are_given_under_each_name_and_once(abilities: TemplateAbilities) -> None:
+    called = as_given([LOOP[0], evolve(LOOP[1], reasoning="I compare both."), *LOOP[2:]], abilities)
+    assert [called[1][name] for name in THOUGHTS] == ["I compare both."] * 3
+    assert sum("thinking" in message for message in called) == 1
+    [said] = as_given([Message("assistant", "11.", reasoning="Easy.")], abilities)
+    assert said == {"role": "assistant", "content": "11.", **dict.fromkeys(THOUGHTS, "Easy.")}
+
+
+def test_thoughts_and_what_is_said_are_one_text_where_a_template_wants_only_one_beside_calls() -> None:
+    alone = evolve(ALL, thoughts_beside=False)
+    [given] = as_given([Message("assistant", "", (CALL,), reasoning="I must look.")], alone)
+    assert (given["content"], given["thinking"]) == ("", "I must look.")
+    [given] = as_given([Message("assistant", "Wait.", (CALL,), reasoning="I must look.")], alone)
+    assert given["content"] == "I must look.\n\nWait."
+    assert "thinking" not in given
+
+
 def test_where_a_message_has_one_call_its_result_is_behind_it() -> None:
     roles = [message["role"] for message in as_given(LOOP, evolve(ALL, several=False))]
     assert roles == ["user", "assistant", "tool", "assistant", "tool", "assistant", "user"]
@@ -189,10 +228,42 @@ def test_what_is_told_joins_the_system_message_there_is() -> None:
     assert "weather" in system.content
 
 
-def test_where_there_are_no_system_messages_the_first_message_is_told() -> None:
-    [user] = told(ask(Message("user", "Paris?"), tools=USE), TemplateAbilities(system=False))
-    assert user.role == "user"
-    assert user.content.endswith("\n\nParis?")
+def test_system_messages_at_the_beginning_are_one() -> None:
+    user = Message("user", "Hi")
+    several = [Message("system", "Be brief."), Message("system", ""), Message("system", "Be kind.")]
+    later = (user, Message("system", "Be quick."), user)
+    assert told(ask(*several, *later), ALL) == (Message("system", "Be brief.\n\nBe kind."), *later)
+    [system, *_] = told(ask(*several, user, tools=USE), NONE)
+    assert system.content.startswith("Be brief.\n\nBe kind.\n\nYou can call these tools:")
+    assert told(ask(*several), ALL) == (Message("system", "Be brief.\n\nBe kind."),)
+
+
+def test_where_there_are_no_system_messages_the_user_says_what_they_say() -> None:
+    without = TemplateAbilities(system=False)
+    system, user = Message("system", "Be brief."), Message("user", "Paris?")
+    assert as_given([system, user, system], without) == [
+        {"role": "user", "content": "Be brief.\n\nParis?"},
+        {"role": "user", "content": "Be brief."},
+    ]
+    answered = [system, Message("assistant", "Hello."), user]
+    assert [message["role"] for message in as_given(answered, without)] == ["user", "assistant", "user"]
+    [told_tools] = as_given(told(ask(user, tools=USE), without), without)
+    assert told_tools["content"].startswith("You can call these tools:")
+    assert told_tools["content"].endswith("\n\nParis?")
+
+
+def test_neighbours_of_one_role_can_be_one_turn() -> None:
+    messages = [
+        *(Message("user", "a"), Message("user", "b"), Message("system", "c")),
+        *(Message("assistant", "d", reasoning="1"), Message("assistant", "e", reasoning="2")),
+        *(Message("assistant", "f", calls=TWO), Message("tool", "g"), Message("tool", "h")),
+    ]
+    given = as_given(messages, ALL)
+    assert in_turns(given) == [
+        {"role": "user", "content": "a\n\nb\n\nc"},
+        {"role": "assistant", "content": "d\n\ne", **dict.fromkeys(THOUGHTS, "1\n\n2")},
+        *given[5:],
+    ]
 
 
 def test_a_format_is_told_in_one_line() -> None:

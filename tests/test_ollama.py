@@ -28,6 +28,7 @@ from osaurus.chat import (
     Thinking,
     Timings,
     TokenScore,
+    ToolCall,
     Usage,
 )
 from osaurus.dialects.ollama import Answer, Call, as_message, as_response, chat_call, error, rfc3339
@@ -438,3 +439,11 @@ def test_thoughts_have_a_place_of_their_own() -> None:
     assert whole["message"] == {"role": "assistant", "content": "So.", "thinking": "Why?"}
     told = json.loads(Answer(model="m", spoken=as_response).event(Piece("", reasoning="Why?"), NOON))
     assert (told["response"], told["thinking"]) == ("", "Why?")
+
+
+def test_thoughts_may_come_back() -> None:
+    called = {"function": {"name": "f", "arguments": {}}}
+    turn = {"role": "assistant", "thinking": "I must look.", "tool_calls": [called]}
+    found = asked(messages=[TURN, turn]).messages[1]
+    assert found == Message("assistant", "", (ToolCall("f", "{}"),), reasoning="I must look.")
+    assert refusal(messages=[TURN, {"role": "assistant", "thinking": True}]).param == "messages[1].thinking"

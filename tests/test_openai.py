@@ -107,6 +107,7 @@ OPTIONAL = [
     *("max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stream"),
     *("stream_options", "tools", "tool_choice", "functions", "function_call", "response_format", "n", "logprobs"),
     *("top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "reasoning_effort", "user", "metadata"),
+    "chat_template_kwargs",
     *("parallel_tool_calls", "service_tier", "store", "audio", "modalities", "prediction", "web_search_options"),
 ]
 
@@ -425,6 +426,16 @@ def test_calls_and_their_results_are_part_of_the_conversation() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_may_come_back(name: str) -> None:
+    called = {"id": "call_1", "type": "function", "function": {"name": "f"}}
+    turns = [TURN, {"role": "assistant", "content": None, name: "I must look.", "tool_calls": [called]}]
+    calls = (ToolCall("f", "{}", "call_1"),)
+    assert request(messages=turns).messages[1] == Message("assistant", "", calls, reasoning="I must look.")
+    assert request(messages=[{**TURN, name: "?"}]).messages == (Message("user", TURN["content"]),)
+    assert refusal(messages=[TURN, {"role": "assistant", name: ["?"]}]).param == f"messages[1].{name}"
+
+
 @pytest.mark.parametrize(
     ("turn", "param"),
     [
@@ -641,6 +652,59 @@ def test_keep_alive_is_an_extension() -> None:
 )
 def test_effort_says_whether_to_think(effort: str | None, thinking: Thinking | None) -> None:
     assert request(reasoning_effort=effort).thinking == thinking
+
+
+@pytest.mark.parametrize(
+    ("variables", "thinking"),
+    [
+        ({}, None),
+        ({"enable_thinking": None}, None),
+        ({"enable_thinking": False}, Thinking(False, "chat_template_kwargs.enable_thinking")),
+        ({"thinking": True}, Thinking(True, "chat_template_kwargs.thinking")),
+        ({"reasoning_effort": "low"}, Thinking(True, "chat_template_kwargs.reasoning_effort", "low")),
+        ({"reasoning_effort": "none"}, Thinking(False, "chat_template_kwargs.reasoning_effort")),
+        (
+            {"enable_thinking": True, "reasoning_effort": "low"},
+            Thinking(True, "chat_template_kwargs.reasoning_effort", "low"),
+        ),
+    ],
+)
+def test_variables_of_templates_say_whether_to_think(variables: dict[str, Any], thinking: Thinking | None) -> None:
+    assert request(chat_template_kwargs=variables).thinking == thinking
+
+
+@pytest.mark.parametrize(
+    ("variables", "param"),
+    [
+        ({"enable_thinking": "no"}, ".enable_thinking"),
+        ({"thinking": 0}, ".thinking"),
+        ({"reasoning_effort": "much"}, ".reasoning_effort"),
+        ({"reasoning_effort": ["low"]}, ".reasoning_effort"),
+        ({"preserve_thinking": True}, ""),
+        ([], ""),
+    ],
+)
+def test_other_variables_of_templates_are_named(variables: Any, param: str) -> None:
+    problem = refusal(chat_template_kwargs=variables)
+    assert problem.param == f"chat_template_kwargs{param}"
+    assert all(name in problem.message for name in variables)
+
+
+@pytest.mark.parametrize(
+    ("effort", "variables"),
+    [
+        ("high", {"enable_thinking": False}),
+        ("none", {"enable_thinking": True}),
+        ("high", {"reasoning_effort": "low"}),
+        (None, {"reasoning_effort": "none", "thinking": True}),
+    ],
+)
+def test_what_contradicts_each_other_is_refused_with_both_names(effort: str | None, variables: dict[str, Any]) -> None:
+    problem = refusal(reasoning_effort=effort, chat_template_kwargs=variables)
+    assert "reasoning_effort" in problem.message
+    assert f"chat_template_kwargs.{[*variables][-1]}" in problem.message
+    agreeing = request(reasoning_effort="high", chat_template_kwargs={"enable_thinking": True})
+    assert agreeing.thinking == Thinking(True, "reasoning_effort", "high")
 
 
 def test_thoughts_have_a_place_of_their_own() -> None:

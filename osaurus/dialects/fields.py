@@ -118,14 +118,14 @@ class SamplingFields:
         return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop or []))
 
 
-def message(index: int, role: str, content: str | list[Part] | None) -> Message:
-    """Return a message of the conversation. Raises InvalidRequest for parts that are not served."""
+def message(index: int, role: str, content: str | list[Part] | None, thought: str = "") -> Message:
+    """Return a message of the conversation, with what an assistant thought. Raises InvalidRequest for other parts."""
     at = f"messages[{index}]"
     if isinstance(content, list):
         content = "".join(_text(f"{at}.content[{number}]", role, part) for number, part in enumerate(content))
     if content is None and role != "assistant":
         refuse(f"{at}.content", "is required")
-    return Message(ROLES[role], content or "")
+    return Message(ROLES[role], content or "", reasoning=thought if role == "assistant" else "")
 
 
 def _text(at: str, role: str, part: Part) -> str:

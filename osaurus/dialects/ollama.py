@@ -66,6 +66,7 @@ class _Message:
     tool_calls: Annotated[list[_ToolCall], Items(0, MOST_TOOLS)] = field(factory=list)
     tool_name: str = ""
     tool_call_id: str = ""
+    thinking: str = ""
 
 
 @frozen(kw_only=True)
@@ -129,7 +130,8 @@ def _message(index: int, turn: _Message) -> Message:
         for call in turn.tool_calls
     )
     content = turn.content if turn.content is not None or not calls else ""
-    return evolve(message(index, turn.role, content), calls=calls, call_id=turn.tool_call_id, tool_name=turn.tool_name)
+    said = message(index, turn.role, content, turn.thinking)
+    return evolve(said, calls=calls, call_id=turn.tool_call_id, tool_name=turn.tool_name)
 
 
 def call(asked: Asked, wanted: GenerationRequest | None) -> Call:

@@ -6,6 +6,7 @@ it.
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Annotated, Any, ClassVar
 from uuid import uuid4
 
@@ -46,7 +47,7 @@ from .fields import (
     several,
     top_logprobs,
 )
-from .strict import Between, Items, OneOf, Unserved, parse
+from .strict import Between, Items, OneOf, Unserved, cut, parse
 from .tools import MOST_TOOLS, ResponseFormat, ToolName, Tools, call_arguments, response_format, tool_use
 
 MOST_BIASES = 1024
@@ -72,6 +73,8 @@ class _Message:
     content: Content | None = None
     tool_calls: Annotated[list[_ToolCall], Items(0, MOST_TOOLS)] = field(factory=list)
     tool_call_id: str = ""
+    reasoning_content: str = ""
+    reasoning: str = ""
     function_call: Annotated[Any, Unserved()] = None
 
 
@@ -130,6 +133,7 @@ class ChatBody(CommonFields):
     repetition_penalty: RepetitionPenalty = 1
     keep_alive: Any = None
     reasoning_effort: Annotated[str, OneOf(EFFORTS)] | None = None
+    chat_template_kwargs: dict[str, Any] = field(factory=dict)
     modalities: Annotated[Any, Unserved((["text"],))] = None
     audio: Annotated[Any, Unserved()] = None
     prediction: Annotated[Any, Unserved()] = None
@@ -161,7 +165,7 @@ def chat_call(body: bytes) -> Call:
         stop=chat.stop_strings(),
         keep_alive=keep_alive(chat.keep_alive),
         top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),
-        thinking=_thinking(chat.reasoning_effort),
+        thinking=_thinking(chat.reasoning_effort, chat.chat_template_kwargs),
         tools=tool_use(chat.tools, chat.tool_choice, chat.parallel_tool_calls),
         format=response_format(chat.response_format),
     )
@@ -178,14 +182,44 @@ def _message(index: int, turn: _Message) -> Message:
         )
         for number, call in enumerate(turn.tool_calls)
     )
-    return evolve(message(index, turn.role, turn.content), calls=calls, call_id=turn.tool_call_id)
+    # The second name is that of OpenRouter, and of vLLM's newer versions.
+    thought = turn.reasoning_content or turn.reasoning
+    return evolve(message(index, turn.role, turn.content, thought), calls=calls, call_id=turn.tool_call_id)
 
 
-def _thinking(effort: str | None) -> Thinking | None:
-    if effort is None:
-        return None
+def _thinking(effort: str | None, variables: dict[str, Any]) -> Thinking | None:
+    """Return whether to think, as OpenAI's field says it, and as vLLM's `chat_template_kwargs` do.
+
+    Raises InvalidRequest for variables that say something else, and where two of them contradict each other.
+    """
+    asked = [] if effort is None else [_effort("reasoning_effort", effort)]
+    for name, value in variables.items():
+        at = f"chat_template_kwargs.{name}"
+        match name, value:
+            case _, None:
+                pass
+            case "enable_thinking" | "thinking", bool():
+                asked.append(Thinking(value, at))
+            case "enable_thinking" | "thinking", _:
+                refuse(at, "must be a boolean")
+            case "reasoning_effort", str() if value in EFFORTS:
+                asked.append(_effort(at, value))
+            case "reasoning_effort", _:
+                refuse(at, f"must be one of {', '.join(EFFORTS)}")
+            case _:
+                refuse("chat_template_kwargs", f"{cut(repr(name))} is not supported by this server yet; leave it out")
+    return reduce(_agreed, asked) if asked else None
+
+
+def _effort(asked_by: str, effort: str) -> Thinking:
     wanted = effort != "none"
-    return Thinking(wanted, "reasoning_effort", effort if wanted else None)
+    return Thinking(wanted, asked_by, effort if wanted else None)
+
+
+def _agreed(one: Thinking, other: Thinking) -> Thinking:
+    if one.wanted != other.wanted or (one.effort and other.effort and one.effort != other.effort):
+        refuse(other.asked_by, f"contradicts {one.asked_by}; leave one of them out")
+    return one if one.effort else other
 
 
 def bias(logit_bias: dict[str, Any]) -> tuple[tuple[int, float], ...]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from ..chat import GenerationRequest, JsonFormat, Message, ToolCall, ToolUse
 from .tool_formats import GENERIC
@@ -44,8 +44,9 @@ class TemplateAbilities:
     """What a chat template renders: definitions of tools, calls and their results, system messages.
 
     Calls have arguments that are objects with some templates, and JSON texts with others; `several` may stand in one
-    message, or each needs a message of its own, its result behind it. Where there are no calls, `results` may be
-    messages of their own nevertheless.
+    message, or each needs a message of its own, its result behind it. There are none where there are no definitions:
+    a model that is told in words how to call is shown its calls in the same words. `results` may be messages of their
+    own nevertheless. gpt-oss has no place for `thoughts_beside` what is said with a call.
     """
 
     definitions: bool = False
@@ -53,6 +54,7 @@ class TemplateAbilities:
     several: bool = True
     results: bool = True
     system: bool = True
+    thoughts_beside: bool = True
 
     @classmethod
     def found_in(cls, template: ChatTemplate) -> "TemplateAbilities":
@@ -67,22 +69,23 @@ class TemplateAbilities:
             },
         }
 
-        def rendered(conversation: list[dict[str, Any]], *words: str) -> bool:
+        def rendered(conversation: list[dict[str, Any]], *words: str, **variables: Any) -> bool:
+            variables = {"tools": [definition], **variables}
             try:
                 text = template.apply_chat_template(
-                    conversation, tokenize=False, add_generation_prompt=True, tools=[definition]
+                    conversation, tokenize=False, add_generation_prompt=True, **variables
                 )
             except Exception:  # noqa: BLE001 - a template is a program, and was written for what it knows
                 return False
             return all(word in text for word in words)
 
-        def had(arguments: object, *names: str) -> list[dict[str, Any]]:
+        def had(arguments: object, *names: str, **said: str) -> list[dict[str, Any]]:
             calls = [
                 {"id": _id(name), "type": "function", "function": {"name": name, "arguments": arguments}}
                 for name in names
             ]
             results = [{"role": "tool", "tool_call_id": _id(name), "name": name, "content": RESULT} for name in names]
-            called = {"role": "assistant", "content": "", "tool_calls": calls}
+            called = {"role": "assistant", "content": "", "tool_calls": calls, **said}
             return [user, called, *results, {"role": "assistant", "content": "!"}, user]
 
         in_words = [
@@ -92,104 +95,156 @@ class TemplateAbilities:
             {"role": "assistant", "content": "!"},
             user,
         ]
+        ruled = [{"role": "system", "content": SYSTEM}, user]
         value = {"place": ARGUMENT + "_value"}
         form: Literal["objects", "texts"] | None = None
+        tells = rendered([user], TOOL, ARGUMENT)
         # As an object in quotes it would be a text within a text.
-        if rendered(had(value, "other"), "other", value["place"], RESULT):
+        if tells and rendered(had(value, "other"), "other", value["place"], RESULT):
             form = "objects"
-        elif rendered(had(json.dumps(value), "other"), "other", f'"{value["place"]}"', RESULT):
+        elif tells and rendered(had(json.dumps(value), "other"), "other", f'"{value["place"]}"', RESULT):
             form = "texts"
         arguments = value if form == "objects" else json.dumps(value)
         return cls(
-            definitions=rendered([user], TOOL, ARGUMENT),
+            definitions=tells,
             calls=form,
             results=form is not None or rendered(in_words, RESULT),
             several=form is None or rendered(had(arguments, "other", "another"), "another", RESULT),
-            system=rendered([{"role": "system", "content": SYSTEM}, user], SYSTEM),
+            system=rendered(ruled, SYSTEM) or rendered(ruled, SYSTEM, tools=None),
+            thoughts_beside=form is None or rendered(had(arguments, "other", content="!", **_thoughts("?"))),
         )
 
 
 def told(request: GenerationRequest, abilities: TemplateAbilities) -> tuple[Message, ...]:
-    """Return the messages of a request, with what the template cannot tell of tools and format told in words."""
+    """Return the messages of a request, with what the template cannot tell of tools and format told in words.
+
+    These and the system messages at the beginning are one message: many templates take no second.
+    """
     words = [
         *([] if request.tools is None or abilities.definitions else [_tools_told(request.tools)]),
         *([] if request.format is None else [_format_told(request.format)]),
     ]
     messages = request.messages
-    if not words or not messages:
+    leading = next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
+    parts = [*(message.content for message in messages[:leading]), *words]
+    if not messages or not parts:
         return messages
-    first = messages[0]
-    if first.role == "system" or not abilities.system:
-        before = first.content if first.role == "system" else ""
-        behind = "" if first.role == "system" else first.content
-        content = "\n\n".join(part for part in (before, *words, behind) if part)
-        return (evolve(first, content=content), *messages[1:])
-    return (Message("system", "\n\n".join(words)), *messages)
+    return (Message("system", "\n\n".join(filter(None, parts))), *messages[leading:])
 
 
 def as_given(messages: Sequence[Message], abilities: TemplateAbilities) -> list[dict[str, Any]]:
-    """Return messages in the form that a template takes."""
-    return list(_given(messages, abilities))
+    """Return messages in the form that a template takes. If it knows no system, what that says is the user's."""
+    given = list(_given(messages, abilities))
+    if abilities.system:
+        return given
+    said = [{**message, "role": "user"} if message["role"] == "system" else message for message in given]
+    joined = 2 if [message["role"] for message in given[:2]] == ["system", "user"] else 0
+    return in_turns(said[:joined]) + said[joined:]
+
+
+def in_turns(conversation: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a conversation for a template that wants speakers to take turns, and the system to speak first only.
+
+    Neighbours of one role become one message, those of the system further on the user's. Calls and results stay.
+    """
+    turns: list[dict[str, Any]] = []
+    for message in conversation:
+        before = turns[-1] if turns else {}
+        role = "user" if turns and message["role"] == "system" else message["role"]
+        both = before | message
+        if role != before.get("role") or "tool_calls" in both or "tool_call_id" in both:
+            turns.append({**message, "role": role})
+            continue
+        texts = {name: [turn[name] for turn in (before, message) if turn.get(name)] for name in both if name != "role"}
+        turns[-1] = {"role": role, **{name: "\n\n".join(found) for name, found in texts.items()}}
+    return turns
 
 
 def definitions(tools: ToolUse | None, abilities: TemplateAbilities) -> dict[str, Any]:
     """Return what the template is told of tools, beside the messages."""
     if tools is None or not abilities.definitions:
         return {}
-    return {"tools": [json.loads(tool.definition) for tool in tools.tools]}
+    functions = [json.loads(tool.definition)["function"] for tool in tools.tools]
+    # Hermes' and gpt-oss' templates refuse a tool without a description.
+    described = [{"name": function["name"], "description": "", **function} for function in functions]
+    return {"tools": [{"type": "function", "function": function} for function in described]}
 
 
 def _given(messages: Sequence[Message], abilities: TemplateAbilities) -> Iterator[dict[str, Any]]:
     if abilities.calls is None:
         yield from _in_words(messages, results=abilities.results)
         return
+    for place, (message, results) in enumerate(_with_results(messages)):
+        if not message.calls:
+            yield _as_is(message)
+            continue
+        calls = [_call_given(place, number, call, abilities.calls) for number, call in enumerate(message.calls)]
+        given = [(of, _as_is(result) if of is None else _result_given(result, calls[of])) for of, result in results]
+        said = {"content": message.content, **_thoughts(message.reasoning)}
+        if message.content and message.reasoning and not abilities.thoughts_beside:
+            said = {"content": f"{message.reasoning}\n\n{message.content}"}
+        if abilities.several:
+            yield {"role": message.role, **said, "tool_calls": calls}
+            yield from (result for _, result in given)
+            continue
+        for number, call in enumerate(calls):
+            yield {"role": message.role, **(said if number == 0 else {"content": ""}), "tool_calls": [call]}
+            yield from (result for of, result in given if of == number or (of is None and call is calls[-1]))
+
+
+def _with_results(messages: Sequence[Message]) -> Iterator[tuple[Message, list[tuple[int | None, Message]]]]:
+    """Yield messages, those with calls together with their results, each with the number of its call, in this order.
+
+    Most templates render no ids, so that models count. What belongs to no call is last.
+    """
     place = 0
     while place < len(messages):
         message = messages[place]
         place += 1
-        if not message.calls:
-            yield _as_is(message)
-            continue
-        end = next((at for at in range(place, len(messages)) if messages[at].role != "tool"), len(messages))
-        calls = [_call_given(place, number, call, abilities.calls) for number, call in enumerate(message.calls)]
-        results = _results(message.calls, calls, messages[place:end])
+        end = place
+        while message.calls and end < len(messages) and messages[end].role == "tool":
+            end += 1
+        found = _paired(message.calls, messages[place:end])
+        yield message, sorted(found, key=lambda pair: len(message.calls) if pair[0] is None else pair[0])
         place = end
-        if abilities.several:
-            yield {"role": message.role, "content": message.content, "tool_calls": calls}
-            yield from (result for _, result in results)
-            continue
-        for number, call in enumerate(calls):
-            yield {"role": message.role, "content": message.content if number == 0 else "", "tool_calls": [call]}
-            yield from (result for of, result in results if of == number or (of is None and call is calls[-1]))
+
+
+def _paired(calls: Sequence[ToolCall], results: Sequence[Message]) -> list[tuple[int | None, Message]]:
+    """Return results, each with the number of its call: by its id, by the tool's name, or in turn."""
+    open_calls = list(range(len(calls)))
+    paired: list[tuple[int | None, Message]] = []
+    for result in results:
+        by_id = [number for number in open_calls if result.call_id and calls[number].id == result.call_id]
+        by_name = [number for number in open_calls if result.tool_name and calls[number].name == result.tool_name]
+        in_turn = [] if result.call_id or result.tool_name else open_calls
+        of = next(iter(by_id or by_name or in_turn), None)
+        if of is not None:
+            open_calls.remove(of)
+        paired.append((of, result))
+    return paired
+
+
+def _thoughts(reasoning: str) -> dict[str, str]:
+    """Return what was thought under each name that templates know it by: most's, gpt-oss', Solar's."""
+    return dict.fromkeys(("reasoning_content", "thinking", "reasoning"), reasoning) if reasoning else {}
 
 
 def _as_is(message: Message) -> dict[str, Any]:
     """Return a message without calls; a result whose call is not there keeps what it says of it."""
-    given = {"role": message.role, "content": message.content}
+    given = {"role": message.role, "content": message.content, **_thoughts(message.reasoning)}
     if message.role == "tool":
         given |= {"tool_call_id": _id(message.call_id or message.tool_name)}
         given |= {"name": message.tool_name} if message.tool_name else {}
     return given
 
 
-def _results(
-    made: Sequence[ToolCall], calls: Sequence[dict[str, Any]], results: Sequence[Message]
-) -> list[tuple[int | None, dict[str, Any]]]:
-    """Return results as they are given, each with the number of its call: by its id, by the tool's name, or in turn."""
-    open_calls = list(range(len(made)))
-    given: list[tuple[int | None, dict[str, Any]]] = []
-    for result in results:
-        by_id = [number for number in open_calls if result.call_id and made[number].id == result.call_id]
-        by_name = [number for number in open_calls if result.tool_name and made[number].name == result.tool_name]
-        in_turn = [] if result.call_id or result.tool_name else open_calls
-        of = next(iter(by_id or by_name or in_turn), None)
-        if of is None:
-            given.append((None, _as_is(result)))
-            continue
-        open_calls.remove(of)
-        named = {"tool_call_id": calls[of]["id"], "name": made[of].name}
-        given.append((of, {"role": "tool", "content": result.content, **named}))
-    return given
+def _result_given(result: Message, call: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "role": "tool",
+        "content": result.content,
+        "tool_call_id": call["id"],
+        "name": call["function"]["name"],
+    }
 
 
 def _in_words(messages: Sequence[Message], *, results: bool) -> Iterator[dict[str, Any]]:
@@ -198,6 +253,9 @@ def _in_words(messages: Sequence[Message], *, results: bool) -> Iterator[dict[st
     One turn for all of them and for what the user says behind: many templates want user and assistant to take turns.
     """
     waiting: list[str] = []
+    messages = [
+        said for message, found in _with_results(messages) for said in (message, *(result for _, result in found))
+    ]
     for place, message in enumerate(messages):
         content = message.content
         if message.role == "tool" and results:
@@ -212,7 +270,8 @@ def _in_words(messages: Sequence[Message], *, results: bool) -> Iterator[dict[st
             content = "\n".join(part for part in (content, *map(_call_told, message.calls)) if part)
         if waiting and message.role in ("tool", "user"):
             content, waiting = "\n".join([*waiting, *([content] if content else [])]), []
-        yield {"role": "user" if message.role == "tool" else message.role, "content": content}
+        role = "user" if message.role == "tool" else message.role
+        yield {"role": role, "content": content, **_thoughts(message.reasoning)}
 
 
 def _call_given(place: int, number: int, call: ToolCall, form: Literal["objects", "texts"]) -> dict[str, Any]:

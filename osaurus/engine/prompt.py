@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 
 from ..chat import ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
 from ..model_config import FILL_IN_MARKS
-from .conversation import ChatTemplate, TemplateAbilities, as_given, definitions, told
+from .conversation import ChatTemplate, TemplateAbilities, as_given, definitions, in_turns, told
 from .shape import Shape, Shaper
 from .thoughts import ThoughtTags
 
@@ -131,7 +131,7 @@ class PromptEncoder:
         """Return the prompt's tokens, the most tokens that the answer may have, and the prompt's boundaries.
 
         Boundaries are how many tokens this prompt is likely to have in common with others, ascending, each less than
-        all: behind the leading system messages, where the turn before was answered, and behind the last message.
+        all: behind the system message, where the turn before was answered, and behind the last message.
         There are none unless they are wanted.
 
         Raises InvalidRequest if the template refuses the conversation, a token that is given does not exist or a
@@ -145,7 +145,7 @@ class PromptEncoder:
         if least >= context:
             raise self._too_long(context, f"at least {least}", param)
         shape = self._shaper.shape(request)
-        tokens, boundaries, thinking = self._read(request, shape)
+        tokens, boundaries, thinking = self._read(request, shape, context)
         if not tokens:
             raise InvalidRequest(f"There is no token in the {param}; say something", param=param)
         self._check_tokens(param, tokens)
@@ -163,7 +163,9 @@ class PromptEncoder:
             )
         return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking, shape)
 
-    def _read(self, request: GenerationRequest, shape: Shape) -> tuple[list[int], tuple[int, ...], bool | None]:
+    def _read(
+        self, request: GenerationRequest, shape: Shape, context: int
+    ) -> tuple[list[int], tuple[int, ...], bool | None]:
         """Return a prompt's tokens, its boundaries, and whether it ends within a thought."""
         match request.raw:
             case Text():
@@ -175,6 +177,10 @@ class PromptEncoder:
         variables = self._variables(request.thinking, held) | definitions(request.tools, self._abilities)
         messages = told(request, self._abilities)
         parts = self._render(messages, variables)
+        # Which thoughts of earlier turns are in the prompt is for the template to say.
+        least = sum(map(len, parts)) // self._longest
+        if least >= context:
+            raise self._too_long(context, f"at least {least}", "messages")
         tokens = [*request.context, *self._tokenise(parts)]
         boundaries = self._boundaries(messages, tokens, variables)
         tags = self._thought_tags
@@ -246,13 +252,12 @@ class PromptEncoder:
         if not self._bounded:
             return ()
         beginnings = [messages[:-2], messages]
-        leading = next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
-        if 0 < leading < len(messages):
+        if len(messages) > 1 and messages[0].role == "system":
             # Some templates put the system message into the message behind it, so what is rendered is another
             # conversation that begins alike.
-            behind = messages[leading]
+            behind = messages[1]
             other = "1" if behind.content.lstrip().startswith("0") else "0"
-            beginnings.append([*messages[:leading], Message(behind.role, other)])
+            beginnings.append([messages[0], Message(behind.role, other)])
         found = {in_common(tokens, self._attempted(beginning, variables)) for beginning in beginnings if beginning}
         return tuple(sorted(length for length in found if LEAST_BOUNDARY <= length < len(tokens)))
 
@@ -269,6 +274,16 @@ class PromptEncoder:
         It goes up to where the assistant is to speak, or only to the end of the last message if not `prompted`.
         """
         conversation = as_given(messages, self._abilities)
+        try:
+            return self._render_given(conversation, variables, prompted)
+        except InvalidRequest:
+            # Gemma's and Mistral's templates want turns, Qwen's no system message but the first.
+            turns = in_turns(conversation)
+            if turns == conversation:
+                raise
+        return self._render_given(turns, variables, prompted)
+
+    def _render_given(self, conversation: list[dict[str, Any]], variables: dict[str, Any], prompted: bool) -> list[str]:
         texts = list(_texts([conversation, variables]))
         spelling = self._spelling
         if spelling is None or not any(map(spelling.search, texts)):
