@@ -43,6 +43,7 @@ FAMILIES = {
     "minimax_m2": (
         '<invoke name="weather"><parameter name="city">Paris</parameter><parameter name="days">2</parameter></invoke>'
     ),
+    "minicpm5": '"weather"><param name="city">Paris</param><param name="days">2</param>',
     "function_gemma": "call:weather{city:<escape>Paris<escape>,days:2}",
     "gemma4": 'call:weather{city:<|"|>Paris<|"|>,days:2}',
 }
@@ -57,6 +58,15 @@ def test_a_call_of_every_family_is_understood(family: str, backend: Backend) -> 
     [call] = calls_in(FAMILIES[family], parser(family), TOOLS)
     assert call.name == "weather"
     assert json.loads(call.arguments) == {"city": "Paris", "days": 2}
+
+
+@pytest.mark.parametrize("family", ["qwen3_coder", "glm47", "longcat", "minimax_m2", "minicpm5", "pythonic"])
+def test_texts_are_what_the_model_wrote(family: str, backend: Backend) -> None:
+    tags = "<longcat_arg_key>city</longcat_arg_key><longcat_arg_value>Paris</longcat_arg_value>"
+    written = f"weather{tags}" if family == "longcat" else FAMILIES[family]
+    for text in ("  Paris\n\n", "null", "75001"):
+        [call] = calls_in(written.replace("Paris", text), parser(family), TOOLS)
+        assert json.loads(call.arguments)["city"] == text
 
 
 # Each has taken down a server, or been seen to raise what it should not.

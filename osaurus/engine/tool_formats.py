@@ -1,9 +1,10 @@
 """How models write that a tool is to be called, and what a text in such a form says.
 
 Each family has a form of its own: a call stands between two marks, and between them is JSON, or something like XML or
-Python. The parsers for those are mlx_lm's. What they are given is whatever a model wrote, so whatever they raise means
-that it is no call, and what they return is looked at: a name that is known, arguments that are an object of JSON's
-values. Text that is no call is text; nothing is ever dropped.
+Python. mlx_lm knows which family has which, and has parsers; where those guess at values, or at what is no call, there
+are others here. What they are given is whatever a model wrote, so whatever they raise means that it is no call, and
+what they return is looked at: a name that is known, arguments that are an object of JSON's values. Text that is no call
+is text; nothing is ever dropped.
 
 Models that know no tools are told of a form here, the one that most models know.
 """
@@ -15,12 +16,24 @@ from typing import Any
 from attrs import frozen
 
 from ..chat import Tool, ToolCall
+from . import pythonic_calls
+from .tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER
 
 # Longer texts are no calls: some parsers take quadratic time.
 MOST_CHARACTERS = 2**17
 MOST_CALLS = 16
 
 Parser = Callable[[str, list[dict[str, Any]]], Any]
+
+# By the modules of mlx_lm's parsers, what parses these forms here.
+OWN: dict[str, Parser] = {
+    "mlx_lm.tool_parsers.qwen3_coder": QWEN3_CODER,
+    "mlx_lm.tool_parsers.glm47": GLM,
+    "mlx_lm.tool_parsers.longcat": LONGCAT,
+    "mlx_lm.tool_parsers.minimax_m2": MINIMAX_M2,
+    "mlx_lm.tool_parsers.minicpm5": MINICPM5,
+    "mlx_lm.tool_parsers.pythonic": pythonic_calls.parse,
+}
 
 
 @frozen
@@ -33,6 +46,10 @@ class ToolFormat:
     begin: str
     end: str
     parse: Parser | None = None
+
+
+def _own(parse: Parser) -> Parser:
+    return OWN.get(getattr(parse, "__module__", ""), parse)
 
 
 def from_json(text: str, _: list[dict[str, Any]]) -> Any:
@@ -48,7 +65,7 @@ def calls_in(text: str, parse: Parser, tools: Sequence[Tool]) -> list[ToolCall]:
     if len(text) > MOST_CHARACTERS:
         return []
     try:
-        said = parse(text, [json.loads(tool.definition) for tool in tools])
+        said = _own(parse)(text, [json.loads(tool.definition) for tool in tools])
     except Exception:  # noqa: BLE001 - parsers of others, on texts of a model: whatever they raise, it is no call
         return []
     said = said if isinstance(said, list) else [said]
