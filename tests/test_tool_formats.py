@@ -117,3 +117,32 @@ def test_one_bad_call_among_several_makes_it_text() -> None:
 def test_arguments_may_be_a_text_of_json() -> None:
     said = json.dumps({"name": "weather", "arguments": '{"city": "Zürich"}'})
     assert calls_in(said, from_json, TOOLS) == [ToolCall("weather", '{"city": "Zürich"}')]
+
+
+def test_a_name_may_be_said_to_be_that_of_a_tool() -> None:
+    said = [{"tool_call_id": "0", "tool_name": "weather", "parameters": {"city": "Rome"}}]
+    assert calls_in(json.dumps(said), from_json, TOOLS) == [ToolCall("weather", '{"city": "Rome"}')]
+    assert bare_calls_in(json.dumps(said), TOOLS) == [ToolCall("weather", '{"city": "Rome"}')]
+
+
+def test_several_bare_calls_may_stand_between_semicolons() -> None:
+    one = '{"name": "weather", "parameters": {"city": "Rome"}}'
+    assert bare_calls_in(f"{one}; {one};\n{one}", TOOLS) == [ToolCall("weather", '{"city": "Rome"}')] * 3
+    assert bare_calls_in(f"{one}, {one}", TOOLS) == []
+    assert bare_calls_in(";".join([one] * (MOST_CALLS + 1)), TOOLS) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"name": "weather", "description": "Tells the weather."},
+        {"name": "weather", "arguments": None},
+        {"name": "weather", "arguments": {"town": "Rome"}},
+        {"name": "weather", "parameters": PARAMETERS},
+        [DEFINITION],
+        {"weather": "fine", "name": "Rome"},
+        [],
+    ],
+)
+def test_bare_json_without_arguments_of_the_tool_is_no_call(said: object) -> None:
+    assert bare_calls_in(json.dumps(said), TOOLS) == []

@@ -17,6 +17,7 @@ from attrs import frozen
 
 from ..chat import Tool, ToolCall
 from . import pythonic_calls
+from .argument_values import takes
 from .tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER
 
 # Longer texts are no calls: some parsers take quadratic time.
@@ -77,26 +78,52 @@ def calls_in(text: str, parse: Parser, tools: Sequence[Tool]) -> list[ToolCall]:
 
 
 def bare_calls_in(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
-    """Return the calls that an answer is, where it has no marks, only JSON, perhaps in a fence."""
+    """Return the calls that an answer is, where it has no marks, only JSON, perhaps in a fence.
+
+    An answer may be JSON for other reasons, so the arguments must be there, and be those of the tool.
+    """
     bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
-    return calls_in(bare, from_json, tools)
+    return calls_in(bare, _from_bare_json, tools)
+
+
+def _from_bare_json(text: str, definitions: list[dict[str, Any]]) -> Any:
+    """Parse JSON, perhaps several values with semicolons between them. Raises if one is no call with its arguments."""
+    functions = [definition["function"] for definition in definitions]
+    schemas = {function["name"]: function.get("parameters") or {} for function in functions}
+    said: list[Any] = []
+    rest = text
+    while True:
+        rest = rest.lstrip()
+        value, end = json.JSONDecoder().raw_decode(rest)
+        said += value if isinstance(value, list) else [value]
+        rest = rest[end:].lstrip()
+        if not rest:
+            break
+        if rest[0] != ";" or len(said) > MOST_CALLS:
+            raise ValueError("more than calls")
+        rest = rest[1:]
+    for one in said:
+        name, arguments = _said(one, None)
+        if not all(takes(schemas[name], argument) for argument in arguments):
+            raise ValueError("no arguments of this tool")
+    return said
+
+
+def _said(one: dict[str, Any], without: object) -> tuple[Any, Any]:
+    """Return the name and the arguments that are said. Raises ValueError where they are a text that is no JSON."""
+    inner = one.get("function")
+    call = inner if isinstance(inner, dict) else one
+    arguments = call.get("arguments", call.get("parameters", without))
+    return call.get("name", call.get("tool_name")), json.loads(arguments) if isinstance(arguments, str) else arguments
 
 
 def _call(said: object, names: set[str]) -> ToolCall | None:
     """Return a call as it was said, None if it is none."""
     if not isinstance(said, dict):
         return None
-    inner = said.get("function")
-    if isinstance(inner, dict):
-        said = inner
-    name = said.get("name")
-    arguments = said.get("arguments", said.get("parameters", {}))
-    if not isinstance(name, str) or name not in names:
-        return None
     try:
-        if isinstance(arguments, str):
-            arguments = json.loads(arguments)
-        if not isinstance(arguments, dict):
+        name, arguments = _said(said, {})
+        if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
             return None
         return ToolCall(name, json.dumps(arguments, allow_nan=False, ensure_ascii=False))
     except (ValueError, TypeError, RecursionError):
