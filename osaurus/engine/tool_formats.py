@@ -18,7 +18,7 @@ from attrs import frozen
 from ..chat import Tool, ToolCall
 from . import pythonic_calls
 from .argument_values import takes
-from .tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER
+from .tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER, TaggedForm
 
 # Longer texts are no calls: some parsers take quadratic time.
 MOST_CHARACTERS = 2**17
@@ -41,12 +41,35 @@ OWN: dict[str, Parser] = {
 class ToolFormat:
     """The marks around a call; without an `end` it goes on to the end of the answer.
 
-    `parse` makes calls of what is between them. None says that it is JSON, of the kind that a grammar can enforce.
+    `parse` makes calls of what is between them. None says that it is JSON, of the kind that a grammar can enforce. With
+    `whole` it is given the marks as well.
     """
 
     begin: str
     end: str
     parse: Parser | None = None
+    whole: bool = False
+
+    @property
+    def unmarked(self) -> "ToolFormat | None":
+        """The form in which a model writes a call if it leaves out the mark that begins it; None if none does."""
+        if self.parse is None or _own(self.parse) is not QWEN3_CODER:
+            return None
+        return ToolFormat("<function=", QWEN3_CODER.call_end, self.parse, whole=True)
+
+    def calls_in(self, inside: str, tools: Sequence[Tool]) -> list[ToolCall]:
+        """Return the calls that a text between the marks says, none if it is something else."""
+        return [] if self.parse is None else calls_in(self._given(inside), self.parse, tools)
+
+    def goes_on(self, inside: str, tools: Sequence[Tool]) -> bool:
+        """Return whether the mark behind a text may be part of a value."""
+        own = None if self.parse is None else _own(self.parse)
+        if not isinstance(own, TaggedForm) or len(inside) > MOST_CHARACTERS:
+            return False
+        return own.goes_on(self._given(inside), [json.loads(tool.definition) for tool in tools])
+
+    def _given(self, inside: str) -> str:
+        return self.begin + inside + self.end if self.whole else inside
 
 
 def _own(parse: Parser) -> Parser:
