@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osaurus.chat import CallPiece, Tool, ToolCall, gathered
+from osaurus.engine.tagged_calls import GLM, QWEN3_CODER
 from osaurus.engine.tool_calls import CallScanner
 from osaurus.engine.tool_formats import GENERIC, ToolFormat, from_json
 
@@ -22,6 +23,7 @@ TOOLS = (tool("f"), tool("weather"))
 # A form that no grammar holds.
 NATIVE = ToolFormat("[call]", "[/call]", from_json)
 TO_THE_END = ToolFormat("[call]", "", from_json)
+QWEN = ToolFormat("<tool_call>", "</tool_call>", QWEN3_CODER)
 
 
 def scan(
@@ -180,3 +182,60 @@ def test_a_call_without_an_end_goes_to_the_end_of_the_answer() -> None:
     answer = '[call]{"name": "f", "arguments": {}}'
     assert scan(list(answer), TO_THE_END) == ("", (ToolCall("f", "{}"),), 1)
     assert scan([answer], NATIVE) == ("", (ToolCall("f", "{}"),), 1)
+
+
+def in_qwen(value: str, name: str = "f") -> str:
+    return f"<function={name}>\n<parameter=x>\n{value}\n</parameter>\n</function>"
+
+
+def called(value: str, name: str = "f") -> ToolCall:
+    return ToolCall(name, json.dumps({"x": value}, ensure_ascii=False))
+
+
+@pytest.mark.parametrize("before", ["", "I'll look.\n\n", "a < b, <function=unknown> and <function=", "<function=f"])
+def test_a_call_of_qwen_may_lack_the_mark_that_begins_it(before: str) -> None:
+    for behind in ("", "\n</tool_call>"):
+        assert scan(list(before + in_qwen("1") + behind), QWEN) == (before, (called("1"),), 1)
+        assert scan([before + in_qwen("1") + behind], QWEN) == (before, (called("1"),), 1)
+
+
+def test_calls_with_the_mark_and_without_follow_each_other() -> None:
+    answer = f"{in_qwen('1')}\n{in_qwen('2')}\n</tool_call>\n<tool_call>\n{in_qwen('3')}\n</tool_call>\nSo."
+    assert scan(list(answer), QWEN) == ("\nSo.", (called("1"), called("2"), called("3")), 3)
+
+
+def test_an_end_without_a_call_before_it_is_text() -> None:
+    answer = f"A </tool_call> {in_qwen('1')} or </tool_call>"
+    assert scan(list(answer), QWEN) == ("A </tool_call>  or </tool_call>", (called("1"),), 1)
+
+
+@pytest.mark.parametrize("answer", ["<function=f>", "so <function=f> it", in_qwen("1")[:-3], in_qwen("1", "other")])
+def test_what_begins_like_a_call_of_qwen_and_is_none_is_text(answer: str) -> None:
+    assert scan(list(answer), QWEN) == (answer, (), 0)
+
+
+VALUES = st.lists(
+    st.sampled_from(["</tool_call>", "<tool_call>", "\n", " ", "</b>", "<", "x", "</function>"]), max_size=8
+).map("".join)
+
+
+@given(value=VALUES, marked=st.booleans(), cuts=st.sets(st.integers(1, 200), max_size=8))
+def test_marks_in_a_value_are_part_of_it(value: str, marked: bool, cuts: set[int]) -> None:
+    one = in_qwen(value)
+    answer = f"So: <tool_call>\n{one}\n</tool_call>" if marked else f"So: {one}\n</tool_call>"
+    places = sorted({0, len(answer), *(cut for cut in cuts if cut < len(answer))})
+    parts = [answer[start:end] for start, end in pairwise(places)]
+    assert scan(parts, QWEN) == ("So: ", (called(value),), 1)
+
+
+def test_marks_in_a_value_of_glm_are_part_of_it() -> None:
+    answer = "<tool_call>f<arg_key>x</arg_key><arg_value>a</tool_call>b</arg_value></tool_call>"
+    assert scan(list(answer), ToolFormat("<tool_call>", "</tool_call>", GLM)) == ("", (called("a</tool_call>b"),), 1)
+
+
+def test_a_call_behind_one_that_never_ends_is_a_call() -> None:
+    broken = "<tool_call>\n<function=f>\n<parameter=x>\n1\n</tool_call>"
+    answer = f"{broken}\n<tool_call>\n{in_qwen('2', 'weather')}\n</tool_call>"
+    assert scan(list(answer), QWEN) == (f"{broken}\n", (called("2", "weather"),), 1)
+    # The end is not looked for without an end.
+    assert scan([broken * 100], QWEN) == (broken * 100, (), 0)

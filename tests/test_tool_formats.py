@@ -43,6 +43,7 @@ FAMILIES = {
     "minimax_m2": (
         '<invoke name="weather"><parameter name="city">Paris</parameter><parameter name="days">2</parameter></invoke>'
     ),
+    "minicpm5": '"weather"><param name="city">Paris</param><param name="days">2</param>',
     "function_gemma": "call:weather{city:<escape>Paris<escape>,days:2}",
     "gemma4": 'call:weather{city:<|"|>Paris<|"|>,days:2}',
 }
@@ -57,6 +58,15 @@ def test_a_call_of_every_family_is_understood(family: str, backend: Backend) -> 
     [call] = calls_in(FAMILIES[family], parser(family), TOOLS)
     assert call.name == "weather"
     assert json.loads(call.arguments) == {"city": "Paris", "days": 2}
+
+
+@pytest.mark.parametrize("family", ["qwen3_coder", "glm47", "longcat", "minimax_m2", "minicpm5", "pythonic"])
+def test_texts_are_what_the_model_wrote(family: str, backend: Backend) -> None:
+    tags = "<longcat_arg_key>city</longcat_arg_key><longcat_arg_value>Paris</longcat_arg_value>"
+    written = f"weather{tags}" if family == "longcat" else FAMILIES[family]
+    for text in ("  Paris\n\n", "null", "75001"):
+        [call] = calls_in(written.replace("Paris", text), parser(family), TOOLS)
+        assert json.loads(call.arguments)["city"] == text
 
 
 # Each has taken down a server, or been seen to raise what it should not.
@@ -107,3 +117,32 @@ def test_one_bad_call_among_several_makes_it_text() -> None:
 def test_arguments_may_be_a_text_of_json() -> None:
     said = json.dumps({"name": "weather", "arguments": '{"city": "Zürich"}'})
     assert calls_in(said, from_json, TOOLS) == [ToolCall("weather", '{"city": "Zürich"}')]
+
+
+def test_a_name_may_be_said_to_be_that_of_a_tool() -> None:
+    said = [{"tool_call_id": "0", "tool_name": "weather", "parameters": {"city": "Rome"}}]
+    assert calls_in(json.dumps(said), from_json, TOOLS) == [ToolCall("weather", '{"city": "Rome"}')]
+    assert bare_calls_in(json.dumps(said), TOOLS) == [ToolCall("weather", '{"city": "Rome"}')]
+
+
+def test_several_bare_calls_may_stand_between_semicolons() -> None:
+    one = '{"name": "weather", "parameters": {"city": "Rome"}}'
+    assert bare_calls_in(f"{one}; {one};\n{one}", TOOLS) == [ToolCall("weather", '{"city": "Rome"}')] * 3
+    assert bare_calls_in(f"{one}, {one}", TOOLS) == []
+    assert bare_calls_in(";".join([one] * (MOST_CALLS + 1)), TOOLS) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"name": "weather", "description": "Tells the weather."},
+        {"name": "weather", "arguments": None},
+        {"name": "weather", "arguments": {"town": "Rome"}},
+        {"name": "weather", "parameters": PARAMETERS},
+        [DEFINITION],
+        {"weather": "fine", "name": "Rome"},
+        [],
+    ],
+)
+def test_bare_json_without_arguments_of_the_tool_is_no_call(said: object) -> None:
+    assert bare_calls_in(json.dumps(said), TOOLS) == []

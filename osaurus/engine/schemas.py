@@ -150,7 +150,7 @@ class _Closing:
             if isinstance(members, dict):
                 for member in members.values():
                     yield member, True
-        target = _referred(root, schema.get("$ref"))
+        target = referred(root, schema.get("$ref"))
         if target is not None:
             beside = _is_shared({name: value for name, value in schema.items() if name != "$ref"})
             yield target, alone and not beside
@@ -203,7 +203,7 @@ def _is_shared(schema: Schema) -> bool:
     return any(name in schema for name in SHARED_WITH)
 
 
-def _referred(root: Schema, reference: object) -> Any:
+def referred(root: Schema, reference: object) -> Any:
     """Return what a reference such as `#/$defs/name` points to; None where it is another kind, or points nowhere."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None

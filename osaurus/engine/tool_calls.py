@@ -2,8 +2,9 @@
 
 The difficulty is to say as much as can be said as early as it can: text at once, the name of a call when it is known,
 its arguments bit by bit. What a grammar enforces has one form only, down to the spaces, and can be passed on as it
-comes. In the forms of other families a call is parsed when it is complete. What looks like the beginning of a mark, or
-like an answer that is a call without marks, is held back until it is clear.
+comes. In the forms of other families a call is parsed when it is complete; the mark that ends one may stand in a value
+of it, and does not end it then. What looks like the beginning of a mark, or like an answer that is a call without
+marks, is held back until it is clear.
 """
 
 import json
@@ -15,15 +16,18 @@ from attrs import define, field
 
 from ..chat import CallPiece, Tool, ToolCall
 from .marks import doubtful
-from .tool_formats import MOST_CALLS, MOST_CHARACTERS, ToolFormat, bare_calls_in, calls_in
+from .tool_formats import MOST_CALLS, MOST_CHARACTERS, ToolFormat, bare_calls_in
 
 # How a call under a grammar begins: its name is a JSON string.
 HEAD = re.compile(r'\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": ')
 
 # The fences around an answer that is a call without marks, and where its name must have been said, in characters.
 FENCES = ("```json", "```")
-NAME = re.compile(r'"name"\s{0,8}:\s{0,8}"((?:[^"\\]|\\.){0,128})"')
+NAME = re.compile(r'"(?:tool_)?name"\s{0,8}:\s{0,8}"((?:[^"\\]|\\.){0,128})"')
 NAME_WITHIN = 256
+
+# As many marks that end calls are looked at for the end of one.
+MOST_ENDS = 16
 
 
 @define
@@ -64,6 +68,10 @@ class CallScanner:
     _marked: bool
     _most: int = MOST_CALLS
     _state: Literal["beginning", "speaking", "calling"] = field(default="beginning", init=False)
+    _called: ToolFormat = field(init=False)
+    _ends: int = field(default=0, init=False)
+    _looked: int = field(default=0, init=False)
+    _unmarked: bool = field(default=False, init=False)
     _arguments: ArgumentsScanner | None = field(default=None, init=False)
     _pieces: list[CallPiece] = field(factory=list, init=False)
     held: str = field(default="", init=False)
@@ -72,6 +80,10 @@ class CallScanner:
     """How many calls have been begun, as far as anybody was told."""
     complete: int = field(default=0, init=False)
     """How many of them are complete."""
+
+    @_called.default
+    def _first_called(self) -> ToolFormat:
+        return self._format
 
     @property
     def full(self) -> bool:
@@ -104,9 +116,15 @@ class CallScanner:
             if self._arguments is not None:
                 # What is cut off was told as far as it went.
                 return "", ()
-            if self._format.parse is not None and self._parsed(calls_in(held, self._format.parse, self._tools)):
+            if not self._called.whole and self._parsed(self._called.calls_in(held, self._tools)):
                 return "", self._told()
-            return self._format.begin + held, ()
+            if not self._ends:
+                return self._called.begin + held, ()
+            # It never ended, so it was none, and there may be calls in what was taken for a value of it.
+            text, behind = self._given_up(held)
+            more, calls = self.feed(behind)
+            rest, others = self.flush()
+            return text + more + rest, calls + others
         if self._state == "beginning" and self._parsed(bare_calls_in(held, self._tools)):
             return "", self._told()
         return held if held.strip() or not self.complete else "", ()
@@ -121,18 +139,31 @@ class CallScanner:
 
     def _speak(self, text: str) -> tuple[str, str | None]:
         """Return what is text, and what is to be looked at again; None if nothing is."""
-        before, mark, behind = text.partition(self._format.begin)
-        if mark:
+        if self._unmarked:
+            # A call that began without its mark may end with one.
+            behind, end = text.lstrip(), self._format.end
+            if behind != end and end.startswith(behind):
+                self.held = text
+                return "", None
+            self._unmarked = False
+            if behind.startswith(end):
+                text = behind.removeprefix(end)
+        forms = [form for form in (self._format, self._format.unmarked) if form is not None]
+        begun = [(place, form) for form in forms if (place := text.find(form.begin)) >= 0]
+        if begun:
+            place, self._called = min(begun, key=lambda one: one[0])
             self._state = "calling"
             self._arguments = None
+            self._ends = self._looked = 0
             # White space between calls is nobody's text.
-            return before.rstrip() if self.complete else before, behind
+            before = text[:place].rstrip() if self.complete else text[:place]
+            return before, text[place + len(self._called.begin) :]
         if self._state == "beginning":
             if not self._marked and self._may_be_bare(text):
                 self.held = text
                 return "", None
             self._state = "speaking"
-        keep = doubtful(text, [self._format.begin])
+        keep = doubtful(text, [form.begin for form in forms])
         if self.complete and not text[: len(text) - keep].strip():
             keep = len(text)
         self.held = text[len(text) - keep :]
@@ -179,15 +210,34 @@ class CallScanner:
         return "", behind
 
     def _call_in_other_form(self, text: str) -> tuple[str, str | None]:
-        inside, mark, behind = text.partition(self._format.end) if self._format.end else (text, "", "")
-        if not mark:
-            self.held = text
-            return "", None
+        called = self._called
+        if called.whole and not self._may_be_named(text):
+            self._state = "speaking"
+            return called.begin, text
+        while called.end and (end := text.find(called.end, self._looked)) >= 0:
+            inside, behind = text[:end], end + len(called.end)
+            if self._parsed(called.calls_in(inside, self._tools)):
+                self._state = "speaking"
+                self._unmarked = called.whole
+                return "", text[behind:]
+            self._ends += 1
+            if self._ends > MOST_ENDS or not called.goes_on(inside, self._tools):
+                return self._given_up(text)
+            self._looked = behind
+        self._looked = max(self._looked, len(text) - len(called.end) + 1)
+        self.held = text
+        return "", None
+
+    def _may_be_named(self, text: str) -> bool:
+        """Whether a tool that is known is named at the beginning of a text, as far as it has come."""
+        heads = [f"{tool.name}>" for tool in self._tools]
+        return any(text.startswith(head) or head.startswith(text) for head in heads)
+
+    def _given_up(self, text: str) -> tuple[str, str]:
+        """Say that what was begun is no call; return it up to the first mark that could end it, and what is behind."""
+        inside, mark, behind = text.partition(self._called.end)
         self._state = "speaking"
-        assert self._format.parse is not None
-        if self._parsed(calls_in(inside, self._format.parse, self._tools)):
-            return "", behind
-        return self._format.begin + inside + mark, behind
+        return self._called.begin + inside + mark, behind
 
     def _parsed(self, calls: Sequence[ToolCall]) -> bool:
         """Tell of whole calls, as many as there may be; return whether there were any."""

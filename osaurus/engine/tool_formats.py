@@ -1,9 +1,10 @@
 """How models write that a tool is to be called, and what a text in such a form says.
 
 Each family has a form of its own: a call stands between two marks, and between them is JSON, or something like XML or
-Python. The parsers for those are mlx_lm's. What they are given is whatever a model wrote, so whatever they raise means
-that it is no call, and what they return is looked at: a name that is known, arguments that are an object of JSON's
-values. Text that is no call is text; nothing is ever dropped.
+Python. mlx_lm knows which family has which, and has parsers; where those guess at values, or at what is no call, there
+are others here. What they are given is whatever a model wrote, so whatever they raise means that it is no call, and
+what they return is looked at: a name that is known, arguments that are an object of JSON's values. Text that is no call
+is text; nothing is ever dropped.
 
 Models that know no tools are told of a form here, the one that most models know.
 """
@@ -15,6 +16,9 @@ from typing import Any
 from attrs import frozen
 
 from ..chat import Tool, ToolCall
+from . import pythonic_calls
+from .argument_values import takes
+from .tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER, TaggedForm
 
 # Longer texts are no calls: some parsers take quadratic time.
 MOST_CHARACTERS = 2**17
@@ -22,17 +26,54 @@ MOST_CALLS = 16
 
 Parser = Callable[[str, list[dict[str, Any]]], Any]
 
+# By the modules of mlx_lm's parsers, what parses these forms here.
+OWN: dict[str, Parser] = {
+    "mlx_lm.tool_parsers.qwen3_coder": QWEN3_CODER,
+    "mlx_lm.tool_parsers.glm47": GLM,
+    "mlx_lm.tool_parsers.longcat": LONGCAT,
+    "mlx_lm.tool_parsers.minimax_m2": MINIMAX_M2,
+    "mlx_lm.tool_parsers.minicpm5": MINICPM5,
+    "mlx_lm.tool_parsers.pythonic": pythonic_calls.parse,
+}
+
 
 @frozen
 class ToolFormat:
     """The marks around a call; without an `end` it goes on to the end of the answer.
 
-    `parse` makes calls of what is between them. None says that it is JSON, of the kind that a grammar can enforce.
+    `parse` makes calls of what is between them. None says that it is JSON, of the kind that a grammar can enforce. With
+    `whole` it is given the marks as well.
     """
 
     begin: str
     end: str
     parse: Parser | None = None
+    whole: bool = False
+
+    @property
+    def unmarked(self) -> "ToolFormat | None":
+        """The form in which a model writes a call if it leaves out the mark that begins it; None if none does."""
+        if self.parse is None or _own(self.parse) is not QWEN3_CODER:
+            return None
+        return ToolFormat("<function=", QWEN3_CODER.call_end, self.parse, whole=True)
+
+    def calls_in(self, inside: str, tools: Sequence[Tool]) -> list[ToolCall]:
+        """Return the calls that a text between the marks says, none if it is something else."""
+        return [] if self.parse is None else calls_in(self._given(inside), self.parse, tools)
+
+    def goes_on(self, inside: str, tools: Sequence[Tool]) -> bool:
+        """Return whether the mark behind a text may be part of a value."""
+        own = None if self.parse is None else _own(self.parse)
+        if not isinstance(own, TaggedForm) or len(inside) > MOST_CHARACTERS:
+            return False
+        return own.goes_on(self._given(inside), [json.loads(tool.definition) for tool in tools])
+
+    def _given(self, inside: str) -> str:
+        return self.begin + inside + self.end if self.whole else inside
+
+
+def _own(parse: Parser) -> Parser:
+    return OWN.get(getattr(parse, "__module__", ""), parse)
 
 
 def from_json(text: str, _: list[dict[str, Any]]) -> Any:
@@ -48,7 +89,7 @@ def calls_in(text: str, parse: Parser, tools: Sequence[Tool]) -> list[ToolCall]:
     if len(text) > MOST_CHARACTERS:
         return []
     try:
-        said = parse(text, [json.loads(tool.definition) for tool in tools])
+        said = _own(parse)(text, [json.loads(tool.definition) for tool in tools])
     except Exception:  # noqa: BLE001 - parsers of others, on texts of a model: whatever they raise, it is no call
         return []
     said = said if isinstance(said, list) else [said]
@@ -60,26 +101,52 @@ def calls_in(text: str, parse: Parser, tools: Sequence[Tool]) -> list[ToolCall]:
 
 
 def bare_calls_in(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
-    """Return the calls that an answer is, where it has no marks, only JSON, perhaps in a fence."""
+    """Return the calls that an answer is, where it has no marks, only JSON, perhaps in a fence.
+
+    An answer may be JSON for other reasons, so the arguments must be there, and be those of the tool.
+    """
     bare = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
-    return calls_in(bare, from_json, tools)
+    return calls_in(bare, _from_bare_json, tools)
+
+
+def _from_bare_json(text: str, definitions: list[dict[str, Any]]) -> Any:
+    """Parse JSON, perhaps several values with semicolons between them. Raises if one is no call with its arguments."""
+    functions = [definition["function"] for definition in definitions]
+    schemas = {function["name"]: function.get("parameters") or {} for function in functions}
+    said: list[Any] = []
+    rest = text
+    while True:
+        rest = rest.lstrip()
+        value, end = json.JSONDecoder().raw_decode(rest)
+        said += value if isinstance(value, list) else [value]
+        rest = rest[end:].lstrip()
+        if not rest:
+            break
+        if rest[0] != ";" or len(said) > MOST_CALLS:
+            raise ValueError("more than calls")
+        rest = rest[1:]
+    for one in said:
+        name, arguments = _said(one, None)
+        if not all(takes(schemas[name], argument) for argument in arguments):
+            raise ValueError("no arguments of this tool")
+    return said
+
+
+def _said(one: dict[str, Any], without: object) -> tuple[Any, Any]:
+    """Return the name and the arguments that are said. Raises ValueError where they are a text that is no JSON."""
+    inner = one.get("function")
+    call = inner if isinstance(inner, dict) else one
+    arguments = call.get("arguments", call.get("parameters", without))
+    return call.get("name", call.get("tool_name")), json.loads(arguments) if isinstance(arguments, str) else arguments
 
 
 def _call(said: object, names: set[str]) -> ToolCall | None:
     """Return a call as it was said, None if it is none."""
     if not isinstance(said, dict):
         return None
-    inner = said.get("function")
-    if isinstance(inner, dict):
-        said = inner
-    name = said.get("name")
-    arguments = said.get("arguments", said.get("parameters", {}))
-    if not isinstance(name, str) or name not in names:
-        return None
     try:
-        if isinstance(arguments, str):
-            arguments = json.loads(arguments)
-        if not isinstance(arguments, dict):
+        name, arguments = _said(said, {})
+        if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
             return None
         return ToolCall(name, json.dumps(arguments, allow_nan=False, ensure_ascii=False))
     except (ValueError, TypeError, RecursionError):
