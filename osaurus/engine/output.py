@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from ..chat import CallPiece, Piece, TokenScore
 from .decoding import TokenDecoder
+from .harmony import HarmonyScanner, Mark
 from .marks import doubtful
 from .thoughts import ThoughtScanner
 from .tool_calls import CallScanner
@@ -56,7 +57,7 @@ class TextAssembler:
     _tokenizer: Tokenizer
     _silent: Collection[int]
     _scanner: StopScanner
-    _thoughts: ThoughtScanner | None = None
+    _thoughts: ThoughtScanner | HarmonyScanner | None = None
     calls: CallScanner | None = None
     _marks: Mapping[int, str] = field(factory=dict)
     _before: Sequence[int] = ()
@@ -77,15 +78,18 @@ class TextAssembler:
             self._scores.append((self._decoded, score))
         text = self._decoder.step(token)
         text = self._marks.get(token) or text
+        if isinstance(text, Mark):
+            # What was no whole character before it is none behind it.
+            self._decoder = TokenDecoder(self._tokenizer)
         if not text:
             return Piece(""), False
         self._decoded += len(text)
         thought = ""
         calls: tuple[CallPiece, ...] = ()
         if self._thoughts is not None:
-            before = self.thinking
+            before = self._thoughts.aside
             thought, text = self._thoughts.feed(text)
-            if before or self.thinking:
+            if before or self._thoughts.aside:
                 # Scores are of the answer.
                 self._scores.clear()
         if self.calls is not None:
