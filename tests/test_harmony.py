@@ -25,7 +25,7 @@ from osaurus.chat import (
 )
 from osaurus.engine.answer import Answer
 from osaurus.engine.backend import Backend
-from osaurus.engine.conversation import TemplateAbilities, as_given, definitions
+from osaurus.engine.conversation import TemplateAbilities, as_given
 from osaurus.engine.harmony import ANALYSIS, FINAL, HARMONY, HarmonyCalls, HarmonyScanner, Mark, end_tokens_of, marks_of
 from osaurus.engine.output import StopScanner, TextAssembler
 from osaurus.engine.shape import Shape
@@ -412,18 +412,3 @@ def test_the_template_knows_tools_and_takes_one_call_a_message() -> None:
     )
     places = [text.index(word) for word in ("Rome", "hot", "Oslo", "cold")]
     assert places == sorted(places)
-
-
-def test_a_tool_without_a_description_is_told_nevertheless() -> None:
-    bare = Tool(
-        name="clock",
-        definition='{"type": "function", "function": {"name": "clock", "parameters": {"properties": {}}}}',
-        parameters="{}",
-        strict=False,
-        asked_by="tools",
-    )
-    abilities = TemplateAbilities.found_in(JinjaTemplate(TEMPLATE))
-    turn = [{"role": "user", "content": "?"}]
-    told = definitions(ToolUse(tools=(bare,)), abilities)
-    text = JinjaTemplate(TEMPLATE).apply_chat_template(turn, tokenize=False, add_generation_prompt=True, **told)
-    assert "type clock" in text

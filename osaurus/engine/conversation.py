@@ -45,11 +45,10 @@ class TemplateAbilities:
 
     Calls have arguments that are objects with some templates, and JSON texts with others; `several` may stand in one
     message, or each needs a message of its own, its result behind it. Where there are no calls, `results` may be
-    messages of their own nevertheless. `undescribed` says that a tool need not have a description.
+    messages of their own nevertheless.
     """
 
     definitions: bool = False
-    undescribed: bool = True
     calls: Literal["objects", "texts"] | None = None
     several: bool = True
     results: bool = True
@@ -68,12 +67,10 @@ class TemplateAbilities:
             },
         }
 
-        bare = {"type": "function", "function": {"name": TOOL, "parameters": {"type": "object", "properties": {}}}}
-
-        def rendered(conversation: list[dict[str, Any]], *words: str, tool: dict[str, Any] = definition) -> bool:
+        def rendered(conversation: list[dict[str, Any]], *words: str) -> bool:
             try:
                 text = template.apply_chat_template(
-                    conversation, tokenize=False, add_generation_prompt=True, tools=[tool]
+                    conversation, tokenize=False, add_generation_prompt=True, tools=[definition]
                 )
             except Exception:  # noqa: BLE001 - a template is a program, and was written for what it knows
                 return False
@@ -105,7 +102,6 @@ class TemplateAbilities:
         arguments = value if form == "objects" else json.dumps(value)
         return cls(
             definitions=rendered([user], TOOL, ARGUMENT),
-            undescribed=rendered([user], tool=bare) or not rendered([user]),
             calls=form,
             results=form is not None or rendered(in_words, RESULT),
             several=form is None or rendered(had(arguments, "other", "another"), "another", RESULT),
@@ -140,11 +136,7 @@ def definitions(tools: ToolUse | None, abilities: TemplateAbilities) -> dict[str
     """Return what the template is told of tools, beside the messages."""
     if tools is None or not abilities.definitions:
         return {}
-    told = [json.loads(tool.definition) for tool in tools.tools]
-    if not abilities.undescribed:
-        for tool in told:
-            tool["function"].setdefault("description", "")
-    return {"tools": told}
+    return {"tools": [json.loads(tool.definition) for tool in tools.tools]}
 
 
 def _given(messages: Sequence[Message], abilities: TemplateAbilities) -> Iterator[dict[str, Any]]:

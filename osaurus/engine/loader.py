@@ -44,12 +44,12 @@ DENSE_SHARE = 0.67
 class Model:
     """A loaded model: its network, and what turns text into its tokens and back.
 
+    `harmony` says that it writes messages on channels, whose marks are among `marks`.
     `identity` is that of its files. `key` differs for all that compute something else: other weights, other numbers,
     other kernels, another mlx_lm. `nbytes` is what its weights take, `token_nbytes` what each token of a row takes
     beside them. `layout` is that of caches that cannot be cut, `block` that of what others are cut into; both are None
     where nothing is known of them.
-    `marks` are the tokens that begin and end thoughts and calls, where the tokenizer gives them no text; `harmony` says
-    that they are those of messages on channels.
+    `marks` are the tokens that begin and end thoughts and calls, where the tokenizer gives them no text.
     """
 
     name: str

@@ -78,12 +78,13 @@ class TextAssembler:
             self._scores.append((self._decoded, score))
         text = self._decoder.step(token)
         text = self._marks.get(token) or text
-        if isinstance(text, Mark):
-            # What was no whole character before it is none behind it.
-            self._decoder = TokenDecoder(self._tokenizer)
         if not text:
             return Piece(""), False
         self._decoded += len(text)
+        of_message = self._marks.get(token)
+        if isinstance(of_message, Mark):
+            # What was no whole character before it is none behind it.
+            text, self._decoder = of_message, TokenDecoder(self._tokenizer)
         thought = ""
         calls: tuple[CallPiece, ...] = ()
         if self._thoughts is not None:
