@@ -63,7 +63,7 @@ def end_tokens_of(vocabulary: Mapping[str, int], given: frozenset[int]) -> froze
     return (given | {vocabulary[mark] for mark in LAST if mark in vocabulary}) - {vocabulary[END]}
 
 
-def effort_told(thinking: Thinking | None) -> dict[str, str]:
+def effort_told(thinking: Thinking | None) -> dict[str, Any]:
     """Return what the template is told of how much to think."""
     if thinking is None or (thinking.wanted and thinking.effort is None):
         return {}

@@ -174,7 +174,8 @@ class PromptEncoder:
                 return list(request.raw.tokens), (), None
         self._check_tokens("context", request.context)
         held = shape.grammar is not None
-        variables = self._variables(request.thinking, held) | definitions(request.tools, self._abilities)
+        variables = effort_told(request.thinking) if self._harmony else self._variables(request.thinking, held)
+        variables |= definitions(request.tools, self._abilities)
         messages = told(request, self._abilities)
         parts = self._render(messages, variables)
         tokens = [*request.context, *self._tokenise(parts)]
@@ -196,8 +197,6 @@ class PromptEncoder:
 
         Raises InvalidRequest if the model cannot think.
         """
-        if self._harmony:
-            return effort_told(thinking)
         if thinking is None:
             # Who asks for JSON waits for JSON.
             return {"enable_thinking": False} if held and self._thought_tags is not None else {}
