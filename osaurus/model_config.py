@@ -29,6 +29,9 @@ THOUGHT_TAGS = (
     ("<|think:start|>", "<|think:end|>"),
 )
 
+# What stands around the messages of an answer in OpenAI's open models, and in them.
+HARMONY_MARKS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
+
 # What stands before the text, before what follows the gap, and before what the model fills in, as the families of code
 # models spell it: Qwen and CodeGemma, StarCoder, DeepSeek, Code Llama.
 FILL_IN_MARKS = (

@@ -105,3 +105,17 @@ def test_a_damaged_configuration_is_an_error(model: InstalledModel) -> None:
     (model.folder / "config.json").write_text("{")
     with pytest.raises(UnusableFolder):
         card(model)
+
+
+@pytest.mark.parametrize(
+    ("marks", "thinks"),
+    [
+        (("<think>", "</think>"), True),
+        (("<|start|>", "<|channel|>", "<|message|>", "<|end|>"), True),
+        (("<|start|>", "<|message|>", "<|end|>"), False),
+    ],
+)
+def test_a_model_thinks_whose_tokenizer_has_marks_for_it(
+    marks: tuple[str, ...], thinks: bool, model: InstalledModel
+) -> None:
+    assert changed(model, "tokenizer.json", marks=marks).thinks is thinks

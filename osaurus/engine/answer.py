@@ -5,7 +5,7 @@ begins the call. What the model draws goes through here: where a grammar leaves 
 and their text is what counts.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ class Written:
 class Answer:
     """One answer. `encode` makes tokens of text.
 
+    Where a grammar holds the answer and thoughts have been, `opening` is written between the two.
+
     What a model writes in the same token as a mark, and the grammar behind that does not allow, it reads but nobody is
     told. Where tokens are scored each is drawn, even if there is no choice; so `forces` is false then.
     """
@@ -39,6 +41,7 @@ class Answer:
     _shape: Shape
     _encode: Callable[[str], list[int]]
     _forces: bool
+    _opening: Sequence[int] = ()
     _constraint: Constraint | None = field(default=None, init=False)
     _held: bool = field(default=False, init=False)
     """Whether the grammar of the whole answer has begun to hold it."""
@@ -68,11 +71,16 @@ class Answer:
                 self._problem = error
         if self._problem is not None:
             return Written([], Piece(""), self._problem)
-        piece, stopped = Piece(""), False
+        piece, stopped, thinking = Piece(""), False, self.text.thinking
         for place, each in enumerate(tokens):
             # What is written in the place of what was drawn has no score.
             more, stopped = self.text.add(each, score if place == 0 and each == token else None)
             piece += more
+        if self._shape.grammar is not None and thinking and not self.text.thinking:
+            opening = list(self._opening[: room - len(tokens)])
+            for each in opening:
+                piece += self.text.add(each)[0]
+            tokens += opening
         reason = "stop" if stopped else self._reason(tokens, room - len(tokens))
         if reason is None:
             piece = self._hold(piece)

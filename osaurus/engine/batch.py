@@ -33,6 +33,7 @@ from twisted.logger import Logger
 from ..chat import ApiError, Event, Failed, InternalError, Piece, TokenScore
 from .answer import Answer
 from .backend import Backend
+from .harmony import ANSWER, HarmonyCalls, HarmonyScanner
 from .joining import join, line_up
 from .keeping import Keeper
 from .loader import Model
@@ -166,8 +167,14 @@ class Batch:
 
     def add(self, row: Row) -> None:
         """Take a row in, from the next step on."""
-        tags = self._model.thought_tags
-        thoughts = None if tags is None or row.thinking is None else ThoughtScanner(tags, row.thinking)
+        tags, calls = self._model.thought_tags, row.shape.scanner()
+        thoughts: ThoughtScanner | HarmonyScanner | None = None
+        opening: list[int] = []
+        if row.thinking is not None and self._model.harmony:
+            thoughts = HarmonyScanner(calls if isinstance(calls, HarmonyCalls) else None, row.thinking)
+            opening = self._encode(ANSWER)
+        elif row.thinking is not None and tags is not None:
+            thoughts = ThoughtScanner(tags, row.thinking)
         # In JSON a stop string would stop in the middle.
         stops = StopScanner(() if row.shape.grammar is not None else row.stop)
         text = TextAssembler(
@@ -175,7 +182,7 @@ class Batch:
             self._model.end_tokens,
             stops,
             thoughts,
-            row.shape.scanner(),
+            calls,
             self._model.marks,
             row.prompt if row.continues else (),
         )
@@ -183,11 +190,16 @@ class Batch:
             text,
             self._model.end_tokens,
             row.shape,
-            lambda text: list(self._model.tokenizer.encode(text, add_special_tokens=False).ids),
+            self._encode,
             row.top_logprobs is None,
+            opening,
         )
         sampler = RowSampler.after(row.prompt, row.sampling)
         self._reading.waiting.append(Progress(row, answer, sampler, list(row.prompt)))
+
+    def _encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._model.tokenizer.encode(text, add_special_tokens=False).ids
+        return tokens
 
     def remove(self, row_id: int) -> None:
         """Free a row, wherever it has got to; an unknown one is left alone, it has ended by itself."""

@@ -26,6 +26,7 @@ from ..model_config import context_length
 from .backend import Backend
 from .checkpoints import Layout
 from .grammars import Grammars
+from .harmony import HARMONY, end_tokens_of, marks_of
 from .prefixes import BlockLayout
 from .prompt import PromptEncoder, special_tokens
 from .shape import Shaper
@@ -43,6 +44,7 @@ DENSE_SHARE = 0.67
 class Model:
     """A loaded model: its network, and what turns text into its tokens and back.
 
+    `harmony` says that it writes messages on channels, whose marks are among `marks`.
     `identity` is that of its files. `key` differs for all that compute something else: other weights, other numbers,
     other kernels, another mlx_lm. `nbytes` is what its weights take, `token_nbytes` what each token of a row takes
     beside them. `layout` is that of caches that cannot be cut, `block` that of what others are cut into; both are None
@@ -60,6 +62,7 @@ class Model:
     end_tokens: frozenset[int]
     thought_tags: ThoughtTags | None
     marks: dict[int, str]
+    harmony: bool
     context_length: int
     nbytes: int
     token_nbytes: int
@@ -126,6 +129,10 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     tags, form = _thought_tags(wrapper, special), _tool_format(wrapper)
     marks = _marks(wrapper, special, tags, form)
     end_tokens = frozenset(wrapper.eos_token_ids)
+    vocabulary = wrapper.get_vocab()
+    messages = marks_of(vocabulary) if tags is None else {}
+    if messages:
+        form, end_tokens = HARMONY, end_tokens_of(vocabulary, end_tokens)
     caches, vocabulary_size = _read_a_token(network)
     if packed is not None:
         nbytes += packed.expanded_nbytes(network)
@@ -162,10 +169,12 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
             thought_tags=tags,
             shaper=Shaper(_grammars(backend_tokenizer, vocabulary_size, end_tokens, marks), form),
             network_size=vocabulary_size,
+            harmony=bool(messages),
         ),
         end_tokens=end_tokens,
         thought_tags=tags,
-        marks=marks,
+        marks=marks | messages,
+        harmony=bool(messages),
         context_length=context,
         nbytes=nbytes,
         token_nbytes=token_nbytes,

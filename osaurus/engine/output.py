@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from ..chat import CallPiece, Piece, TokenScore
 from .decoding import TokenDecoder
+from .harmony import HarmonyScanner, Mark
 from .marks import doubtful
 from .thoughts import ThoughtScanner
 from .tool_calls import CallScanner
@@ -56,7 +57,7 @@ class TextAssembler:
     _tokenizer: Tokenizer
     _silent: Collection[int]
     _scanner: StopScanner
-    _thoughts: ThoughtScanner | None = None
+    _thoughts: ThoughtScanner | HarmonyScanner | None = None
     calls: CallScanner | None = None
     _marks: Mapping[int, str] = field(factory=dict)
     _before: Sequence[int] = ()
@@ -80,12 +81,16 @@ class TextAssembler:
         if not text:
             return Piece(""), False
         self._decoded += len(text)
+        of_message = self._marks.get(token)
+        if isinstance(of_message, Mark):
+            # What was no whole character before it is none behind it.
+            text, self._decoder = of_message, TokenDecoder(self._tokenizer)
         thought = ""
         calls: tuple[CallPiece, ...] = ()
         if self._thoughts is not None:
-            before = self.thinking
+            before = self._thoughts.aside
             thought, text = self._thoughts.feed(text)
-            if before or self.thinking:
+            if before or self._thoughts.aside:
                 # Scores are of the answer.
                 self._scores.clear()
         if self.calls is not None:

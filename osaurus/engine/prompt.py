@@ -28,6 +28,7 @@ from tokenizers import Tokenizer
 from ..chat import ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
 from ..model_config import FILL_IN_MARKS
 from .conversation import ChatTemplate, TemplateAbilities, as_given, definitions, in_turns, told
+from .harmony import effort_told, opening
 from .shape import Shape, Shaper
 from .thoughts import ThoughtTags
 
@@ -61,9 +62,9 @@ class PromptEncoder:
 
     `context_length` is the model's, in tokens; `limit_reason` says why it is less than it could be. `bounded` says that
     boundaries are wanted, which takes rendering a prompt several times. `thought_tags` are those of a model that can
-    think. `shaper` makes of what is asked for what the answer must be. A base model has no template: it continues text.
-    The network knows so many tokens, `network_size`; the tokenizer of a fine-tuned model may have more, and MLX would
-    read beyond its weights.
+    think; one that writes messages on channels, `harmony`, has none. `shaper` makes of what is asked for what the
+    answer must be. A base model has no template: it continues text. The network knows so many tokens,
+    `network_size`; the tokenizer of a fine-tuned model may have more, and MLX would read beyond its weights.
     """
 
     _tokenizer: Tokenizer
@@ -75,6 +76,7 @@ class PromptEncoder:
     _thought_tags: ThoughtTags | None = None
     _shaper: Shaper = field(factory=lambda: Shaper(None, None))
     _network_size: int = sys.maxsize
+    _harmony: bool = False
     _spelling: re.Pattern[str] | None = field(init=False)
     _any_special: re.Pattern[str] = field(init=False)
     _longest: int = field(init=False)
@@ -174,7 +176,8 @@ class PromptEncoder:
                 return list(request.raw.tokens), (), None
         self._check_tokens("context", request.context)
         held = shape.grammar is not None
-        variables = self._variables(request.thinking, held) | definitions(request.tools, self._abilities)
+        variables = effort_told(request.thinking) if self._harmony else self._variables(request.thinking, held)
+        variables |= definitions(request.tools, self._abilities)
         messages = told(request, self._abilities)
         parts = self._render(messages, variables)
         # Which thoughts of earlier turns are in the prompt is for the template to say.
@@ -183,6 +186,10 @@ class PromptEncoder:
             raise self._too_long(context, f"at least {least}", "messages")
         tokens = [*request.context, *self._tokenise(parts)]
         boundaries = self._boundaries(messages, tokens, variables)
+        if self._harmony:
+            header = opening(request.thinking, held=held, tools=request.tools is not None)
+            tokens += _encode(self._tokenizer, header)
+            return tokens, boundaries, held and request.thinking is not None and request.thinking.wanted
         tags = self._thought_tags
         thinking = tags is not None and parts[-1].rstrip().endswith(tags.begin)
         if tags is not None and held and not thinking and request.thinking is not None and request.thinking.wanted:

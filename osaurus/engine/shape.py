@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from attrs import define, frozen
 
 from ..chat import GenerationRequest, InvalidRequest, JsonFormat, Tool, ToolUse
+from .harmony import HARMONY, HarmonyCalls
 from .schemas import SchemaRule, prepared, prepared_for_arguments
 from .tool_calls import CallScanner
 from .tool_formats import GENERIC, MOST_CALLS, ToolFormat, from_json
@@ -40,8 +41,11 @@ class Shape:
         """Return what tells calls from text, None if there are no tools."""
         if not self.tools:
             return None
+        most = MOST_CALLS if self.parallel else 1
+        if self.format is HARMONY:
+            return HarmonyCalls(self.format, self.tools, True, most)
         marked = self.grammar is not None or self.format.parse is not None
-        return CallScanner(self.format, self.tools, marked, MOST_CALLS if self.parallel else 1)
+        return CallScanner(self.format, self.tools, marked, most)
 
 
 @define(eq=False)

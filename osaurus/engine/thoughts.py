@@ -40,6 +40,11 @@ class ThoughtScanner:
         """Whether what comes next is thought."""
         return self._state == "thinking"
 
+    @property
+    def aside(self) -> bool:
+        """Whether what comes next is none of the answer."""
+        return self.thinking
+
     def feed(self, text: str) -> tuple[str, str]:
         """Take more text; return what of it is thought, and what is answer."""
         thought, text = "", self.held + text

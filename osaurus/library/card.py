@@ -9,7 +9,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from ..chat import InstalledModel, ModelCard
-from ..model_config import FILL_IN_MARKS, THOUGHT_TAGS, context_length, number
+from ..model_config import FILL_IN_MARKS, HARMONY_MARKS, THOUGHT_TAGS, context_length, number
 from .folder import UnusableFolder, json_object
 from .template import takes_tools
 
@@ -54,7 +54,7 @@ def card(model: InstalledModel) -> ModelCard:
         license=next((text for name in LICENSES if (text := _text(model.folder / name))), ""),
         facts=facts,
         fills_in=any(all(f'"{mark}"' in tokenizer for mark in marks) for marks in FILL_IN_MARKS),
-        thinks=any(all(f'"{tag}"' in tokenizer for tag in tags) for tags in THOUGHT_TAGS),
+        thinks=any(all(f'"{tag}"' in tokenizer for tag in tags) for tags in (*THOUGHT_TAGS, HARMONY_MARKS)),
         # Where there are several, the one of this name is for conversations with tools.
         takes_tools=takes_tools(templates.get("tool_use", template)),
     )
