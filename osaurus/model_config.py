@@ -22,11 +22,14 @@ def context_length(config: dict[str, Any]) -> int:
     return number(config, *CONTEXT_KEYS) or DEFAULT_CONTEXT
 
 
-# Around what a model thinks, as mlx_lm knows them: those that are one token each.
+# The tokens that stand before and behind what a model thinks; Gemma's has the word `thought` behind the first.
 THOUGHT_TAGS = (
     ("<think>", "</think>"),
     ("<longcat_think>", "</longcat_think>"),
     ("<|think:start|>", "<|think:end|>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel>", "<channel|>"),
 )
 
 # What stands around the messages of an answer in OpenAI's open models, and in them.

@@ -87,7 +87,7 @@ class Grammars:
 
     _tokenizer: LLTokenizer
     _marks: dict[str, int]
-    """Tokens without a text of their own, by their spelling."""
+    """Tokens that no text in a grammar stands for, by their spelling."""
     _closers: Closers
     _tried: OrderedDict[str, int] = field(factory=OrderedDict, init=False)
     """What was found to be usable, and in how many tokens its shortest text can be written."""
@@ -108,7 +108,7 @@ class Grammars:
         return cls(known, marks, Closers.of(spellings, end_tokens))
 
     def literal(self, text: str) -> str:
-        """Return the rule for a text that stands as it is; a token without a text stands for its spelling."""
+        """Return the rule for a text that stands as it is; what one of the marks spells is that token."""
         if text in self._marks:
             return f"<[{self._marks[text]}]>"
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

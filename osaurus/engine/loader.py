@@ -3,7 +3,7 @@
 Weights come from safetensors only, and no code of the model's own is ever run: mlx_lm refuses both unless asked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
@@ -22,16 +22,17 @@ from tokenizers import Tokenizer
 from twisted.logger import Logger
 
 from ..chat import ModelLoadFailed, NoRoomYet
-from ..model_config import context_length
+from ..model_config import THOUGHT_TAGS, context_length
 from .backend import Backend
 from .checkpoints import Layout
+from .conversation import ChatTemplate
 from .grammars import Grammars
 from .harmony import HARMONY, end_tokens_of, marks_of
 from .prefixes import BlockLayout
 from .prompt import PromptEncoder, special_tokens
 from .shape import Shaper
 from .thoughts import ThoughtTags
-from .tool_formats import GENERIC, ToolFormat
+from .tool_formats import CALL_ID, GENERIC, INNER_MARKS, ToolFormat, without_call_ids
 from .vocabulary import Vocabulary
 
 log = Logger()
@@ -49,7 +50,8 @@ class Model:
     other kernels, another mlx_lm. `nbytes` is what its weights take, `token_nbytes` what each token of a row takes
     beside them. `layout` is that of caches that cannot be cut, `block` that of what others are cut into; both are None
     where nothing is known of them.
-    `marks` are the tokens that begin and end thoughts and calls, where the tokenizer gives them no text.
+    `marks` are the added tokens that thoughts and calls are told by, and what each spells: to the tokenizer most have
+    no text.
     """
 
     name: str
@@ -126,8 +128,8 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     nbytes = sum(array.nbytes for array in parameters)
     mx.clear_cache()
     special = special_tokens(wrapper.added_tokens_decoder)
-    tags, form = _thought_tags(wrapper, special), _tool_format(wrapper)
-    marks = _marks(wrapper, special, tags, form)
+    tags, form = _thought_tags(wrapper), _tool_format(wrapper)
+    marks = _marks(wrapper.added_tokens_decoder, tags, form)
     end_tokens = frozenset(wrapper.eos_token_ids)
     vocabulary = wrapper.get_vocab()
     messages = marks_of(vocabulary) if tags is None else {}
@@ -161,7 +163,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         vocabulary=Vocabulary(backend_tokenizer),
         prompt=PromptEncoder(
             backend_tokenizer,
-            wrapper if wrapper.has_chat_template else None,
+            _template(wrapper),
             special,
             context,
             limit_reason,
@@ -183,17 +185,40 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     )
 
 
-def _thought_tags(wrapper: Any, special: list[str]) -> ThoughtTags | None:
-    """Return how the model marks its thoughts, None if it has none."""
-    if not wrapper.has_thinking:
+@frozen
+class _OwnTemplate:
+    """A chat template as the model has it.
+
+    mlx_lm's wrapper has every model think that can, unless told otherwise; some templates mean not to. What most
+    call `enable_thinking` is `thinking` to others: DeepSeek's and Granite's.
+    """
+
+    _tokenizer: Any
+
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **variables: Any) -> str:
+        if "enable_thinking" in variables:
+            variables["thinking"] = variables["enable_thinking"]
+        text: str = self._tokenizer.apply_chat_template(conversation, return_dict=False, **variables)
+        return text
+
+
+def _template(wrapper: Any) -> ChatTemplate | None:
+    """Return what renders the model's conversations, None if nothing does."""
+    if not wrapper.has_chat_template:
         return None
-    tags = (wrapper.think_start, wrapper.think_end)
-    for tag in tags:
-        tokens = wrapper.backend_tokenizer.encode(tag, add_special_tokens=False).tokens
-        if len(tokens) > 1 and not set(tokens).isdisjoint(special):
-            log.warn("Thoughts are not told from answers: {tag} is of several tokens, some without text", tag=tag)
-            return None
-    return ThoughtTags(*tags)
+    # The wrapper has some in Python, in the place of the model's own.
+    template: ChatTemplate = _OwnTemplate(wrapper._tokenizer) if wrapper._chat_template is None else wrapper
+    return template
+
+
+def _thought_tags(wrapper: Any) -> ThoughtTags | None:
+    """Return how the model marks its thoughts, None if it has none."""
+    if wrapper.has_thinking:
+        return ThoughtTags(wrapper.think_start, wrapper.think_end)
+    vocabulary = wrapper.get_vocab()
+    # There are more than the wrapper knows.
+    found = next((tags for tags in THOUGHT_TAGS if all(tag in vocabulary for tag in tags)), None)
+    return None if found is None else ThoughtTags(*found)
 
 
 def _tool_format(wrapper: Any) -> ToolFormat | None:
@@ -201,19 +226,30 @@ def _tool_format(wrapper: Any) -> ToolFormat | None:
     if not wrapper.has_tool_calling:
         return None
     parse = wrapper.tool_parser
-    enforceable = parse is json_tools.parse_tool_call
-    return ToolFormat(wrapper.tool_call_start, wrapper.tool_call_end, None if enforceable else parse)
+    begin, end = wrapper.tool_call_start, wrapper.tool_call_end
+    if parse is json_tools.parse_tool_call:
+        return ToolFormat(begin, end)
+    inner = INNER_MARKS.get(parse.__module__, ())
+    return ToolFormat(begin, end, without_call_ids(parse) if CALL_ID in inner else parse, inner=inner)
 
 
-def _marks(wrapper: Any, special: list[str], tags: ThoughtTags | None, form: ToolFormat | None) -> dict[int, str]:
-    """Return which special tokens begin and end thoughts and calls; the tokenizer says nothing of them."""
+def _marks(added: Mapping[int, Any], tags: ThoughtTags | None, form: ToolFormat | None) -> dict[int, str]:
+    """Return the added tokens that thoughts and calls are told by, and what each spells.
+
+    The tokenizer says nothing of those that are special. Grammars have to name those that are not as well: to them
+    no text stands for an added token. A mark of several tokens may have special ones in it.
+    """
     spelled = [
         *([] if tags is None else [tags.begin, tags.end]),
-        *([] if form is None else [form.begin, form.end]),
+        *([] if form is None else [form.begin, form.end, *form.inner]),
         GENERIC.begin,
         GENERIC.end,
     ]
-    return {wrapper.convert_tokens_to_ids(mark): mark for mark in spelled if mark in special}
+    return {
+        number: str(token.content)
+        for number, token in added.items()
+        if token.content in spelled or (token.special and any(token.content in mark for mark in spelled))
+    }
 
 
 def _grammars(tokenizer: Tokenizer, size: int, end_tokens: frozenset[int], marks: dict[int, str]) -> Grammars | None:

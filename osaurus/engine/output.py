@@ -50,7 +50,8 @@ class TextAssembler:
     """The text of one answer, token by token. `silent` tokens end sequences and have no text.
 
     Where `thoughts` and `calls` are told from the text, stop strings are looked for in the text alone. `marks` are
-    tokens that begin or end those and have no text for the tokeniser. `before` are the tokens of a text that goes on.
+    tokens that those are told by, and what they spell even where the tokeniser says nothing. `before` are the tokens
+    of a text that goes on.
     The score of a token comes out with the first of its text. Those of a stop string's tokens never do.
     """
 

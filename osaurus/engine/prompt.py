@@ -203,15 +203,16 @@ class PromptEncoder:
 
         Raises InvalidRequest if the model cannot think.
         """
-        if thinking is None:
-            # Who asks for JSON waits for JSON.
-            return {"enable_thinking": False} if held and self._thought_tags is not None else {}
         if self._thought_tags is None:
-            if thinking.wanted:
+            if thinking is not None and thinking.wanted:
                 raise InvalidRequest(
                     f"{thinking.asked_by}: this model does not think; leave it out", param=thinking.asked_by
                 )
-            return {}
+            # Nobody could tell the thoughts from the answer.
+            return {"enable_thinking": False}
+        if thinking is None:
+            # Who asks for JSON waits for JSON. Else it is the template's to say.
+            return {"enable_thinking": False} if held else {}
         effort = {} if thinking.effort is None else {"reasoning_effort": thinking.effort}
         return {"enable_thinking": thinking.wanted, **effort}
 

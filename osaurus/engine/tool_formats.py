@@ -10,6 +10,7 @@ Models that know no tools are told of a form here, the one that most models know
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,19 +37,32 @@ OWN: dict[str, Parser] = {
     "mlx_lm.tool_parsers.pythonic": pythonic_calls.parse,
 }
 
+# Likewise, what they look for within a call, and some model's tokenizer has as a special token.
+CALL_ID = "[CALL_ID]"
+INNER_MARKS = {
+    "mlx_lm.tool_parsers.mistral": ("[ARGS]", CALL_ID),
+    "mlx_lm.tool_parsers.gemma4": ('<|"|>',),
+    "mlx_lm.tool_parsers.function_gemma": ("<escape>",),
+    "mlx_lm.tool_parsers.kimi_k2": ("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+}
+# An id stands between a call's name and its arguments.
+IDENTIFIED = re.compile(re.escape(CALL_ID) + r"\w+(?=\[ARGS\])")
+
 
 @frozen
 class ToolFormat:
     """The marks around a call; without an `end` it goes on to the end of the answer.
 
     `parse` makes calls of what is between them. None says that it is JSON, of the kind that a grammar can enforce. With
-    `whole` it is given the marks as well.
+    `whole` it is given the marks as well. `inner` are further marks that it
+    looks for.
     """
 
     begin: str
     end: str
     parse: Parser | None = None
     whole: bool = False
+    inner: tuple[str, ...] = ()
 
     @property
     def unmarked(self) -> "ToolFormat | None":
@@ -79,6 +93,11 @@ def _own(parse: Parser) -> Parser:
 def from_json(text: str, _: list[dict[str, Any]]) -> Any:
     """Parse JSON."""
     return json.loads(text)
+
+
+def without_call_ids(parse: Parser) -> Parser:
+    """Return a parser of calls that may have ids, for one that would take an id for the name."""
+    return lambda text, tools: parse(IDENTIFIED.sub("", text), tools)
 
 
 GENERIC = ToolFormat("<tool_call>", "</tool_call>")
