@@ -107,6 +107,24 @@ def test_a_model_is_found_by_the_short_name_it_was_pulled_by(name: str, tmp_path
     assert ModelStore(tmp_path).find(name).id == "smollm2-135m-instruct"
 
 
+@pytest.mark.parametrize("name", ["mistral", "Mistral:latest", "local/mistral"])
+@pytest.mark.parametrize("usual", [True, False])
+def test_what_somebody_called_by_a_short_name_goes_before_what_that_stands_for(
+    usual: bool, name: str, tmp_path: Path
+) -> None:
+    install(tmp_path, "local/Mistral")
+    if usual:
+        install(tmp_path, "mlx-community/Mistral-7B-Instruct-v0.3-4bit")
+        assert ModelStore(tmp_path).find("mistral:7b").id == "mistral-7b-instruct-v0.3-4bit"
+    assert ModelStore(tmp_path).find(name).repository == "local/Mistral"
+
+
+def test_of_a_folder_that_was_called_by_a_short_name_and_is_no_model_one_is_told_why(tmp_path: Path) -> None:
+    no_tokenizer(install(tmp_path, "local/mistral"))
+    with pytest.raises(ModelNotFound, match="local/mistral is there, but cannot be used: tokenizer.json is missing"):
+        ModelStore(tmp_path).find("mistral")
+
+
 @pytest.mark.parametrize(
     "name", ["tiny", "tiny-llama-1b:q4", "org/tiny-llama-1b", "", ":latest", "smollm2:135m", "../x"]
 )
@@ -620,6 +638,8 @@ def own(tmp_path: Path, tiny_models: Path) -> ModelStore:
         ("mine:latest", "local/mine"),
         ("org/Mine-2.0", "org/Mine-2.0"),
         ("tests/other", "tests/other"),
+        ("mistral", "local/mistral"),
+        ("qwen3:latest", "local/qwen3"),
     ],
 )
 def test_a_copy_is_a_model_of_its_own(own: ModelStore, destination: str, repository: str) -> None:
@@ -648,6 +668,12 @@ def test_a_copy_takes_no_name_that_a_model_has(own: ModelStore, destination: str
         own.copy(own.find("tiny"), destination)
     assert [model.repository for model in own.models()] == ["tests/tiny"]
     assert sorted(path.name for path in (own.folder / "tests").iterdir()) == ["tiny"]
+
+
+def test_a_short_name_that_a_copy_has_is_taken(own: ModelStore) -> None:
+    own.copy(own.find("tiny"), "mistral")
+    with pytest.raises(InvalidRequest, match="already"):
+        own.copy(own.find("tiny"), "mistral")
 
 
 @pytest.mark.parametrize("destination", ["foundation", "Default", "foundation:latest", "org/Foundation"])

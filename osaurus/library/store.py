@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from ..chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
 from .folder import UnusableFolder, describe, model_files
 from .hub_cache import HubCache, told_digest
-from .names import FOUNDATION_NAMES, SHORT_NAMES, in_full, model_id
+from .names import FOUNDATION_NAMES, SHORT_NAMES, in_full, model_id, untagged
 
 log = Logger()
 
@@ -79,21 +79,23 @@ class ModelStore:
 
         Raises ModelNotFound.
         """
-        wanted = in_full(name).lower()
+        plain, full = untagged(name).lower(), in_full(name).lower()
         models = self.models()
-        if wanted in FOUNDATION_NAMES and models and models[0].system:
+        if plain in FOUNDATION_NAMES and models and models[0].system:
             return models[0]
-        for names in (_exact_names, _bare_names):
-            for model in models:
-                if wanted in names(model):
-                    return model
+        # What somebody has called `mistral` goes before what that usually stands for.
+        for wanted in (plain, full):
+            for names in (_exact_names, _bare_names):
+                for model in models:
+                    if wanted in names(model):
+                        return model
         hint = "" if models else f". No model is installed: `osaurus pull {next(iter(SHORT_NAMES))}` gets one."
-        raise ModelNotFound(f"Model not found: {name}{self._why_not(wanted) or hint}", param="model")
+        raise ModelNotFound(f"Model not found: {name}{self._why_not({plain, full}) or hint}", param="model")
 
-    def _why_not(self, wanted: str) -> str:
-        """Return why a folder of that name is no model, to be added to a sentence; empty if there is none."""
+    def _why_not(self, wanted: set[str]) -> str:
+        """Return why a folder of such a name is no model, to be added to a sentence; empty if there is none."""
         for repository, folder in self._folders():
-            if wanted in (repository.lower(), model_id(repository)):
+            if not wanted.isdisjoint((repository.lower(), model_id(repository))):
                 _, reason = self._described.get(folder, (None, None))
                 if isinstance(reason, UnusableFolder):
                     return f". {repository} is there, but cannot be used: {reason}"
