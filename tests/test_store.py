@@ -550,6 +550,40 @@ def test_models_come_and_go(tmp_path: Path) -> None:
     assert ids(store) == []
 
 
+def test_an_organisation_that_goes_while_the_models_are_listed_harms_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "org/tiny")
+    going = install(tmp_path, "going/other").parent
+
+    def quicker(listing: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def listed(folder: Path) -> Any:
+            if Path(folder) == going and going.exists():
+                going.rename(tmp_path / ".gone")
+            return listing(folder)
+
+        return listed
+
+    monkeypatch.setattr(os, "scandir", quicker(os.scandir))
+    monkeypatch.setattr(os, "listdir", quicker(os.listdir))
+    assert ids(ModelStore(tmp_path)) == ["tiny"]
+    assert not going.exists()
+
+
+def test_files_that_go_while_they_are_looked_at_harm_no_other_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = install(tmp_path, "a/going")
+    install(tmp_path, "org/tiny")
+
+    def take_away(_: object) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+
+    monkeypatch.setattr("osaurus.library.folder.check_senses", take_away)
+    assert ids(ModelStore(tmp_path)) == ["tiny"]
+
+
 def touch(path: Path, content: bytes) -> None:
     """Write a file, later than it was written before."""
     before = path.stat().st_mtime_ns if path.exists() else 0

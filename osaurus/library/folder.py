@@ -54,6 +54,8 @@ def describe(folder: Path, repository: str) -> InstalledModel:
     quantization = config.get("quantization")
     bits = quantization.get("bits") if isinstance(quantization, dict) else None
     files = model_files(folder)
+    if not files:
+        raise UnusableFolder("it was taken away")
     return InstalledModel(
         id=model_id(repository),
         repository=repository,

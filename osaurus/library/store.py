@@ -204,7 +204,12 @@ class ModelStore:
     def _folders(self) -> list[tuple[str, Path]]:
         """Return what may be models, with their repositories' names."""
         # Names that begin with a dot are downloads under way.
-        own = [(f"{folder.parent.name}/{folder.name}", folder) for folder in self.folder.glob("[!.]*/[!.]*")]
+        own = [
+            (f"{organisation.name}/{folder.name}", folder)
+            for organisation in _entries(self.folder)
+            for folder in _entries(organisation)
+            if not organisation.name.startswith(".") and not folder.name.startswith(".")
+        ]
         shared = [] if self.cache is None else self.cache.snapshots()
         return [
             (repository, folder)
@@ -249,6 +254,14 @@ def _exact_names(model: InstalledModel) -> tuple[str, ...]:
 
 def _bare_names(model: InstalledModel) -> tuple[str, ...]:
     return (model.repository.lower().rpartition("/")[2],)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing if it is none, or gone, as one may be at any moment."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _exists(path: Path) -> bool:
