@@ -189,6 +189,8 @@ def makeService(options: Options) -> IService:
     limits = Limits(reactor, chosen.max_concurrent, chosen.requests_per_minute)
     scheduler = Scheduler(store, runners, residency, limits, blocking)
     guard = Guard(**rules(chosen))
+    # It begins when the threads do.
+    writing_pool.callInThread(store.sweep)
     catalogue = Catalogue(store, blocking)
     library = Library(catalogue, scheduler, blocking, reactor)
     pulls = Pulls(chosen.models_dir, partial(_spawn, reactor), reactor)

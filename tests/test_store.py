@@ -768,6 +768,33 @@ def test_what_an_earlier_attempt_left_is_removed_with_the_next(own: ModelStore) 
     assert list(own.folder.iterdir()) == []
 
 
+def test_what_was_cut_short_is_swept_away_and_a_copy_under_way_is_not(own: ModelStore) -> None:
+    for name in ("tests/.deleting-0", "tests/.copying-0", "tests/.copying-1", "org/.deleting-1"):
+        (own.folder / name / "files").mkdir(parents=True)
+    os.utime(own.folder / "tests" / ".copying-0", (0, 0))
+    own.sweep()
+    assert sorted(path.name for path in (own.folder / "tests").iterdir()) == [".copying-1", "tiny"]
+    assert not (own.folder / "org").exists()
+
+
+def test_what_is_behind_a_link_is_not_swept(own: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / ".deleting-0").mkdir()
+    (own.folder / "linked").symlink_to(outside)
+    (own.folder / "tests" / ".deleting-1").symlink_to(outside)
+    own.sweep()
+    assert (outside / ".deleting-0").exists()
+
+
+def test_what_another_deletion_has_removed_already_is_deleted(own: ModelStore) -> None:
+    own.copy(own.find("tiny"), "tests/other")
+    first, second = (own.take_away(own.find(name)) for name in ("tiny", "other"))
+    own.remove(first)
+    own.remove(second)
+    assert own.models() == []
+    assert list(own.folder.iterdir()) == []
+
+
 def test_a_copy_of_links_is_of_what_they_lead_to(own: ModelStore) -> None:
     weights = own.folder / "tests" / "tiny" / "model.safetensors"
     weights.rename(own.folder / "tests" / "weights")

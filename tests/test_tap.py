@@ -102,6 +102,16 @@ def test_without_models_it_starts_and_tells_how_to_get_one(tmp_path: Path) -> No
         assert server.stop() == -signal.SIGTERM
 
 
+def test_what_deletions_left_that_were_cut_short_is_gone_soon_after_the_start(tmp_path: Path) -> None:
+    left = tmp_path / "models" / "org" / ".deleting-0"
+    left.mkdir(parents=True)
+    with serving(tmp_path, tmp_path / "models"):
+        deadline = monotonic() + 30
+        while left.exists():
+            assert monotonic() < deadline
+            sleep(0.05)
+
+
 def test_it_listens_on_every_endpoint_it_was_given(tmp_path: Path) -> None:
     other = free_port()
     path = tmp_path / "a socket"

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,12 @@ from .names import FOUNDATION_NAMES, SHORT_NAMES, in_full, model_id, untagged
 log = Logger()
 
 HASHED_AT_ONCE = 2**20
+
+# What folders are called that are to be gone, and that are to be a model.
+DELETING = ".deleting-"
+COPYING = ".copying-"
+# In seconds: no file of a copy takes so long.
+ABANDONED = 86400
 
 # Of a copy, as the hub has them; neither part may begin with a dot.
 DESTINATION = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,95})/)?([A-Za-z0-9][A-Za-z0-9._-]{0,95})")
@@ -156,7 +163,7 @@ class ModelStore:
                 raise InvalidRequest(f"destination: {known.repository} has this name already", param="destination")
         self._check_own(target.parent)
         target.parent.mkdir(exist_ok=True)
-        unfinished = target.with_name(f".copying-{secrets.token_hex(8)}")
+        unfinished = target.with_name(f"{COPYING}{secrets.token_hex(8)}")
         unfinished.mkdir()
         try:
             for path in model_files(model.folder):
@@ -177,16 +184,22 @@ class ModelStore:
         _check_folder(model)
         self._check_own(model.folder.parent)
         self._check_own(model.folder)
-        doomed = model.folder.with_name(f".deleting-{secrets.token_hex(8)}")
+        doomed = model.folder.with_name(f"{DELETING}{secrets.token_hex(8)}")
         model.folder.rename(doomed)
         return doomed
 
     def remove(self, doomed: Path) -> None:
         """Remove what was taken away, and what an earlier attempt left of others. Raises OSError."""
-        for leftover in doomed.parent.glob(".deleting-*"):
-            shutil.rmtree(leftover, ignore_errors=leftover != doomed)
-        with suppress(OSError):
-            doomed.parent.rmdir()
+        _sweep(doomed.parent)
+        # Once more for the reason, should something of it be left.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(doomed)
+
+    def sweep(self) -> None:
+        """Remove what deletions and copies that were cut short have left."""
+        for organisation in _entries(self.folder):
+            if not organisation.is_symlink():
+                _sweep(organisation)
 
     def _is_own(self, folder: Path) -> bool:
         return folder.is_relative_to(self.folder)
@@ -262,6 +275,16 @@ def _entries(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+def _sweep(organisation: Path) -> None:
+    """Remove what deletions left, and copies that nobody makes any more; the folder too if that was all."""
+    for path in _entries(organisation):
+        with suppress(OSError):
+            begun = path.name.startswith(COPYING) and time.time() - path.stat().st_mtime > ABANDONED
+            if begun or path.name.startswith(DELETING):
+                shutil.rmtree(path, ignore_errors=True)
+                organisation.rmdir()
 
 
 def _exists(path: Path) -> bool:
