@@ -710,6 +710,24 @@ def test_a_short_name_that_a_copy_has_is_taken(own: ModelStore) -> None:
         own.copy(own.find("tiny"), "mistral")
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "broken link"])
+def test_a_copy_takes_the_place_of_nothing_that_is_no_model(own: ModelStore, kind: str) -> None:
+    way = own.folder / "local" / "other"
+    match kind:
+        case "folder":
+            (way / "notes").mkdir(parents=True)
+        case "file":
+            way.parent.mkdir()
+            way.write_text("notes")
+        case "broken link":
+            way.parent.mkdir()
+            way.symlink_to("gone")
+    with pytest.raises(InvalidRequest, match="local/other exists but is no usable model; move it away") as caught:
+        own.copy(own.find("tiny"), "other")
+    assert caught.value.param == "destination"
+    assert [path.name for path in way.parent.iterdir()] == ["other"]
+
+
 @pytest.mark.parametrize("destination", ["foundation", "Default", "foundation:latest", "org/Foundation"])
 def test_a_copy_takes_no_name_of_the_on_device_model_be_it_there_or_not(own: ModelStore, destination: str) -> None:
     with pytest.raises(InvalidRequest, match="Apple's on-device model") as caught:

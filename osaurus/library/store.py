@@ -162,6 +162,11 @@ class ModelStore:
                 known = self.find(name)
                 raise InvalidRequest(f"destination: {known.repository} has this name already", param="destination")
         self._check_own(target.parent)
+        if os.path.lexists(target):
+            raise InvalidRequest(
+                f"destination: {target.parent.name}/{target.name} exists but is no usable model; move it away",
+                param="destination",
+            )
         target.parent.mkdir(exist_ok=True)
         unfinished = target.with_name(f"{COPYING}{secrets.token_hex(8)}")
         unfinished.mkdir()
