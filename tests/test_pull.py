@@ -376,6 +376,11 @@ def incomplete(source: Path) -> None:
     shard(source, [WEIGHTS, "model-00002-of-00002.safetensors"])
 
 
+def incomplete_without_an_index(source: Path) -> None:
+    shutil.copy(source / WEIGHTS, source / "model-00002-of-00003.safetensors")
+    shutil.copy(source / WEIGHTS, source / "model-00003-of-00003.safetensors")
+
+
 def elsewhere(source: Path) -> None:
     shard(source, ["../../../../etc/passwd"])
 
@@ -391,6 +396,7 @@ def elsewhere(source: Path) -> None:
         (gguf, "only .gguf; a GGUF file can be imported"),
         (sees, "for images or sound"),
         (incomplete, "the hub has no model-00002-of-00002.safetensors"),
+        (incomplete_without_an_index, "the hub has no model-00001-of-00003.safetensors"),
         (elsewhere, "names files outside the folder"),
     ],
 )

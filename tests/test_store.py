@@ -288,6 +288,10 @@ def missing_shard(folder: Path) -> None:
     shard(folder, ["model.safetensors", "model-00002-of-00002.safetensors"])
 
 
+def missing_shard_without_an_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+
+
 def index_elsewhere(folder: Path) -> None:
     shutil.copy(folder / "model.safetensors", folder.parent / "outside.safetensors")
     shard(folder, ["../outside.safetensors"])
@@ -367,6 +371,7 @@ DEFECTS: dict[str, Callable[[Path], None]] = {
             no_weights,
             broken_link,
             missing_shard,
+            missing_shard_without_an_index,
             index_elsewhere,
             index_absolute,
             index_parent,

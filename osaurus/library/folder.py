@@ -8,7 +8,7 @@ pickles (`.bin`, `.pt`), which run code when they are read, are not looked at.
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ WEIGHTS = "model*.safetensors"
 INDEX = "model.safetensors.index.json"
 
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+
+# Of several files' names, which say how many there are.
+SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 
 # Of names of tensors that belong to what sees or hears, and to what brings that to the text part.
 SENSES = re.compile(
@@ -125,6 +128,16 @@ def shards(index: dict[str, Any]) -> list[str]:
     return names
 
 
+def missing_shard(names: Collection[str]) -> str | None:
+    """Return the first file that there should be beside these, by their names, and is not; for where no index tells."""
+    for start, count in sorted({match.groups() for match in map(SHARD.fullmatch, names) if match}):
+        for number in range(1, int(count) + 1):
+            name = f"{start}-{number:05}-of-{count}.safetensors"
+            if name not in names:
+                return name
+    return None
+
+
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.exists():
@@ -136,6 +149,9 @@ def _weight_files(folder: Path) -> list[Path]:
     single = sorted(folder.glob(WEIGHTS))
     if not single:
         raise UnusableFolder("it has no weights in safetensors files")
+    absent = missing_shard({path.name for path in single})
+    if absent is not None:
+        raise UnusableFolder(f"of its weights {absent} is missing")
     return single
 
 
