@@ -392,6 +392,10 @@ def elsewhere(source: Path) -> None:
         (lambda source: (source / "tokenizer.json").unlink(), "lacks config.json or tokenizer.json"),
         (lambda source: change(source, model_type="bert"), "'bert', is not one that mlx-lm can run"),
         (lambda source: change(source, model_file="model.py"), "run code of its own"),
+        (
+            lambda source: change(source, quantization=None, quantization_config={"quant_method": "bitsandbytes"}),
+            r"quantised in a way \(bitsandbytes\) that mlx-lm does not read",
+        ),
         (pickles, "no weights in safetensors files, only .bin"),
         (gguf, "only .gguf; a GGUF file can be imported"),
         (sees, "for images or sound"),

@@ -206,6 +206,20 @@ def test_parameters_are_counted_as_they_were_before_quantisation(tmp_path: Path)
     assert found.quantization == "Q4"
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"quantization": {"bits": 4, "group_size": 64}, "quantization_config": {"bits": 4, "group_size": 64}},
+        {"quantization_config": None},
+        {"quantization_config": {}},
+    ],
+)
+def test_what_mlx_lm_reads_of_quantised_weights_is_a_model(config: dict[str, Any], tmp_path: Path) -> None:
+    install(tmp_path, "org/tiny", **config)
+    assert ids(ModelStore(tmp_path)) == ["tiny"]
+
+
 def test_a_model_may_be_in_several_files(tmp_path: Path) -> None:
     folder = install(tmp_path, "org/tiny")
     (folder / "model.safetensors").unlink()
@@ -260,6 +274,22 @@ def unknown_architecture(folder: Path) -> None:
 
 def architecture_elsewhere(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "../models/llama"}')
+
+
+def quantised_by_others(folder: Path) -> None:
+    (folder / "config.json").write_text(
+        '{"model_type": "llama", "quantization_config": {"quant_method": "bitsandbytes"}}'
+    )
+
+
+def text_quantised_by_others(folder: Path) -> None:
+    (folder / "config.json").write_text(
+        '{"model_type": "gemma3", "text_config": {"quantization_config": {"quant_method": "hqq"}}}'
+    )
+
+
+def quantised_in_no_way(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "llama", "quantization_config": [4]}')
 
 
 def pickled(folder: Path) -> None:
@@ -365,6 +395,9 @@ DEFECTS: dict[str, Callable[[Path], None]] = {
             code_of_its_own,
             unknown_architecture,
             architecture_elsewhere,
+            quantised_by_others,
+            text_quantised_by_others,
+            quantised_in_no_way,
             pickled,
             pickles_in_the_index,
             no_tokenizer,

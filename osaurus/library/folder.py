@@ -15,7 +15,7 @@ from typing import Any
 
 from ..chat import InstalledModel
 from ..model_config import context_length
-from .architectures import known
+from .architectures import QUANTIZATION_METHODS, known
 from .names import model_id
 
 # A safetensors header lists the tensors; that of the largest published models stays below this.
@@ -49,6 +49,7 @@ def describe(folder: Path, repository: str) -> InstalledModel:
             raise UnusableFolder(f"{path.name} is neither a file nor a folder")
     config = json_object(folder / "config.json")
     family = architecture(config)
+    check_quantization(config)
     if not (folder / "tokenizer.json").is_file():
         raise UnusableFolder("tokenizer.json is missing")
     weights = _weight_files(folder)
@@ -85,6 +86,18 @@ def architecture(config: dict[str, Any]) -> str:
     if not known(family):
         raise UnusableFolder(f"its architecture, {family!r:.100}, is not one that mlx-lm can run as a language model")
     return family
+
+
+def check_quantization(config: dict[str, Any]) -> None:
+    """Raise UnusableFolder if a configuration says that weights are quantised in a way that mlx-lm does not read."""
+    text = config.get("text_config")
+    inner = text.get("quantization_config") if isinstance(text, dict) else None
+    others = config.get("quantization_config", inner)
+    # MLX's own are told in `quantization`, and then in the other place as well.
+    if config.get("quantization") is None and others:
+        method = others.get("quant_method") if isinstance(others, dict) else None
+        if method not in QUANTIZATION_METHODS:
+            raise UnusableFolder(f"its weights are quantised in a way ({method!s:.100}) that mlx-lm does not read")
 
 
 def check_senses(tensors: Iterable[str]) -> None:

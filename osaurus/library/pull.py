@@ -23,6 +23,7 @@ from .folder import (
     WEIGHTS,
     UnusableFolder,
     architecture,
+    check_quantization,
     check_senses,
     describe,
     json_object,
@@ -125,6 +126,7 @@ class _Pull:
         try:
             config = json_object(folder / "config.json")
             architecture(config)
+            check_quantization(config)
             weights = self._weights(listing, folder)
         except UnusableFolder as error:
             raise PullError(f"{wanted} cannot be served: {error}") from error
