@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
@@ -27,14 +27,19 @@ class Deletion:
 
     def __attrs_post_init__(self) -> None:
         catalogue = Catalogue(self.store, self.blocking)
-        self.told = Deferred.fromCoroutine(catalogue.delete(self.store.find("tiny"), lambda _: self.later(lambda: None)))
+        deleting = catalogue.delete(self.store.find("tiny"), lambda _: self.later(lambda: None))
+        self.told = Deferred.fromCoroutine(deleting)
 
     def blocking(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return self.later(lambda: function(*args))
 
     def later(self, step: Callable[[], Any]) -> Deferred[Any]:
         through: Deferred[Any] = Deferred()
-        self.steps.append(lambda: succeed(None).addCallback(lambda _: step()).addBoth(through.callback) and None)
+
+        def take() -> None:
+            maybeDeferred(step).addBoth(through.callback)
+
+        self.steps.append(take)
         return through
 
     def go_on(self) -> None:

@@ -121,7 +121,7 @@ def test_what_somebody_called_by_a_short_name_goes_before_what_that_stands_for(
 
 def test_of_a_folder_that_was_called_by_a_short_name_and_is_no_model_one_is_told_why(tmp_path: Path) -> None:
     no_tokenizer(install(tmp_path, "local/mistral"))
-    with pytest.raises(ModelNotFound, match="local/mistral is there, but cannot be used: tokenizer.json is missing"):
+    with pytest.raises(ModelNotFound, match=r"local/mistral is there, but cannot be used: tokenizer.json is missing"):
         ModelStore(tmp_path).find("mistral")
 
 

@@ -23,13 +23,12 @@ from attrs import define, evolve, field
 from twisted.logger import Logger
 
 from ..chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
+from .file_digests import FileDigests
 from .folder import UnusableFolder, describe, model_files
 from .hub_cache import HubCache, told_digest
 from .names import FOUNDATION_NAMES, SHORT_NAMES, in_full, model_id, untagged
 
 log = Logger()
-
-HASHED_AT_ONCE = 2**20
 
 # What folders are called that are to be gone, and that are to be a model.
 DELETING = ".deleting-"
@@ -51,9 +50,8 @@ class ModelStore:
     folder: Path
     cache: HubCache | None = None
     foundation: Callable[[], InstalledModel | None] = lambda: None
+    digests: FileDigests = field(factory=FileDigests)
     _described: dict[Path, tuple[object, InstalledModel | UnusableFolder]] = field(factory=dict, init=False)
-    _digests: dict[Path, tuple[object, str]] = field(factory=dict, init=False)
-    _stopping: bool = field(default=False, init=False)
 
     def models(self) -> list[InstalledModel]:
         """Return every usable model: the operating system's, ours, then those of the cache, each by name.
@@ -111,9 +109,8 @@ class ModelStore:
     def digest(self, model: InstalledModel) -> str:
         """Return the SHA-256 of a model: of its files' names and digests, sorted by name.
 
-        The first call reads every file, later ones only those whose identity has changed. Of the cache's large files
-        none is read: hundreds of gigabytes may be there, under names that are their digests. What has no files has that
-        of its name.
+        The first call reads every file that `digests` does not know. Of the cache's large files none is read: hundreds
+        of gigabytes may be there, under names that are their digests. What has no files has that of its name.
         """
         whole = hashlib.sha256()
         if model.system:
@@ -126,18 +123,7 @@ class ModelStore:
     def _file_digest(self, path: Path) -> str:
         if not self._is_own(path) and (told := told_digest(path)) is not None:
             return told
-        identity = _identity(path)
-        known = self._digests.get(path)
-        if known is not None and known[0] == identity:
-            return known[1]
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(HASHED_AT_ONCE):
-                if self._stopping:
-                    raise OSError("the server is stopping")
-                content.update(chunk)
-        self._digests[path] = (identity, content.hexdigest())
-        return content.hexdigest()
+        return self.digests.of(path)
 
     def copy(self, model: InstalledModel, destination: str) -> None:
         """Have a model under another name as well, `organisation/repository` or a bare name, which becomes `local/…`.
@@ -217,7 +203,7 @@ class ModelStore:
 
     def stop(self) -> None:
         """End what takes long; from any thread."""
-        self._stopping = True
+        self.digests.stop()
 
     def _folders(self) -> list[tuple[str, Path]]:
         """Return what may be models, with their repositories' names."""
