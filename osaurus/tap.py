@@ -30,6 +30,7 @@ from .foundation.runner import NAME as FOUNDATION
 from .foundation.runner import FoundationRunner
 from .foundation.sdk import installed_sdk
 from .greeting import Greeting
+from .library.file_digests import FileDigests
 from .library.hub_cache import HubCache
 from .library.store import ModelStore
 from .listening import BadEndpoint, check
@@ -173,7 +174,11 @@ def makeService(options: Options) -> IService:
     tally = Tally()
     make = partial(make_engine, chosen, writing_pool.callInThread, tally)
     runner = MLXRunner(engine_pool.callInThread, reactor.callFromThread, make, reactor)
-    store = ModelStore(chosen.models_dir, HubCache(chosen.hub_cache) if chosen.hub_cache else None)
+    store = ModelStore(
+        chosen.models_dir,
+        HubCache(chosen.hub_cache) if chosen.hub_cache else None,
+        digests=FileDigests(chosen.cache_dir / "digests.json"),
+    )
     runners: Runner = runner
     sdk = installed_sdk()
     if sdk is not None:
@@ -189,6 +194,8 @@ def makeService(options: Options) -> IService:
     limits = Limits(reactor, chosen.max_concurrent, chosen.requests_per_minute)
     scheduler = Scheduler(store, runners, residency, limits, blocking)
     guard = Guard(**rules(chosen))
+    # It begins when the threads do.
+    writing_pool.callInThread(store.sweep)
     catalogue = Catalogue(store, blocking)
     library = Library(catalogue, scheduler, blocking, reactor)
     pulls = Pulls(chosen.models_dir, partial(_spawn, reactor), reactor)

@@ -1,11 +1,13 @@
 """Which architectures there is code for, as mlx-lm itself has it."""
 
+import ast
+import inspect
 from importlib import import_module
 
 import pytest
 
 from osaurus.engine.backend import Backend
-from osaurus.library.architectures import OTHER_NAMES, known
+from osaurus.library.architectures import OTHER_NAMES, QUANTIZATION_METHODS, known
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen3", "gemma3_text", "lfm2", "smollm3", "phi-msft"])
@@ -21,3 +23,15 @@ def test_anything_else_is_not(model_type: str) -> None:
 
 def test_the_other_names_are_mlx_lms(backend: Backend) -> None:
     assert import_module("mlx_lm.utils").MODEL_REMAPPING == OTHER_NAMES
+
+
+def test_the_ways_to_quantise_are_those_that_mlx_lm_asks_for(backend: Backend) -> None:
+    source = ast.parse(inspect.getsource(import_module("mlx_lm.utils").load_model))
+    compared = {
+        constant.value
+        for node in ast.walk(source)
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == "quant_method"
+        for constant in ast.walk(node)
+        if isinstance(constant, ast.Constant)
+    }
+    assert compared == set(QUANTIZATION_METHODS)

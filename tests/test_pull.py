@@ -376,6 +376,11 @@ def incomplete(source: Path) -> None:
     shard(source, [WEIGHTS, "model-00002-of-00002.safetensors"])
 
 
+def incomplete_without_an_index(source: Path) -> None:
+    shutil.copy(source / WEIGHTS, source / "model-00002-of-00003.safetensors")
+    shutil.copy(source / WEIGHTS, source / "model-00003-of-00003.safetensors")
+
+
 def elsewhere(source: Path) -> None:
     shard(source, ["../../../../etc/passwd"])
 
@@ -387,10 +392,15 @@ def elsewhere(source: Path) -> None:
         (lambda source: (source / "tokenizer.json").unlink(), "lacks config.json or tokenizer.json"),
         (lambda source: change(source, model_type="bert"), "'bert', is not one that mlx-lm can run"),
         (lambda source: change(source, model_file="model.py"), "run code of its own"),
+        (
+            lambda source: change(source, quantization=None, quantization_config={"quant_method": "bitsandbytes"}),
+            r"quantised in a way \(bitsandbytes\) that mlx-lm does not read",
+        ),
         (pickles, "no weights in safetensors files, only .bin"),
         (gguf, "only .gguf; a GGUF file can be imported"),
         (sees, "for images or sound"),
         (incomplete, "the hub has no model-00002-of-00002.safetensors"),
+        (incomplete_without_an_index, "the hub has no model-00001-of-00003.safetensors"),
         (elsewhere, "names files outside the folder"),
     ],
 )

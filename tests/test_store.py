@@ -107,6 +107,24 @@ def test_a_model_is_found_by_the_short_name_it_was_pulled_by(name: str, tmp_path
     assert ModelStore(tmp_path).find(name).id == "smollm2-135m-instruct"
 
 
+@pytest.mark.parametrize("name", ["mistral", "Mistral:latest", "local/mistral"])
+@pytest.mark.parametrize("usual", [True, False])
+def test_what_somebody_called_by_a_short_name_goes_before_what_that_stands_for(
+    usual: bool, name: str, tmp_path: Path
+) -> None:
+    install(tmp_path, "local/Mistral")
+    if usual:
+        install(tmp_path, "mlx-community/Mistral-7B-Instruct-v0.3-4bit")
+        assert ModelStore(tmp_path).find("mistral:7b").id == "mistral-7b-instruct-v0.3-4bit"
+    assert ModelStore(tmp_path).find(name).repository == "local/Mistral"
+
+
+def test_of_a_folder_that_was_called_by_a_short_name_and_is_no_model_one_is_told_why(tmp_path: Path) -> None:
+    no_tokenizer(install(tmp_path, "local/mistral"))
+    with pytest.raises(ModelNotFound, match=r"local/mistral is there, but cannot be used: tokenizer.json is missing"):
+        ModelStore(tmp_path).find("mistral")
+
+
 @pytest.mark.parametrize(
     "name", ["tiny", "tiny-llama-1b:q4", "org/tiny-llama-1b", "", ":latest", "smollm2:135m", "../x"]
 )
@@ -188,6 +206,20 @@ def test_parameters_are_counted_as_they_were_before_quantisation(tmp_path: Path)
     assert found.quantization == "Q4"
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"quantization": {"bits": 4, "group_size": 64}, "quantization_config": {"bits": 4, "group_size": 64}},
+        {"quantization_config": None},
+        {"quantization_config": {}},
+    ],
+)
+def test_what_mlx_lm_reads_of_quantised_weights_is_a_model(config: dict[str, Any], tmp_path: Path) -> None:
+    install(tmp_path, "org/tiny", **config)
+    assert ids(ModelStore(tmp_path)) == ["tiny"]
+
+
 def test_a_model_may_be_in_several_files(tmp_path: Path) -> None:
     folder = install(tmp_path, "org/tiny")
     (folder / "model.safetensors").unlink()
@@ -244,6 +276,22 @@ def architecture_elsewhere(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "../models/llama"}')
 
 
+def quantised_by_others(folder: Path) -> None:
+    (folder / "config.json").write_text(
+        '{"model_type": "llama", "quantization_config": {"quant_method": "bitsandbytes"}}'
+    )
+
+
+def text_quantised_by_others(folder: Path) -> None:
+    (folder / "config.json").write_text(
+        '{"model_type": "gemma3", "text_config": {"quantization_config": {"quant_method": "hqq"}}}'
+    )
+
+
+def quantised_in_no_way(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "llama", "quantization_config": [4]}')
+
+
 def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -268,6 +316,10 @@ def broken_link(folder: Path) -> None:
 
 def missing_shard(folder: Path) -> None:
     shard(folder, ["model.safetensors", "model-00002-of-00002.safetensors"])
+
+
+def missing_shard_without_an_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
 
 
 def index_elsewhere(folder: Path) -> None:
@@ -343,12 +395,16 @@ DEFECTS: dict[str, Callable[[Path], None]] = {
             code_of_its_own,
             unknown_architecture,
             architecture_elsewhere,
+            quantised_by_others,
+            text_quantised_by_others,
+            quantised_in_no_way,
             pickled,
             pickles_in_the_index,
             no_tokenizer,
             no_weights,
             broken_link,
             missing_shard,
+            missing_shard_without_an_index,
             index_elsewhere,
             index_absolute,
             index_parent,
@@ -532,6 +588,40 @@ def test_models_come_and_go(tmp_path: Path) -> None:
     assert ids(store) == []
 
 
+def test_an_organisation_that_goes_while_the_models_are_listed_harms_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "org/tiny")
+    going = install(tmp_path, "going/other").parent
+
+    def quicker(listing: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def listed(folder: Path) -> Any:
+            if Path(folder) == going and going.exists():
+                going.rename(tmp_path / ".gone")
+            return listing(folder)
+
+        return listed
+
+    monkeypatch.setattr(os, "scandir", quicker(os.scandir))
+    monkeypatch.setattr(os, "listdir", quicker(os.listdir))
+    assert ids(ModelStore(tmp_path)) == ["tiny"]
+    assert not going.exists()
+
+
+def test_files_that_go_while_they_are_looked_at_harm_no_other_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = install(tmp_path, "a/going")
+    install(tmp_path, "org/tiny")
+
+    def take_away(_: object) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+
+    monkeypatch.setattr("osaurus.library.folder.check_senses", take_away)
+    assert ids(ModelStore(tmp_path)) == ["tiny"]
+
+
 def touch(path: Path, content: bytes) -> None:
     """Write a file, later than it was written before."""
     before = path.stat().st_mtime_ns if path.exists() else 0
@@ -620,6 +710,8 @@ def own(tmp_path: Path, tiny_models: Path) -> ModelStore:
         ("mine:latest", "local/mine"),
         ("org/Mine-2.0", "org/Mine-2.0"),
         ("tests/other", "tests/other"),
+        ("mistral", "local/mistral"),
+        ("qwen3:latest", "local/qwen3"),
     ],
 )
 def test_a_copy_is_a_model_of_its_own(own: ModelStore, destination: str, repository: str) -> None:
@@ -648,6 +740,30 @@ def test_a_copy_takes_no_name_that_a_model_has(own: ModelStore, destination: str
         own.copy(own.find("tiny"), destination)
     assert [model.repository for model in own.models()] == ["tests/tiny"]
     assert sorted(path.name for path in (own.folder / "tests").iterdir()) == ["tiny"]
+
+
+def test_a_short_name_that_a_copy_has_is_taken(own: ModelStore) -> None:
+    own.copy(own.find("tiny"), "mistral")
+    with pytest.raises(InvalidRequest, match="already"):
+        own.copy(own.find("tiny"), "mistral")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "broken link"])
+def test_a_copy_takes_the_place_of_nothing_that_is_no_model(own: ModelStore, kind: str) -> None:
+    way = own.folder / "local" / "other"
+    match kind:
+        case "folder":
+            (way / "notes").mkdir(parents=True)
+        case "file":
+            way.parent.mkdir()
+            way.write_text("notes")
+        case "broken link":
+            way.parent.mkdir()
+            way.symlink_to("gone")
+    with pytest.raises(InvalidRequest, match="local/other exists but is no usable model; move it away") as caught:
+        own.copy(own.find("tiny"), "other")
+    assert caught.value.param == "destination"
+    assert [path.name for path in way.parent.iterdir()] == ["other"]
 
 
 @pytest.mark.parametrize("destination", ["foundation", "Default", "foundation:latest", "org/Foundation"])
@@ -705,6 +821,33 @@ def test_a_copy_that_fails_leaves_nothing(own: ModelStore, monkeypatch: pytest.M
 def test_what_an_earlier_attempt_left_is_removed_with_the_next(own: ModelStore) -> None:
     (own.folder / "tests" / ".deleting-0").mkdir()
     own.remove(own.take_away(own.find("tiny")))
+    assert list(own.folder.iterdir()) == []
+
+
+def test_what_was_cut_short_is_swept_away_and_a_copy_under_way_is_not(own: ModelStore) -> None:
+    for name in ("tests/.deleting-0", "tests/.copying-0", "tests/.copying-1", "org/.deleting-1"):
+        (own.folder / name / "files").mkdir(parents=True)
+    os.utime(own.folder / "tests" / ".copying-0", (0, 0))
+    own.sweep()
+    assert sorted(path.name for path in (own.folder / "tests").iterdir()) == [".copying-1", "tiny"]
+    assert not (own.folder / "org").exists()
+
+
+def test_what_is_behind_a_link_is_not_swept(own: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / ".deleting-0").mkdir()
+    (own.folder / "linked").symlink_to(outside)
+    (own.folder / "tests" / ".deleting-1").symlink_to(outside)
+    own.sweep()
+    assert (outside / ".deleting-0").exists()
+
+
+def test_what_another_deletion_has_removed_already_is_deleted(own: ModelStore) -> None:
+    own.copy(own.find("tiny"), "tests/other")
+    first, second = (own.take_away(own.find(name)) for name in ("tiny", "other"))
+    own.remove(first)
+    own.remove(second)
+    assert own.models() == []
     assert list(own.folder.iterdir()) == []
 
 

@@ -10,9 +10,12 @@ from time import monotonic, sleep
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
 
+from .conftest import CACHE
 from .server import SERVE, TWISTD, environment, free_port, run_twistd, serving, wait_for_port
+from .test_store import install
 
 
 def chat(url: str, stream: bool = False) -> Request:
@@ -100,6 +103,27 @@ def test_without_models_it_starts_and_tells_how_to_get_one(tmp_path: Path) -> No
         assert (refused.value.code, error["code"]) == (404, "model_not_found")
         assert "osaurus pull smollm2:135m" in error["message"]
         assert server.stop() == -signal.SIGTERM
+
+
+def test_what_deletions_left_that_were_cut_short_is_gone_soon_after_the_start(tmp_path: Path) -> None:
+    left = tmp_path / "models" / "org" / ".deleting-0"
+    left.mkdir(parents=True)
+    with serving(tmp_path, tmp_path / "models"):
+        deadline = monotonic() + 30
+        while left.exists():
+            assert monotonic() < deadline
+            sleep(0.05)
+
+
+def test_digests_are_kept_in_the_cache_folder(tmp_path: Path) -> None:
+    folder = install(tmp_path / "models", "org/tiny", {"w": np.zeros(2**18, np.float32)})
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (CACHE / "compiled").mkdir(parents=True, exist_ok=True)
+    (cache / "compiled").symlink_to(CACHE / "compiled")
+    with serving(tmp_path, tmp_path / "models", OSU_CACHE_DIR=str(cache)) as server:
+        urlopen(f"{server.url}/api/tags", timeout=30).close()
+    assert list(json.loads((cache / "digests.json").read_text())) == [str(folder / "model.safetensors")]
 
 
 def test_it_listens_on_every_endpoint_it_was_given(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Which architectures mlx-lm has code for, told without importing it, which would import MLX."""
+"""What mlx-lm has code for: architectures, and ways in which others quantise weights.
+
+Told without importing it, which would import MLX.
+"""
 
 from functools import cache
 from importlib.util import find_spec
@@ -19,6 +22,9 @@ OTHER_NAMES = {
     "gemma4_unified": "gemma4",
     "deepseek_v41_text": "deepseek_v41",
 }
+
+# What mlx_lm.utils.load_model compares `quant_method` with; tests/test_architectures.py compares.
+QUANTIZATION_METHODS = ("bitnet", "mxfp4", "mxfp8", "fp8", "compressed-tensors", "modelopt", "awq", "gptq")
 
 
 def known(model_type: str) -> bool:

@@ -8,14 +8,14 @@ pickles (`.bin`, `.pt`), which run code when they are read, are not looked at.
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from ..chat import InstalledModel
 from ..model_config import context_length
-from .architectures import known
+from .architectures import QUANTIZATION_METHODS, known
 from .names import model_id
 
 # A safetensors header lists the tensors; that of the largest published models stays below this.
@@ -27,6 +27,9 @@ WEIGHTS = "model*.safetensors"
 INDEX = "model.safetensors.index.json"
 
 DTYPE_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+
+# Of several files' names, which say how many there are.
+SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 
 # Of names of tensors that belong to what sees or hears, and to what brings that to the text part.
 SENSES = re.compile(
@@ -46,6 +49,7 @@ def describe(folder: Path, repository: str) -> InstalledModel:
             raise UnusableFolder(f"{path.name} is neither a file nor a folder")
     config = json_object(folder / "config.json")
     family = architecture(config)
+    check_quantization(config)
     if not (folder / "tokenizer.json").is_file():
         raise UnusableFolder("tokenizer.json is missing")
     weights = _weight_files(folder)
@@ -54,6 +58,8 @@ def describe(folder: Path, repository: str) -> InstalledModel:
     quantization = config.get("quantization")
     bits = quantization.get("bits") if isinstance(quantization, dict) else None
     files = model_files(folder)
+    if not files:
+        raise UnusableFolder("it was taken away")
     return InstalledModel(
         id=model_id(repository),
         repository=repository,
@@ -80,6 +86,18 @@ def architecture(config: dict[str, Any]) -> str:
     if not known(family):
         raise UnusableFolder(f"its architecture, {family!r:.100}, is not one that mlx-lm can run as a language model")
     return family
+
+
+def check_quantization(config: dict[str, Any]) -> None:
+    """Raise UnusableFolder if a configuration says that weights are quantised in a way that mlx-lm does not read."""
+    text = config.get("text_config")
+    inner = text.get("quantization_config") if isinstance(text, dict) else None
+    others = config.get("quantization_config", inner)
+    # MLX's own are told in `quantization`, and then in the other place as well.
+    if config.get("quantization") is None and others:
+        method = others.get("quant_method") if isinstance(others, dict) else None
+        if method not in QUANTIZATION_METHODS:
+            raise UnusableFolder(f"its weights are quantised in a way ({method!s:.100}) that mlx-lm does not read")
 
 
 def check_senses(tensors: Iterable[str]) -> None:
@@ -123,6 +141,16 @@ def shards(index: dict[str, Any]) -> list[str]:
     return names
 
 
+def missing_shard(names: Collection[str]) -> str | None:
+    """Return the first file that there should be beside these, by their names, and is not; for where no index tells."""
+    for start, count in sorted({match.groups() for match in map(SHARD.fullmatch, names) if match}):
+        for number in range(1, int(count) + 1):
+            name = f"{start}-{number:05}-of-{count}.safetensors"
+            if name not in names:
+                return name
+    return None
+
+
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.exists():
@@ -134,6 +162,9 @@ def _weight_files(folder: Path) -> list[Path]:
     single = sorted(folder.glob(WEIGHTS))
     if not single:
         raise UnusableFolder("it has no weights in safetensors files")
+    absent = missing_shard({path.name for path in single})
+    if absent is not None:
+        raise UnusableFolder(f"of its weights {absent} is missing")
     return single
 
 

@@ -102,9 +102,14 @@ USUAL_SIZES = {
 FOUNDATION_NAMES = ("foundation", "default", "")
 
 
+def untagged(name: str) -> str:
+    """Return a name without `:latest`."""
+    return name[: -len(":latest")] if name.lower().endswith(":latest") else name
+
+
 def in_full(name: str) -> str:
     """Return what a short name stands for, and any other name as it is; without `:latest`."""
-    plain = name[: -len(":latest")] if name.lower().endswith(":latest") else name
+    plain = untagged(name)
     short = plain.lower()
     return SHORT_NAMES.get(f"{short}:{USUAL_SIZES[short]}" if short in USUAL_SIZES else short, plain)
 

@@ -23,9 +23,11 @@ from .folder import (
     WEIGHTS,
     UnusableFolder,
     architecture,
+    check_quantization,
     check_senses,
     describe,
     json_object,
+    missing_shard,
     safetensors_header,
     shards,
 )
@@ -124,6 +126,7 @@ class _Pull:
         try:
             config = json_object(folder / "config.json")
             architecture(config)
+            check_quantization(config)
             weights = self._weights(listing, folder)
         except UnusableFolder as error:
             raise PullError(f"{wanted} cannot be served: {error}") from error
@@ -148,13 +151,14 @@ class _Pull:
             names = shards(index)
             if listing.is_mlx:
                 check_senses(index["weight_map"])
-            missing = [name for name in names if name not in listing.files]
-            if missing:
-                raise PullError(f"{listing.repository} is not complete: the hub has no {missing[0][:100]}")
+            missing = next((name for name in names if name not in listing.files), None)
+        else:
+            names = [name for name in listing.files if fnmatchcase(name, WEIGHTS)]
+            missing = missing_shard(set(names))
+        if missing is not None:
+            raise PullError(f"{listing.repository} is not complete: the hub has no {missing[:100]}")
+        if names:
             return [listing.files[name] for name in names]
-        weights = [file for name, file in listing.files.items() if fnmatchcase(name, WEIGHTS)]
-        if weights:
-            return weights
         others = {Path(name).suffix for name in listing.files} & {".bin", ".pt", ".pth", ".gguf", ".npz"}
         what = f"only {', '.join(sorted(others))}" if others else "none"
         hint = "; a GGUF file can be imported" if ".gguf" in others else ""

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,13 +23,18 @@ from attrs import define, evolve, field
 from twisted.logger import Logger
 
 from ..chat import Forbidden, InstalledModel, InvalidRequest, ModelNotFound
+from .file_digests import FileDigests
 from .folder import UnusableFolder, describe, model_files
 from .hub_cache import HubCache, told_digest
-from .names import FOUNDATION_NAMES, SHORT_NAMES, in_full, model_id
+from .names import FOUNDATION_NAMES, SHORT_NAMES, in_full, model_id, untagged
 
 log = Logger()
 
-HASHED_AT_ONCE = 2**20
+# What folders are called that are to be gone, and that are to be a model.
+DELETING = ".deleting-"
+COPYING = ".copying-"
+# In seconds: no file of a copy takes so long.
+ABANDONED = 86400
 
 # Of a copy, as the hub has them; neither part may begin with a dot.
 DESTINATION = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,95})/)?([A-Za-z0-9][A-Za-z0-9._-]{0,95})")
@@ -44,9 +50,8 @@ class ModelStore:
     folder: Path
     cache: HubCache | None = None
     foundation: Callable[[], InstalledModel | None] = lambda: None
+    digests: FileDigests = field(factory=FileDigests)
     _described: dict[Path, tuple[object, InstalledModel | UnusableFolder]] = field(factory=dict, init=False)
-    _digests: dict[Path, tuple[object, str]] = field(factory=dict, init=False)
-    _stopping: bool = field(default=False, init=False)
 
     def models(self) -> list[InstalledModel]:
         """Return every usable model: the operating system's, ours, then those of the cache, each by name.
@@ -79,21 +84,23 @@ class ModelStore:
 
         Raises ModelNotFound.
         """
-        wanted = in_full(name).lower()
+        plain, full = untagged(name).lower(), in_full(name).lower()
         models = self.models()
-        if wanted in FOUNDATION_NAMES and models and models[0].system:
+        if plain in FOUNDATION_NAMES and models and models[0].system:
             return models[0]
-        for names in (_exact_names, _bare_names):
-            for model in models:
-                if wanted in names(model):
-                    return model
+        # What somebody has called `mistral` goes before what that usually stands for.
+        for wanted in (plain, full):
+            for names in (_exact_names, _bare_names):
+                for model in models:
+                    if wanted in names(model):
+                        return model
         hint = "" if models else f". No model is installed: `osaurus pull {next(iter(SHORT_NAMES))}` gets one."
-        raise ModelNotFound(f"Model not found: {name}{self._why_not(wanted) or hint}", param="model")
+        raise ModelNotFound(f"Model not found: {name}{self._why_not({plain, full}) or hint}", param="model")
 
-    def _why_not(self, wanted: str) -> str:
-        """Return why a folder of that name is no model, to be added to a sentence; empty if there is none."""
+    def _why_not(self, wanted: set[str]) -> str:
+        """Return why a folder of such a name is no model, to be added to a sentence; empty if there is none."""
         for repository, folder in self._folders():
-            if wanted in (repository.lower(), model_id(repository)):
+            if not wanted.isdisjoint((repository.lower(), model_id(repository))):
                 _, reason = self._described.get(folder, (None, None))
                 if isinstance(reason, UnusableFolder):
                     return f". {repository} is there, but cannot be used: {reason}"
@@ -102,9 +109,8 @@ class ModelStore:
     def digest(self, model: InstalledModel) -> str:
         """Return the SHA-256 of a model: of its files' names and digests, sorted by name.
 
-        The first call reads every file, later ones only those whose identity has changed. Of the cache's large files
-        none is read: hundreds of gigabytes may be there, under names that are their digests. What has no files has that
-        of its name.
+        The first call reads every file that `digests` does not know. Of the cache's large files none is read: hundreds
+        of gigabytes may be there, under names that are their digests. What has no files has that of its name.
         """
         whole = hashlib.sha256()
         if model.system:
@@ -117,18 +123,7 @@ class ModelStore:
     def _file_digest(self, path: Path) -> str:
         if not self._is_own(path) and (told := told_digest(path)) is not None:
             return told
-        identity = _identity(path)
-        known = self._digests.get(path)
-        if known is not None and known[0] == identity:
-            return known[1]
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(HASHED_AT_ONCE):
-                if self._stopping:
-                    raise OSError("the server is stopping")
-                content.update(chunk)
-        self._digests[path] = (identity, content.hexdigest())
-        return content.hexdigest()
+        return self.digests.of(path)
 
     def copy(self, model: InstalledModel, destination: str) -> None:
         """Have a model under another name as well, `organisation/repository` or a bare name, which becomes `local/…`.
@@ -153,8 +148,13 @@ class ModelStore:
                 known = self.find(name)
                 raise InvalidRequest(f"destination: {known.repository} has this name already", param="destination")
         self._check_own(target.parent)
+        if os.path.lexists(target):
+            raise InvalidRequest(
+                f"destination: {target.parent.name}/{target.name} exists but is no usable model; move it away",
+                param="destination",
+            )
         target.parent.mkdir(exist_ok=True)
-        unfinished = target.with_name(f".copying-{secrets.token_hex(8)}")
+        unfinished = target.with_name(f"{COPYING}{secrets.token_hex(8)}")
         unfinished.mkdir()
         try:
             for path in model_files(model.folder):
@@ -175,16 +175,22 @@ class ModelStore:
         _check_folder(model)
         self._check_own(model.folder.parent)
         self._check_own(model.folder)
-        doomed = model.folder.with_name(f".deleting-{secrets.token_hex(8)}")
+        doomed = model.folder.with_name(f"{DELETING}{secrets.token_hex(8)}")
         model.folder.rename(doomed)
         return doomed
 
     def remove(self, doomed: Path) -> None:
         """Remove what was taken away, and what an earlier attempt left of others. Raises OSError."""
-        for leftover in doomed.parent.glob(".deleting-*"):
-            shutil.rmtree(leftover, ignore_errors=leftover != doomed)
-        with suppress(OSError):
-            doomed.parent.rmdir()
+        _sweep(doomed.parent)
+        # Once more for the reason, should something of it be left.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(doomed)
+
+    def sweep(self) -> None:
+        """Remove what deletions and copies that were cut short have left."""
+        for organisation in _entries(self.folder):
+            if not organisation.is_symlink():
+                _sweep(organisation)
 
     def _is_own(self, folder: Path) -> bool:
         return folder.is_relative_to(self.folder)
@@ -197,12 +203,17 @@ class ModelStore:
 
     def stop(self) -> None:
         """End what takes long; from any thread."""
-        self._stopping = True
+        self.digests.stop()
 
     def _folders(self) -> list[tuple[str, Path]]:
         """Return what may be models, with their repositories' names."""
         # Names that begin with a dot are downloads under way.
-        own = [(f"{folder.parent.name}/{folder.name}", folder) for folder in self.folder.glob("[!.]*/[!.]*")]
+        own = [
+            (f"{organisation.name}/{folder.name}", folder)
+            for organisation in _entries(self.folder)
+            for folder in _entries(organisation)
+            if not organisation.name.startswith(".") and not folder.name.startswith(".")
+        ]
         shared = [] if self.cache is None else self.cache.snapshots()
         return [
             (repository, folder)
@@ -247,6 +258,24 @@ def _exact_names(model: InstalledModel) -> tuple[str, ...]:
 
 def _bare_names(model: InstalledModel) -> tuple[str, ...]:
     return (model.repository.lower().rpartition("/")[2],)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing if it is none, or gone, as one may be at any moment."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _sweep(organisation: Path) -> None:
+    """Remove what deletions left, and copies that nobody makes any more; the folder too if that was all."""
+    for path in _entries(organisation):
+        with suppress(OSError):
+            begun = path.name.startswith(COPYING) and time.time() - path.stat().st_mtime > ABANDONED
+            if begun or path.name.startswith(DELETING):
+                shutil.rmtree(path, ignore_errors=True)
+                organisation.rmdir()
 
 
 def _exists(path: Path) -> bool:

@@ -3,6 +3,9 @@
 from collections.abc import Awaitable, Callable
 
 from attrs import Factory, define, field
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ..chat import InstalledModel, InternalError, ModelCard
 from ..library.card import card
@@ -10,6 +13,8 @@ from ..library.folder import UnusableFolder
 from ..library.store import ModelStore
 from .digests import Digests
 from .scheduler import Blocking
+
+log = Logger()
 
 
 @define(eq=False)
@@ -49,7 +54,22 @@ class Catalogue:
             raise InternalError(f"{source} cannot be copied: {error}") from error
 
     async def delete(self, model: InstalledModel, let_go: Callable[[InstalledModel], Awaitable[None]]) -> None:
-        """Remove a model from the disk; once nobody finds it any more, `let_go`. Raises Forbidden, InternalError."""
+        """Remove a model from the disk; once nobody finds it any more, `let_go`. Raises Forbidden, InternalError.
+
+        What is begun is done: cancelling this only ends the waiting.
+        """
+        told: Deferred[None] = Deferred()
+
+        def failed(failure: Failure) -> None:
+            if told.called:
+                log.failure("{model} cannot be deleted", failure, model=model.repository)
+            else:
+                told.errback(failure)
+
+        Deferred.fromCoroutine(self._delete(model, let_go)).addCallbacks(told.callback, failed)
+        await told
+
+    async def _delete(self, model: InstalledModel, let_go: Callable[[InstalledModel], Awaitable[None]]) -> None:
         try:
             doomed = await self._blocking(self._store.take_away, model)
             await let_go(model)
