@@ -15,6 +15,7 @@ from gguf import GGMLQuantizationType as Kind
 from tokenizers import Tokenizer
 
 from osaurus.engine.backend import Backend
+from osaurus.library.gguf.__main__ import seconds
 from osaurus.library.importing import ImportFailed, ImportProgress, import_gguf, repository_of
 from osaurus.library.store import ModelStore
 
@@ -226,26 +227,24 @@ def test_who_gives_up_leaves_nothing_and_no_process(
     assert [process.poll() is not None for process in started] == [True]
 
 
-def test_the_process_that_converts_may_not_take_all_time() -> None:
-    code = (
-        "from osaurus.library.gguf import __main__ as conversion\n"
-        "conversion.LEAST_SECONDS = 1\n"
-        "conversion.limit(0)\n"
-        "while True:\n    pass\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == -signal.SIGXCPU
+@pytest.mark.usefixtures("refused_memory_limits")
+def test_a_system_that_bounds_no_memory_imports_as_well(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    write_gguf(tmp_path / "tiny.gguf", tiny_tokenizer)
+    assert import_gguf(tmp_path / "tiny.gguf", tmp_path / "models", nobody) == "local/tiny"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds what a process allocates")
-def test_the_process_that_converts_may_not_take_all_memory() -> None:
-    code = (
-        "from osaurus.library.gguf.__main__ import MOST_MEMORY, limit\n"
-        "limit(0)\n"
-        "try:\n    bytearray(MOST_MEMORY)\n"
-        "except MemoryError:\n    print('bounded')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "bounded\n"
+@pytest.mark.parametrize("name", ["x.gguf", "x.GGUF", f"sha256-{'ab' * 32}"])
+def test_a_large_file_may_take_long_whatever_its_name(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(40 * 2**30)
+    assert seconds(tmp_path / name) > 40_000
+
+
+def test_a_file_in_parts_may_take_as_long_as_all_of_them(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with (tmp_path / f"x-0000{number}-of-00002.gguf").open("wb") as file:
+            file.truncate(20 * 2**30)
+    assert seconds(tmp_path / "x-00001-of-00002.gguf") > 40_000
 
 
 def test_the_process_that_waits_imports_nothing_that_reads_files() -> None:
