@@ -226,8 +226,9 @@ def test_a_server_without_ranges_sends_all_again(puller: Puller, hub: FakeHub, r
 
 
 @pytest.mark.usefixtures("repository")
-def test_a_server_that_is_busy_is_asked_again(puller: Puller, hub: FakeHub) -> None:
-    hub.statuses[WEIGHTS] = [503, 429]
+@pytest.mark.parametrize("page", [b"", b"\xfcberlastet", b'["bad gateway"]'])
+def test_a_server_that_is_busy_is_asked_again(puller: Puller, hub: FakeHub, page: bytes) -> None:
+    hub.statuses[WEIGHTS], hub.refusal = [503, 429], page
     assert puller.pull() == "tiny-4bit"
 
 

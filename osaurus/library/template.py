@@ -2,8 +2,8 @@
 
 Templates that speak of tools may still refuse them, and others take them under names of their own, so their text tells
 nothing. But a template is a program of a stranger's: one that loops for ever, or that doubles a string forty times,
-would take the server with it. So it is rendered in a process of its own, sandboxed by Jinja and bounded by the system in
-time and, but for macOS, in memory; that takes a tenth of a second, once for each template.
+would take the server with it. So it is rendered in a process of its own, sandboxed by Jinja and bounded by the system
+in time and, but for macOS, in memory; that takes a tenth of a second, once for each template.
 """
 
 import json
@@ -37,7 +37,7 @@ MESSAGES = [{"role": "user", "content": "What time is it?"}]
 
 @lru_cache(maxsize=256)
 def takes_tools(template: str) -> bool:
-    """Return whether a chat template tells the model of the tools that it is given; logged if that was not found out."""
+    """Return whether a chat template tells the model of the tools that it is given. Logs if that is not found out."""
     if "tool" not in template:
         return False
     try:
