@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from tokenizers import Tokenizer
 
+import osaurus
 from osaurus.engine.backend import Backend
 from osaurus.library.gguf.__main__ import seconds
 from osaurus.library.importing import ImportFailed, ImportProgress, import_gguf, repository_of
 from osaurus.library.store import ModelStore
 
 from .test_gguf import write_gguf
+
+SOURCES = str(Path(osaurus.__file__).parents[1])
 
 
 def nobody(progress: ImportProgress) -> None:
@@ -224,6 +229,47 @@ def test_who_gives_up_leaves_nothing_and_no_process(
         import_gguf(tmp_path / "x.gguf", tmp_path / "models", give_up)
     assert list((tmp_path / "models").iterdir()) == []
     assert [process.poll() is not None for process in started] == [True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_that_is_closed_leaves_nothing_and_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\necho $$ > pid\necho \'{"done": 1, "total": 2}\'\nexec sleep 60\n')
+    program.chmod(0o755)
+    code = (
+        "import sys\n"
+        "from osaurus.command.main import main\n"
+        f"sys.executable = {str(program)!r}\n"
+        "main(['import', 'x.gguf', '--models-dir', 'models', '--json'], prog_name='osaurus')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": SOURCES},
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert b"importing" in process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    assert list((tmp_path / "models").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_what_one_left_that_was_killed_is_removed_by_another_a_day_later(
+    tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf", tiny_tokenizer)
+    models = tmp_path / "models"
+    for name, hours in ((".import-old", 25), (".import-recent", 23)):
+        (models / name / "model").mkdir(parents=True)
+        (models / name / "model" / "model.safetensors").write_text("x")
+        for path in (models / name / "model" / "model.safetensors", models / name / "model"):
+            os.utime(path, (time.time() - hours * 3600,) * 2)
+    import_gguf(tmp_path / "tiny.gguf", models, nobody)
+    assert sorted(path.name for path in models.iterdir()) == [".import-recent", "local"]
 
 
 @pytest.mark.usefixtures("refused_memory_limits")
