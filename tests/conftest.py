@@ -201,3 +201,20 @@ def command_line(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("HOME", str(tmp_path))
     return CommandLine(tmp_path, tiny_models)
+
+
+@pytest.fixture
+def refused_memory_limits(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have processes that are started be refused limits of their memory, as on macOS."""
+    folder = tmp_path_factory.mktemp("refusing")
+    # Python imports a module of this name as it starts.
+    (folder / "sitecustomize.py").write_text(
+        "import resource\n"
+        "real = resource.setrlimit\n"
+        "def setrlimit(which, limits):\n"
+        "    if which in (resource.RLIMIT_AS, resource.RLIMIT_DATA):\n"
+        "        raise ValueError('current limit exceeds maximum limit')\n"
+        "    real(which, limits)\n"
+        "resource.setrlimit = setrlimit\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)

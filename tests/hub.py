@@ -36,8 +36,9 @@ class Repository:
 class FakeHub:
     """The hub. `cuts` says for a file after how many bytes of an answer the connection is cut, once each.
 
-    `statuses` are answered in place of a file's, one after the other; with `ranges` off whole files are sent whatever
-    is asked for. A file in `held` is stopped in the middle until the event is set.
+    `statuses` are answered in place of a file's, one after the other, and `listing_status` in place of any listing,
+    each with `refusal` for its body; with `ranges` off whole files are sent whatever is asked for. A file in `held` is
+    stopped in the middle until the event is set.
     """
 
     endpoint: str = ""
@@ -48,6 +49,8 @@ class FakeHub:
     held: dict[str, threading.Event] = field(factory=dict)
     ranges: bool = True
     listing: bytes | None = None
+    listing_status: int = 200
+    refusal: bytes = b""
     requests: list[tuple[str, dict[str, str]]] = field(factory=list)
 
     def add(self, name: str, folder: Path, **particulars: Any) -> Repository:
@@ -104,6 +107,9 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, "EntryNotFound")
 
     def listing(self, name: str) -> None:
+        if self.hub.listing_status != 200:
+            self.refuse(self.hub.listing_status, "")
+            return
         known = {repository.lower(): repository for repository in self.hub.repositories}
         proper = known.get(name.lower())
         if proper is None or (self.hub.repositories[proper].private and not self.authorised()):
@@ -155,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def refuse(self, status: int, code: str) -> None:
-        self.answer(status, b"", **{"X-Error-Code": code})
+        self.answer(status, self.hub.refusal, **{"X-Error-Code": code})
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)

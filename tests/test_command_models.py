@@ -1,7 +1,11 @@
 """`osaurus list`, `show`, `pull`, `rm` and `cp`: of a folder, and of a server."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +17,9 @@ from osaurus.library import pull
 from osaurus.library.importing import ImportFailed, ImportProgress
 from osaurus.library.progress import Progress, PullError
 
-from .commandline import CommandLine
+from .commandline import PROGRAM, CommandLine
+from .hub import FakeHub
+from .test_pulling import eventually, under_way
 
 
 @pytest.fixture
@@ -239,3 +245,22 @@ def test_a_running_server_pulls_for_its_own_folder(command_line: CommandLine) ->
     command_line.run("pull", "no/such", "--quantize", "4")
     assert command_line.asked == ["POST http://127.0.0.1:1337/api/pull"]
     assert command_line.bodies == [{"model": "no/such", "stream": True, "quantize": 4}]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_pull_whose_terminal_is_closed_ends_in_order(
+    hub: FakeHub, tiny_models: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    hub.add("org/Tiny", tiny_models / "tests" / "tiny")
+    hub.held["model.safetensors"] = threading.Event()
+    process = subprocess.Popen(
+        [*PROGRAM, "pull", "org/Tiny", "--models-dir", str(tmp_path / "models")],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "HOME": str(tmp_path), "HF_ENDPOINT": hub.endpoint, "OSU_HUB_CACHE": "off"},
+        stderr=subprocess.DEVNULL,
+    )
+    eventually(lambda: under_way(tmp_path / "models"))
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
+    assert not list((tmp_path / "models").rglob("*.lock"))
+    assert list((tmp_path / "models").rglob("*.part"))

@@ -83,6 +83,21 @@ def test_a_file_that_ends_earlier_than_told_is_a_cut(downloader: Downloader, hub
         downloader.fetch(served(hub, size=len(CONTENT) + 1), tmp_path)
 
 
+def test_what_a_server_says_beside_an_error_is_not_read(tmp_path: Path) -> None:
+    read: list[bytes] = []
+
+    def endless() -> Iterator[bytes]:
+        while len(read) < 1000:
+            read.append(b"x")
+            yield b"x"
+
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(500, content=endless()))
+    file = RemoteFile(name=NAME, url="http://127.0.0.1:9/x", size=10, sha256="0" * 64)
+    with httpx2.Client(transport=transport) as client, pytest.raises(PullError, match="the server answers 500"):
+        Downloader(client, lambda _: None, sleep=lambda _: None).fetch(file, tmp_path)
+    assert read == []
+
+
 def test_what_is_here_of_a_file_is_known(downloader: Downloader, hub: FakeHub, tmp_path: Path) -> None:
     file = served(hub)
     assert here_already(file, tmp_path) == 0

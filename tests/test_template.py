@@ -1,6 +1,9 @@
 """Whether a template takes tools is seen by giving it one, and no template can do harm."""
 
+import sys
+
 import pytest
+from twisted.logger import capturedLogs, formatEvent
 
 from osaurus.library.template import takes_tools
 
@@ -53,3 +56,18 @@ def test_one_that_does_not_takes_none(template: str) -> None:
 )
 def test_one_that_would_do_harm_takes_none(template: str) -> None:
     assert not takes_tools(template)
+
+
+@pytest.mark.usefixtures("refused_memory_limits")
+def test_a_system_that_bounds_no_memory_finds_it_out_as_well() -> None:
+    assert takes_tools("{# where memory is not bounded #}" + HERMES)
+
+
+def test_what_ends_the_process_is_logged_and_what_a_template_raises_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with capturedLogs() as events:
+        assert not takes_tools("{{ tools.no.such.thing }}")
+    assert events == []
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with capturedLogs() as events:
+        assert not takes_tools("{# where the process fails #}" + HERMES)
+    assert "was not found out: its rendering ended with 1" in formatEvent(events[0])

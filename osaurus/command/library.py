@@ -16,6 +16,7 @@ from attrs import define
 
 from ..chat import ApiError, InstalledModel
 from ..dialects import ollama_models
+from ..library.ending import ends_in_order
 from ..library.folder import UnusableFolder
 from ..library.progress import Progress, PullError
 from ..library.store import ModelStore
@@ -104,7 +105,8 @@ class Disk:
         from ..library.pull import pull
 
         try:
-            pull(name, self._store.folder, tell, quantize=quantize, cache=self._store.cache)
+            with ends_in_order():
+                pull(name, self._store.folder, tell, quantize=quantize, cache=self._store.cache)
         except PullError as error:
             raise click.ClickException(str(error)) from error
 

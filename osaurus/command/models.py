@@ -8,6 +8,7 @@ import attrs
 import click
 from rich.filesize import decimal
 
+from ..library.ending import ends_in_order
 from ..library.importing import ImportFailed, import_gguf
 from ..library.names import SHORT_NAMES
 from ..library.progress import Progress
@@ -144,9 +145,10 @@ def import_model(
     with Reporter(surroundings.err) as reporter:
         tell = _print_step if as_json else reporter.tell
         try:
-            repository = import_gguf(
-                file, folder, lambda news: tell(Progress(status, total=news.total, completed=news.done)), name=name
-            )
+            with ends_in_order():
+                repository = import_gguf(
+                    file, folder, lambda news: tell(Progress(status, total=news.total, completed=news.done)), name=name
+                )
         except ImportFailed as error:
             raise click.ClickException(str(error)) from error
         tell(Progress("success"))

@@ -56,6 +56,14 @@ class RemoteFile:
         return self.sha256 or self.git_sha1
 
 
+def check_status(response: httpx2.Response) -> None:
+    """Raise HfHubHTTPError if a server refuses what it was asked for, of an answer that was not read yet."""
+    if response.is_error:
+        # huggingface_hub would read all that it says beside, which may be anything, without end: a proxy's own page.
+        response.close()
+    hf_raise_for_status(response)
+
+
 def here_already(file: RemoteFile, folder: Path) -> int:
     """Return how many bytes of a file were fetched into a folder."""
     for path in (folder / file.hexdigest, _part(file, folder)):
@@ -120,7 +128,7 @@ class Downloader:
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
         with self._client.stream("GET", file.url, headers=headers, timeout=TIMEOUT) as response:
-            hf_raise_for_status(response)
+            check_status(response)
             beginning = f"bytes {part.size}-"
             if part.size and not (
                 response.status_code == httpx2.codes.PARTIAL_CONTENT

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx2
 from attrs import evolve, field, frozen
-from huggingface_hub import constants, get_session, get_token, hf_hub_url, hf_raise_for_status
+from huggingface_hub import constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 )
 
 from .. import __version__
-from .download import TIMEOUT, Downloader, RemoteFile, Sleep, Tell
+from .download import TIMEOUT, Downloader, RemoteFile, Sleep, Tell, check_status
 from .progress import AccessDenied, NoSuchRepository, PullError
 
 MOST_LISTING_BYTES = 32 * 2**20
@@ -70,11 +70,11 @@ class Hub:
         url = f"{self.endpoint}/api/models/{repository}/revision/main"
         with (
             self._explained(repository),
-            get_session().stream(
+            self._session().stream(
                 "GET", url, params={"blobs": "true"}, headers=self._headers(), timeout=TIMEOUT
             ) as response,
         ):
-            hf_raise_for_status(response)
+            check_status(response)
             content = b""
             for chunk in response.iter_bytes():
                 content += chunk
@@ -88,9 +88,25 @@ class Hub:
     def fetch(self, listing: Listing, file: RemoteFile, folder: Path, tell: Tell) -> Path:
         """Have a file of a repository in a folder; return its path. Raises PullError, OSError."""
         with self._explained(listing.repository):
-            return Downloader(get_session(), tell, self._headers(), self.sleep).fetch(file, folder)
+            return Downloader(self._session(), tell, self._headers(), self.sleep).fetch(file, folder)
+
+    def _session(self) -> httpx2.Client:
+        try:
+            return get_session()
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            # The error may spell out the proxy's password.
+            raise PullError(
+                "The proxy that is set cannot be used: see ALL_PROXY, HTTPS_PROXY and HTTP_PROXY. An address begins "
+                "with http:// or https://, or with socks5:// if the Python package socksio is installed."
+            ) from error
 
     def _headers(self) -> dict[str, str]:
+        """Return what goes with every request. Raises PullError."""
+        if self.token and not (self.token.isascii() and self.token.isprintable()):
+            raise PullError(
+                "The token that was found has characters that no token has, perhaps typographic quotes: "
+                "see HF_TOKEN, or what `hf auth login` was given"
+            )
         # huggingface_hub's own would tell the hub of the programs that this one was started by.
         agent = {"User-Agent": f"osaurus/{__version__}"}
         return {**agent, "Authorization": f"Bearer {self.token}"} if self.token else agent
@@ -154,7 +170,7 @@ class Hub:
             raise PullError(f"The hub answered {status} when asked for {repository}; try again later") from error
         except OfflineModeIsEnabled as error:
             raise PullError("HF_HUB_OFFLINE is set: nothing is fetched from the hub") from error
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise PullError(
                 f"{self.endpoint} cannot be reached: {str(error) or type(error).__name__}. "
                 "Check the network, and HF_ENDPOINT if it is set."

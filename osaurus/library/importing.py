@@ -1,7 +1,8 @@
 """A GGUF file that somebody has → a model in the models folder.
 
 The work is done by a process of its own (`gguf/__main__.py`), in a hidden folder beside the model's place; the folder
-is moved there when it is whole. Whatever happens to that process, or here meanwhile, nothing else is left.
+is moved there when it is whole. Whatever happens to that process, or here meanwhile, nothing else is left; but where
+this process is killed, the next import that comes a day later removes it.
 """
 
 import json
@@ -12,14 +13,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from attrs import frozen
 
 from .names import REPOSITORY
+from .workspace import is_idle, remove
 
 PART = re.compile(r"-\d{5}-of-\d{5}$")
 ORGANISATION = "local"
+UNDER_WAY = ".import-"
+# In seconds. An import that is under way writes all the time.
+KEPT = 86400
 
 
 class ImportFailed(Exception):
@@ -48,7 +54,12 @@ def import_gguf(path: Path, models: Path, tell: Callable[[ImportProgress], None]
         raise ImportFailed(f"{repository} exists already, in {folder}; another name can be given")
     try:
         models.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".import-", dir=models, ignore_cleanup_errors=True) as scratch:
+        for left in models.glob(f"{UNDER_WAY}*"):
+            # Another import may be removing it as well.
+            with suppress(OSError):
+                if is_idle(left, KEPT):
+                    remove(left)
+        with tempfile.TemporaryDirectory(prefix=UNDER_WAY, dir=models, ignore_cleanup_errors=True) as scratch:
             built = Path(scratch) / "model"
             built.mkdir()
             _convert(path, built, tell)

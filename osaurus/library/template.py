@@ -2,12 +2,11 @@
 
 Templates that speak of tools may still refuse them, and others take them under names of their own, so their text tells
 nothing. But a template is a program of a stranger's: one that loops for ever, or that doubles a string forty times,
-would take the server with it. So it is rendered in a process of its own, sandboxed by Jinja and bounded in time and
-memory by the system; that takes a tenth of a second, once for each template.
+would take the server with it. So it is rendered in a process of its own, sandboxed by Jinja and bounded by the system
+in time and, but for macOS, in memory; that takes a tenth of a second, once for each template.
 """
 
 import json
-import resource
 import subprocess
 import sys
 from functools import lru_cache
@@ -17,6 +16,8 @@ from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from .confinement import confine
 
 # In seconds and bytes. What Python and Jinja themselves take is a tenth of both.
 MOST_SECONDS = 2
@@ -36,7 +37,7 @@ MESSAGES = [{"role": "user", "content": "What time is it?"}]
 
 @lru_cache(maxsize=256)
 def takes_tools(template: str) -> bool:
-    """Return whether a chat template tells the model of the tools that it is given."""
+    """Return whether a chat template tells the model of the tools that it is given. Logs if that is not found out."""
     if "tool" not in template:
         return False
     try:
@@ -47,9 +48,20 @@ def takes_tools(template: str) -> bool:
             timeout=2 * MOST_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return asked.returncode == 0 and asked.stdout.strip() == b"yes"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return _not_found_out(error)
+    if asked.returncode != 0 or asked.stdout not in (b"yes", b"no"):
+        reason = b"".join(asked.stderr.strip().splitlines()[-1:]).decode("utf-8", "replace")
+        return _not_found_out(f"its rendering ended with {asked.returncode}. {reason:.200}")
+    return asked.stdout == b"yes"
+
+
+def _not_found_out(why: object) -> bool:
+    # The process that renders need not wait for this import.
+    from twisted.logger import Logger
+
+    Logger().warn("Whether a chat template takes tools was not found out: {why}", why=why)
+    return False
 
 
 class Generation(Extension):
@@ -80,10 +92,12 @@ def _refuse(reason: object) -> NoReturn:
 
 
 def _main() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    confine(memory=MOST_MEMORY, seconds=MOST_SECONDS)
     template = sys.stdin.buffer.read().decode("utf-8", "replace")
-    told = SENTINEL in render(template, [TOOL]) and SENTINEL not in render(template, None)
+    try:
+        told = SENTINEL in render(template, [TOOL]) and SENTINEL not in render(template, None)
+    except Exception:  # noqa: BLE001 - whatever it is, this template takes none
+        told = False
     sys.stdout.write("yes" if told else "no")
 
 

@@ -11,11 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from .progress import PullError
 
 # In seconds.
 KEPT = 7 * 86400
+
+# To have `.pulling`, while other pulls take it away.
+ATTEMPTS = 100
 
 # What is made in it of what was fetched, and made again by the next attempt.
 MADE = ("model", "converted", "compiled", "pip", "model.gguf")
@@ -25,10 +29,9 @@ MADE = ("model", "converted", "compiled", "pip", "model.gguf")
 def workspace(models: Path, target: str) -> Iterator[Path]:
     """Have the folder for a pull of `target`. Raises PullError if another process has it, OSError."""
     pulling = models / ".pulling"
-    pulling.mkdir(parents=True, exist_ok=True)
     folder = pulling / target.lower().replace("/", "--")
     try:
-        with _locked(pulling / f"{folder.name}.lock", target):
+        with _locked(folder, target):
             _clean_up(pulling, folder)
             folder.mkdir(exist_ok=True)
             kept = True
@@ -46,6 +49,12 @@ def workspace(models: Path, target: str) -> Iterator[Path]:
             pulling.rmdir()
 
 
+def is_idle(folder: Path, seconds: float) -> bool:
+    """Return whether nothing in a folder was written for so long. Raises OSError, as when something in it moves."""
+    latest = max((path.stat().st_mtime for path in folder.rglob("*")), default=folder.stat().st_mtime)
+    return time.time() - latest > seconds
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir():
@@ -55,9 +64,10 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, target: str) -> Iterator[None]:
-    """Be the only process that has a lock, whose file goes with it. Raises PullError if another has."""
-    with path.open("w") as lock:
+def _locked(folder: Path, target: str) -> Iterator[None]:
+    """Be the only process that has a folder; a file beside it is the lock. Raises PullError if another has, OSError."""
+    path = folder.with_name(f"{folder.name}.lock")
+    with _opened(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever had it may have taken the file away after it was opened here.
@@ -72,10 +82,24 @@ def _locked(path: Path, target: str) -> Iterator[None]:
             path.unlink()
 
 
+def _opened(path: Path) -> TextIO:
+    """Open a lock's file. Until it is there, another pull that ends may take its folder away. Raises OSError."""
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("w")
+        except (FileNotFoundError, FileExistsError):
+            if attempts == ATTEMPTS:
+                raise
+
+
 def _clean_up(pulling: Path, own: Path) -> None:
     """Throw away what was begun and never finished."""
     for folder in pulling.iterdir():
-        if folder.is_dir() and folder != own:
-            latest = max((path.stat().st_mtime for path in folder.iterdir()), default=folder.stat().st_mtime)
-            if time.time() - latest > KEPT:
-                remove(folder)
+        # In one that is being pulled, files come and go; it is not idle, or it is another process's.
+        with suppress(OSError, PullError):
+            if folder.is_dir() and folder != own and is_idle(folder, KEPT):
+                with _locked(folder, folder.name):
+                    remove(folder)

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from ..confinement import confine
 from . import UnsupportedGGUF, convert
 
 # The vocabularies of 256,000 tokens take most of it.
@@ -20,7 +21,6 @@ LEAST_SECONDS, BYTES_PER_SECOND = 600, 2**20
 
 def main(file: Path, folder: Path) -> int:
     """Convert `file`, within limits."""
-    limit(sum(part.stat().st_size for part in file.parent.glob("*.gguf") if part.is_file()))
     told = -1
 
     def progress(done: int, total: int) -> None:
@@ -30,6 +30,7 @@ def main(file: Path, folder: Path) -> int:
             say({"done": done, "total": total})
 
     try:
+        confine(memory=MOST_MEMORY, seconds=seconds(file))
         convert(file, folder, progress)
     except UnsupportedGGUF as error:
         say({"failed": " ".join(str(error).split())})
@@ -42,18 +43,11 @@ def main(file: Path, folder: Path) -> int:
     return 1
 
 
-def limit(nbytes: int) -> None:
-    """Bound what this process may take to convert so many bytes, where the system can."""
-    try:
-        import resource
-    except ImportError:
-        return
-    seconds = LEAST_SECONDS + nbytes // BYTES_PER_SECOND
-    # On Linux this is memory that is written to: files that are only read do not count. macOS does not enforce it.
-    for what, most in ((resource.RLIMIT_DATA, MOST_MEMORY), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
-        _, hard = resource.getrlimit(what)
-        if hard == resource.RLIM_INFINITY or hard > most:
-            resource.setrlimit(what, (most, hard))
+def seconds(file: Path) -> int:
+    """Return how long a file's conversion may take, its other parts included, which are beside it. Raises OSError."""
+    # Ollama's files have no suffix.
+    parts = sum(part.stat().st_size for part in file.parent.glob("*.gguf") if part.is_file())
+    return LEAST_SECONDS + max(file.stat().st_size, parts) // BYTES_PER_SECOND
 
 
 def say(what: dict[str, object]) -> None:
