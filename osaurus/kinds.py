@@ -130,14 +130,29 @@ def keys(text: str) -> tuple[str, ...]:
     """API keys, or the file that has them."""
     if text.startswith(("/", "~", ".")):
         try:
-            text = expanded(text).read_text("utf-8")
+            keys = _in_lines(expanded(text).read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise ValueError(f"names a file that cannot be read ({reason})") from error
-    keys = tuple(text.replace(",", " ").split())
+    else:
+        keys = tuple(text.replace(",", " ").split())
     if not keys or not all(key.isascii() for key in keys):
         raise ValueError("must be one or more keys of ASCII characters, separated by commas, or a file of them")
     return keys
+
+
+def _in_lines(text: str) -> tuple[str, ...]:
+    """Return the keys of a file: one on each line that is not empty and no comment. Raises ValueError."""
+    keys: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        key = line.strip()
+        if not key or key.startswith("#"):
+            continue
+        # What was meant for words beside the key would open the door as well.
+        if "," in key or len(key.split()) > 1:
+            raise ValueError(f"must be a file with one key on each line, without spaces and commas (see line {number})")
+        keys.append(key)
+    return tuple(keys)
 
 
 @_kind("number")

@@ -159,7 +159,7 @@ class Settings:
     api_keys: tuple[str, ...] = _setting(
         kinds.keys,
         "Keys, one of which every request must have, separated by commas; or a file with one on each line, "
-        "by a path that begins with / ~ or a dot.",
+        "by a path that begins with / ~ or a dot; its lines that begin with # are comments.",
         live=True,
         default=(),
         repr=False,

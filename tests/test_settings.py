@@ -348,6 +348,28 @@ def test_keys_may_be_in_a_file(tmp_path: Path) -> None:
         load({}, {"OSU_API_KEYS": f"{path}.gone"})
 
 
+def test_a_file_of_keys_has_one_on_each_line_and_comments(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"# the key of the laptop\r\nsk-abc#1\r\n\n  # and, of the phone\n  sk-def  ")
+    assert load({}, {"OSU_API_KEYS": str(path)}).api_keys == ("sk-abc#1", "sk-def")
+
+
+@pytest.mark.parametrize("line", ["hush laptop", "hush\tlaptop", "hush,quiet", "hush # of the laptop", "hush\x85quiet"])
+def test_a_line_of_a_file_of_keys_is_one_key_or_none(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# keys\n{line}\n", "utf-8")
+    with pytest.raises(BadSetting, match=r"^OSU_API_KEYS must be a file with one key on each line.*line 2") as caught:
+        load({}, {"OSU_API_KEYS": str(path)})
+    assert "hush" not in str(caught.value)
+
+
+def test_a_file_of_comments_has_no_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# none yet\n")
+    with pytest.raises(BadSetting, match="must be one or more keys"):
+        load({"expose": "1"}, {"OSU_API_KEYS": str(path)})
+
+
 def test_keys_are_never_shown() -> None:
     assert "secret" not in repr(load({}, {"OSU_API_KEYS": "secret"}))
     with pytest.raises(BadSetting) as caught:
