@@ -310,6 +310,13 @@ def test_the_port_is_on_this_machine_only() -> None:
         "ssl:443:privateKey=server.pem",
         "tls:/etc/certificates:443",
         "systemd:domain=INET:index=0",
+        "tcp:1337:interface=127.0.0.1:interface=0.0.0.0",
+        "tcp:1337:interface=127.0.0.1:\\interface=0.0.0.0",
+        "tcp:1337:interface=localhost.lan",
+        "tcp:1337:interface=127.0.0.1.example.org",
+        "tcp6:1337:interface=\\:\\:1\\:2",
+        "tcp6:1337:interface=::1",
+        "ssl:443:privateKey=a\\:interface=127.0.0.1",
     ],
 )
 def test_an_endpoint_that_others_can_reach_needs_keys(endpoint: str) -> None:
@@ -327,6 +334,7 @@ def test_an_endpoint_that_others_can_reach_needs_keys(endpoint: str) -> None:
         "tcp:1337:interface=127.0.0.1",
         "tcp6:1337:interface=\\:\\:1",
         "tcp:1:interface=localhost",
+        "tcp:1:interface=127.8.0.1:backlog=5",
         "ssl:443:privateKey=server.pem:interface=127.0.0.1",
     ],
 )
