@@ -398,6 +398,21 @@ def test_serve_says_in_one_line_what_cannot_be(tmp_path: Path) -> None:
     assert ended.stderr == "osaurus: --port must be a port number, 1 to 65535, not '99999'\n"
 
 
+def test_serve_takes_no_modules_from_the_folder_that_it_is_started_in(tmp_path: Path) -> None:
+    (tmp_path / "attrs.py").write_text("raise SystemExit('a file of the folder was run')")
+    root = str(Path(__file__).parent.parent)
+    ended = subprocess.run(
+        [sys.executable, "-P", *PROGRAM[1:], "serve", "--port", "99999"],
+        cwd=tmp_path,
+        env={**environment(tmp_path, tmp_path, 1), "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.stderr == "osaurus: --port must be a port number, 1 to 65535, not '99999'\n"
+
+
 def test_serve_serves_until_it_is_stopped(tmp_path: Path) -> None:
     port = free_port()
     process = subprocess.Popen(
