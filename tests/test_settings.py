@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from osaurus import settings
 from osaurus.settings import Settings
-from osaurus.sources import BadSetting, Sources, load
+from osaurus.sources import BadSetting, Sources
 
 # Each setting: a text that it can have, what that means, and a text that it cannot have.
 EVERY = [
@@ -58,6 +59,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in HUB_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     return folder
+
+
+def load(options: Mapping[str, str | list[str]], environ: Mapping[str, str]) -> Settings:
+    """Return what a server would begin with."""
+    return Sources(options, environ).find().settings
 
 
 def toml(folder: Path, text: str) -> str:
