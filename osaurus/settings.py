@@ -177,13 +177,13 @@ class Settings:
         kinds.switch, "Whether clients may only use models, not pull, copy or delete them.", live=True, default=False
     )
     hosts: tuple[str, ...] = _setting(
-        kinds.words,
+        kinds.hosts,
         "Host names to answer to beside the machine's own and local ones, separated by commas; *: any.",
         live=True,
         default=(),
     )
     origins: tuple[str, ...] = _setting(
-        kinds.words,
+        kinds.origins,
         "Origins whose pages may use the models, such as https://chat.example.org, separated by commas; *: any. "
         "Those that are named may also change what is installed.",
         live=True,

@@ -501,6 +501,60 @@ def test_lists_in_a_file_are_read_like_any_other(tmp_path: Path) -> None:
         load({"config": toml(tmp_path, 'api_keys = [""]')}, {})
 
 
+def test_hosts_are_as_requests_name_them() -> None:
+    text = "Chat.Example.ORG, 192.0.2.7, 2001:DB8::0:1, [2001:db8::2], my_box *"
+    expected = ("chat.example.org", "192.0.2.7", "[2001:db8::1]", "[2001:db8::2]", "my_box", "*")
+    assert load({"hosts": text}, {}).hosts == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://chat.example.org",
+        "https://chat.example.org:8443",
+        "chat.example.org:8443",
+        "[2001:db8::1]:80",
+        "chat.example.org/",
+        "chat.example.org.",
+        "*.example.org",
+        "müller.example",
+        "chat.example.org, a/b",
+    ],
+)
+def test_what_no_request_can_name_is_no_host(text: str) -> None:
+    with pytest.raises(BadSetting, match=r"^--hosts must be one or more names.* such as chat\.example\.org"):
+        load({"hosts": text}, {})
+
+
+def test_origins_are_as_browsers_send_them() -> None:
+    origins = (
+        *("https://chat.example.org", "http://localhost:3000", "https://a.example:80", "http://[::1]:8080"),
+        *("chrome-extension://abcdefgh", "app://obsidian.md", "tauri://localhost", "file://", "null", "*"),
+    )
+    assert load({"origins": ",".join(origins)}, {}).origins == origins
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "chat.example.org",
+        "localhost:3000",
+        "https://chat.example.org/",
+        "https://chat.example.org/ui",
+        "https://me@chat.example.org",
+        "https://*.example.org",
+        "https://chat.example.org:443",
+        "http://chat.example.org:80",
+        "https://müller.example",
+        "https://",
+        "https://a.example, b.example",
+    ],
+)
+def test_what_no_browser_sends_is_no_origin(text: str) -> None:
+    with pytest.raises(BadSetting, match=r"^--origins must be one or more origins such as https://chat\.example\.org"):
+        load({"origins": text}, {})
+
+
 def test_a_key_is_of_characters_that_a_header_can_have() -> None:
     with pytest.raises(BadSetting, match="ASCII"):
         load({}, {"OSU_API_KEYS": "schlüssel"})
