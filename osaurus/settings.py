@@ -204,9 +204,7 @@ class Settings:
     def exposed(self) -> tuple[str, ...]:
         """Those of the endpoints that other machines may reach."""
         return tuple(
-            endpoint
-            for endpoint in self.endpoints
-            if not _is_local(endpoint) and not inherited.is_local(endpoint)
+            endpoint for endpoint in self.endpoints if not _is_local(endpoint) and not inherited.is_local(endpoint)
         )
 
 
