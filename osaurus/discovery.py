@@ -19,6 +19,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from attrs import define, field, frozen
@@ -46,6 +47,14 @@ class Instance:
     file: Path
     ends_by: datetime | None = None
     """When it will have ended at the latest, if it is stopping."""
+
+    @property
+    def port(self) -> int | None:
+        """Its TCP port, if one leads to it."""
+        try:
+            return urlsplit(self.url).port if self.url else None
+        except ValueError:
+            return None
 
     def now(self) -> "Instance | None":
         """Return what it tells by now; None if it has ended."""

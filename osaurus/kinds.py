@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from . import durations
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 LARGEST_UNITS = (("GiB", 2**30), ("GB", 10**9), ("MiB", 2**20), ("MB", 10**6), ("KiB", 2**10), ("kB", 10**3), ("", 1))
 OFF = ("off", "0")
+HOST = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+ORIGIN = re.compile(rf"([a-z][a-z0-9+.-]*)://(?:{HOST.pattern})(?::([0-9]{{1,5}}))?")
+# Of pages in files and in frames that are cut off, and of those in some programs.
+HOSTLESS_ORIGINS = ("null", "file://")
+# Browsers leave these out.
+OWN_PORTS = (("http", "80"), ("https", "443"))
 SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
@@ -112,13 +119,44 @@ def names(text: str) -> tuple[str, ...]:
     return names
 
 
-@_kind("names", _comma, free=True)
-def words(text: str) -> tuple[str, ...]:
-    """Words in any case, separated by commas."""
-    words = tuple(text.lower().replace(",", " ").split())
-    if not words:
-        raise ValueError("must be one or more, separated by commas")
-    return words
+@_kind("hosts", _comma, free=True)
+def hosts(text: str) -> tuple[str, ...]:
+    """Names and addresses of hosts in any case, as the header `Host` has them without the port; or `*`."""
+    hosts = tuple(_bracketed(word) for word in text.lower().replace(",", " ").split())
+    if not hosts or not all(host == "*" or HOST.fullmatch(host) for host in hosts):
+        raise ValueError(
+            "must be one or more names or addresses such as chat.example.org, without scheme, port and path, "
+            "separated by commas; or *"
+        )
+    return hosts
+
+
+def _bracketed(host: str) -> str:
+    """Return a host as it is in the header, which has addresses of version 6 of IP in brackets."""
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return host
+    return str(address) if address.version == 4 else f"[{address}]"
+
+
+@_kind("origins", _comma, free=True)
+def origins(text: str) -> tuple[str, ...]:
+    """Origins of web pages in any case, as browsers send them; or `*`."""
+    origins = tuple(text.lower().replace(",", " ").split())
+    if not origins or not all(_is_origin(origin) for origin in origins):
+        raise ValueError(
+            "must be one or more origins such as https://chat.example.org or http://localhost:3000, without a path and "
+            "without the scheme's own port, separated by commas; or *"
+        )
+    return origins
+
+
+def _is_origin(origin: str) -> bool:
+    if origin in ("*", *HOSTLESS_ORIGINS):
+        return True
+    match = ORIGIN.fullmatch(origin)
+    return match is not None and (match[1], match[2]) not in OWN_PORTS
 
 
 def _within_if_file(text: str, folder: Path) -> str:
@@ -130,14 +168,29 @@ def keys(text: str) -> tuple[str, ...]:
     """API keys, or the file that has them."""
     if text.startswith(("/", "~", ".")):
         try:
-            text = expanded(text).read_text("utf-8")
+            keys = _in_lines(expanded(text).read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise ValueError(f"names a file that cannot be read ({reason})") from error
-    keys = tuple(text.replace(",", " ").split())
+    else:
+        keys = tuple(text.replace(",", " ").split())
     if not keys or not all(key.isascii() for key in keys):
         raise ValueError("must be one or more keys of ASCII characters, separated by commas, or a file of them")
     return keys
+
+
+def _in_lines(text: str) -> tuple[str, ...]:
+    """Return the keys of a file: one on each line that is not empty and no comment. Raises ValueError."""
+    keys: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        key = line.strip()
+        if not key or key.startswith("#"):
+            continue
+        # What was meant for words beside the key would open the door as well.
+        if "," in key or len(key.split()) > 1:
+            raise ValueError(f"must be a file with one key on each line, without spaces and commas (see line {number})")
+        keys.append(key)
+    return tuple(keys)
 
 
 @_kind("number")

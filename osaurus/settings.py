@@ -7,6 +7,7 @@ while the server runs; `Live` in osaurus/live.py passes it on.
 
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ SECRETS = ("api_keys",)
 # What the end may take after the drain, in seconds: a step of the engine, the prefix cache, pulls.
 BEYOND_DRAIN = 25.0
 
-# Endpoint strings that only this machine can reach; those of other kinds are taken for exposed.
-LOCAL_ENDPOINT = re.compile(r"^unix:|:interface=(127\.|localhost|(::|\\:\\:)1\b)")
+# A part of an endpoint string: up to the next colon without a backslash, which has the next character mean itself.
+ENDPOINT_PART = re.compile(r"(?:[^:\\]|\\.)+", re.DOTALL)
 
 
 def _default_hub_cache() -> Path:
@@ -159,7 +160,7 @@ class Settings:
     api_keys: tuple[str, ...] = _setting(
         kinds.keys,
         "Keys, one of which every request must have, separated by commas; or a file with one on each line, "
-        "by a path that begins with / ~ or a dot.",
+        "by a path that begins with / ~ or a dot; its lines that begin with # are comments.",
         live=True,
         default=(),
         repr=False,
@@ -176,13 +177,13 @@ class Settings:
         kinds.switch, "Whether clients may only use models, not pull, copy or delete them.", live=True, default=False
     )
     hosts: tuple[str, ...] = _setting(
-        kinds.words,
+        kinds.hosts,
         "Host names to answer to beside the machine's own and local ones, separated by commas; *: any.",
         live=True,
         default=(),
     )
     origins: tuple[str, ...] = _setting(
-        kinds.words,
+        kinds.origins,
         "Origins whose pages may use the models, such as https://chat.example.org, separated by commas; *: any. "
         "Those that are named may also change what is installed.",
         live=True,
@@ -203,10 +204,23 @@ class Settings:
     def exposed(self) -> tuple[str, ...]:
         """Those of the endpoints that other machines may reach."""
         return tuple(
-            endpoint
-            for endpoint in self.endpoints
-            if LOCAL_ENDPOINT.search(endpoint) is None and not inherited.is_local(endpoint)
+            endpoint for endpoint in self.endpoints if not _is_local(endpoint) and not inherited.is_local(endpoint)
         )
+
+
+def _is_local(endpoint: str) -> bool:
+    """Tell whether only this machine can reach an endpoint, by what it says; kinds that are not known are exposed."""
+    if endpoint.startswith("unix:"):
+        return True
+    parts = [re.sub(r"\\(.)", r"\1", part) for part in ENDPOINT_PART.findall(endpoint)]
+    interfaces = [part.removeprefix("interface=") for part in parts if part.startswith("interface=")]
+    # Of several Twisted takes the last. Nobody means that.
+    if len(interfaces) != 1:
+        return False
+    try:
+        return interfaces[0] == "localhost" or ip_address(interfaces[0]).is_loopback
+    except ValueError:
+        return False
 
 
 @frozen

@@ -28,6 +28,9 @@ from .settings import LISTS, SECRETS, Setting, Settings, table
 OTHER_VARIABLES = ("OSU_CONFIG", "OSU_HOST", "OSU_API_KEY")
 OTHER_PREFIX = "OSU_TEST_"
 
+# By rising precedence.
+SOURCES = ("file", "variable", "option")
+
 Text = str | list[str]
 
 
@@ -90,8 +93,9 @@ class Sources:
     folder: Path = field(factory=_current_folder)
 
     def find(self) -> Found:
-        """Gather the settings, which must leave no doors open; reads files. Raises BadSetting."""
+        """Gather the settings, such that a server can begin with them; reads files. Raises BadSetting."""
         found = self.gather()
+        refuse_without_effect(found)
         refuse_open_doors(found.settings)
         return found
 
@@ -139,14 +143,23 @@ class Sources:
                 yield Given(setting, "option", setting.option, self.options[setting.name], self.folder)
 
 
-def load(options: Mapping[str, Text], environ: Mapping[str, str]) -> Settings:
-    """Gather the settings. Raises BadSetting."""
-    return Sources(options, environ).find().settings
-
-
 def default_file() -> Path:
     """Return the file that is read if none is named."""
     return Path.home() / ".osaurus" / "config.toml"
+
+
+def refuse_without_effect(found: Found) -> None:
+    """Raise BadSetting if endpoints set the port aside that somebody gave by a stronger source than theirs."""
+    listen = found.given.get("listen")
+    if listen is None or not found.settings.listen:
+        return
+    for name in ("port", "expose"):
+        given = found.given.get(name)
+        if given is not None and SOURCES.index(given.source) > SOURCES.index(listen.source):
+            raise BadSetting(
+                f"{given.spelling} would have no effect beside {listen.spelling}, which says all of where to listen: "
+                "leave one of them out"
+            )
 
 
 def refuse_open_doors(settings: Settings) -> None:

@@ -130,6 +130,7 @@ class Options(usage.Options):
         self.sources = sources.Sources(given, dict(os.environ))
         try:
             found = self.sources.gather()
+            sources.refuse_without_effect(found)
             _check_endpoints(found)
             sources.refuse_open_doors(found.settings)
         except sources.BadSetting as error:

@@ -1,6 +1,7 @@
 """The `osaurus` command as a whole: what it offers, and which server and which models it means."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,9 +17,11 @@ from osaurus.command.main import main
 from osaurus.command.server import TWISTD
 from osaurus.command.surroundings import Surroundings
 from osaurus.discovery import FILE, Announcement
+from osaurus.web.guard import Guard
 
 from .commandline import PROGRAM, CommandLine
 from .server import environment, free_port, serving
+from .test_api import Client as Server
 from .test_discovery import wait_for_word
 
 COMMANDS = (
@@ -43,8 +46,8 @@ WITH_SETTINGS = ("serve", "settings")
 PAGE = Path(__file__).parent.parent / "docs" / "command.md"
 
 
-def announce(runtime: Path, port: int, models: Path = Path("/models")) -> None:
-    Announcement(runtime, exposed=False, models_dir=models).publish(("127.0.0.1", port))
+def announce(runtime: Path, port: int | None, models: Path = Path("/models"), host: str = "127.0.0.1") -> None:
+    Announcement(runtime, exposed=False, models_dir=models).publish(None if port is None else (host, port))
 
 
 def subcommand(name: str) -> click.Command:
@@ -154,6 +157,31 @@ def test_one_that_was_named_precedes_those_that_run(tmp_path: Path) -> None:
     assert url(tmp_path, "other.local:8004", OSU_HOST="mac.local:8003") == "http://other.local:8004"
 
 
+def test_one_that_is_named_by_its_port_is_found_at_whatever_address_it_has(tmp_path: Path) -> None:
+    announce(tmp_path / "runtime", 8001, host="::1")
+    assert url(tmp_path, OSU_PORT="8001") == "http://[::1]:8001"
+
+
+# Who is told the API key.
+
+
+def test_the_key_is_for_a_server_of_ones_own(command_line: CommandLine) -> None:
+    command_line.start_server(guard=Guard(api_keys=("hush",)))
+    assert command_line.run("ps").exit_code == 1
+    command_line.environ["OSU_API_KEY"] = "hush"
+    assert command_line.run("ps").exit_code == 0
+
+
+def test_whoever_has_the_usual_port_is_told_none_unless_somebody_names_it(command_line: CommandLine) -> None:
+    command_line.server = Server(command_line.models, guard=Guard(api_keys=("hush",)))
+    command_line.environ["OSU_API_KEY"] = "hush"
+    result = command_line.run("ps")
+    assert (result.exit_code, "none was sent" in result.stderr, "named with --host" in result.stderr) == (1, True, True)
+    assert command_line.run("ps", "--host", "127.0.0.1").exit_code == 0
+    command_line.environ["OSU_PORT"] = "1337"
+    assert command_line.run("ps").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("host", "found"),
     [
@@ -198,6 +226,16 @@ def test_a_bad_setting_is_one_line(command_line: CommandLine) -> None:
     result = command_line.run("list")
     assert result.exit_code == 1
     assert "OSU_MAX_BODY must be a number of bytes" in result.stderr
+
+
+def test_settings_that_no_server_could_begin_with_do_for_commands(command_line: CommandLine) -> None:
+    # The keys may be in the environment of the server alone.
+    command_line.environ |= {"OSU_EXPOSE": "1", "OSU_PORT": "1337"}
+    assert command_line.run("settings").exit_code == 1
+    assert command_line.run("list").exit_code == 0
+    command_line.start_server()
+    assert command_line.run("status").exit_code == 0
+    assert command_line.run("status", "--host", "127.0.0.1").exit_code == 0
 
 
 def test_a_folder_and_another_server_at_once_are_refused(command_line: CommandLine) -> None:
@@ -273,11 +311,49 @@ def test_with_nobody_to_stop_stop_says_so(command_line: CommandLine) -> None:
 
 def test_several_servers_are_not_stopped_by_guess(command_line: CommandLine) -> None:
     announce(command_line.home / "runtime", 8001)
-    announce(command_line.home / "runtime", 8002)
+    announce(command_line.home / "runtime", None)
     result = command_line.run("stop")
     assert result.exit_code == 2
-    assert "http://127.0.0.1:8001" in result.stderr
-    assert "http://127.0.0.1:8002" in result.stderr
+    assert f"http://127.0.0.1:8001 (process {os.getpid()})" in result.stderr
+    assert f"its socket (process {os.getpid()})" in result.stderr
+    assert "--pid" in result.stderr
+
+
+@pytest.fixture
+def stopped(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """The processes that were to stop, of three: at port 8001, at port 8002 of version 6 of IP, and at a socket."""
+    for pid, port, host in ((101, 8001, "127.0.0.1"), (102, 8002, "::1"), (103, None, "")):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getpid", lambda pid=pid: pid)
+            announce(command_line.home / "runtime", port, host=host)
+    pids: list[int | None] = []
+    monkeypatch.setattr("osaurus.command.stop.stop_server", lambda _, instance, now: pids.append(instance.pid))
+    return pids
+
+
+def test_which_of_several_is_stopped_can_be_said_by_port(command_line: CommandLine, stopped: list[int | None]) -> None:
+    command_line.environ |= {"OSU_PORT": "8002", "OSU_HOST": "example.invalid:1"}
+    assert command_line.run("stop").stdout == "Stopped the server at http://[::1]:8002, process 102\n"
+    command_line.environ["OSU_PORT"] = "8003"
+    result = command_line.run("stop")
+    assert (result.exit_code, "at port 8003 (OSU_PORT)" in result.stderr) == (1, True)
+    assert stopped == [102]
+
+
+def test_or_by_process(command_line: CommandLine, stopped: list[int | None]) -> None:
+    command_line.environ["OSU_PORT"] = "8001"
+    assert command_line.run("stop", "--pid", "103").stdout == "Stopped the server at its socket, process 103\n"
+    result = command_line.run("stop", "--pid", "104")
+    assert (result.exit_code, "as process 104" in result.stderr) == (1, True)
+    assert command_line.run("stop", "--pid", "103", "--all").exit_code == 2
+    assert command_line.run("stop", "--pid", "103", "tiny").exit_code == 2
+    assert stopped == [103]
+
+
+def test_all_of_them_are_stopped_whatever_port_is_named(command_line: CommandLine, stopped: list[int | None]) -> None:
+    command_line.environ["OSU_PORT"] = "8001"
+    assert command_line.run("stop", "--all").exit_code == 0
+    assert sorted(filter(None, stopped)) == [101, 102, 103]
 
 
 def test_a_server_elsewhere_is_not_stopped(command_line: CommandLine) -> None:
@@ -319,6 +395,21 @@ def test_a_server_is_found_listed_and_stopped(tmp_path: Path, tiny_models: Path)
 def test_serve_says_in_one_line_what_cannot_be(tmp_path: Path) -> None:
     ended = osaurus(tmp_path, "serve", "--port", "99999")
     assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "osaurus: --port must be a port number, 1 to 65535, not '99999'\n"
+
+
+def test_serve_takes_no_modules_from_the_folder_that_it_is_started_in(tmp_path: Path) -> None:
+    (tmp_path / "attrs.py").write_text("raise SystemExit('a file of the folder was run')")
+    root = str(Path(__file__).parent.parent)
+    ended = subprocess.run(
+        [sys.executable, "-P", *PROGRAM[1:], "serve", "--port", "99999"],
+        cwd=tmp_path,
+        env={**environment(tmp_path, tmp_path, 1), "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert ended.stderr == "osaurus: --port must be a port number, 1 to 65535, not '99999'\n"
 
 

@@ -28,7 +28,7 @@ def test_it_is_this_installations_twistd_in_the_foreground_without_a_pid_file(ho
 
 def test_where_no_program_was_installed_its_python_is_asked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(home / "python"))
-    assert planned(home).program[:3] == (str(home / "python"), "-c", CALL)
+    assert planned(home).program[:4] == (str(home / "python"), "-P", "-c", CALL)
 
 
 def test_settings_go_along_and_what_is_of_others_does_not(home: Path) -> None:

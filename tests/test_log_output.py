@@ -17,9 +17,10 @@ from twisted.logger import ILogObserver, LogLevel
 from twisted.python.components import Componentized
 
 from osaurus.logs.output import FORMATS, LogOutput, Wanted, log_output
-from osaurus.sources import BadSetting, load
+from osaurus.sources import BadSetting
 
 from .server import SERVE, TWISTD, environment, free_port, run_twistd, serving, wait_for_port
+from .test_settings import load
 
 FOREGROUND = {"nodaemon": True}
 DAEMON = {"nodaemon": False}

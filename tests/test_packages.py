@@ -124,6 +124,14 @@ def test_a_model_is_fetched_checked_converted_and_found(
     assert pull("tests/tiny", models, ignored) == "tiny"
 
 
+def test_pip_is_no_file_of_the_folder_that_one_is_in(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip.py").write_text("raise SystemExit('a file of the folder was run')")
+    monkeypatch.chdir(tmp_path)
+    assert packages.fetch(know(monkeypatch, sha256(wheel)), tmp_path / "scratch", ignored).exists()
+
+
 def test_a_package_with_another_digest_is_refused_and_nothing_is_left(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from osaurus import settings
 from osaurus.settings import Settings
-from osaurus.sources import BadSetting, Sources, load
+from osaurus.sources import BadSetting, Sources
 
 # Each setting: a text that it can have, what that means, and a text that it cannot have.
 EVERY = [
@@ -58,6 +59,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in HUB_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     return folder
+
+
+def load(options: Mapping[str, str | list[str]], environ: Mapping[str, str]) -> Settings:
+    """Return what a server would begin with."""
+    return Sources(options, environ).find().settings
 
 
 def toml(folder: Path, text: str) -> str:
@@ -310,6 +316,13 @@ def test_the_port_is_on_this_machine_only() -> None:
         "ssl:443:privateKey=server.pem",
         "tls:/etc/certificates:443",
         "systemd:domain=INET:index=0",
+        "tcp:1337:interface=127.0.0.1:interface=0.0.0.0",
+        "tcp:1337:interface=127.0.0.1:\\interface=0.0.0.0",
+        "tcp:1337:interface=localhost.lan",
+        "tcp:1337:interface=127.0.0.1.example.org",
+        "tcp6:1337:interface=\\:\\:1\\:2",
+        "tcp6:1337:interface=::1",
+        "ssl:443:privateKey=a\\:interface=127.0.0.1",
     ],
 )
 def test_an_endpoint_that_others_can_reach_needs_keys(endpoint: str) -> None:
@@ -327,6 +340,7 @@ def test_an_endpoint_that_others_can_reach_needs_keys(endpoint: str) -> None:
         "tcp:1337:interface=127.0.0.1",
         "tcp6:1337:interface=\\:\\:1",
         "tcp:1:interface=localhost",
+        "tcp:1:interface=127.8.0.1:backlog=5",
         "ssl:443:privateKey=server.pem:interface=127.0.0.1",
     ],
 )
@@ -346,6 +360,28 @@ def test_keys_may_be_in_a_file(tmp_path: Path) -> None:
     assert load({}, {"OSU_API_KEYS": str(path)}).api_keys == ("one", "two")
     with pytest.raises(BadSetting, match="cannot be read"):
         load({}, {"OSU_API_KEYS": f"{path}.gone"})
+
+
+def test_a_file_of_keys_has_one_on_each_line_and_comments(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(b"# the key of the laptop\r\nsk-abc#1\r\n\n  # and, of the phone\n  sk-def  ")
+    assert load({}, {"OSU_API_KEYS": str(path)}).api_keys == ("sk-abc#1", "sk-def")
+
+
+@pytest.mark.parametrize("line", ["hush laptop", "hush\tlaptop", "hush,quiet", "hush # of the laptop", "hush\x85quiet"])
+def test_a_line_of_a_file_of_keys_is_one_key_or_none(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# keys\n{line}\n", "utf-8")
+    with pytest.raises(BadSetting, match=r"^OSU_API_KEYS must be a file with one key on each line.*line 2") as caught:
+        load({}, {"OSU_API_KEYS": str(path)})
+    assert "hush" not in str(caught.value)
+
+
+def test_a_file_of_comments_has_no_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# none yet\n")
+    with pytest.raises(BadSetting, match="must be one or more keys"):
+        load({"expose": "1"}, {"OSU_API_KEYS": str(path)})
 
 
 def test_keys_are_never_shown() -> None:
@@ -463,6 +499,60 @@ def test_lists_in_a_file_are_read_like_any_other(tmp_path: Path) -> None:
     )
     with pytest.raises(BadSetting):
         load({"config": toml(tmp_path, 'api_keys = [""]')}, {})
+
+
+def test_hosts_are_as_requests_name_them() -> None:
+    text = "Chat.Example.ORG, 192.0.2.7, 2001:DB8::0:1, [2001:db8::2], my_box *"
+    expected = ("chat.example.org", "192.0.2.7", "[2001:db8::1]", "[2001:db8::2]", "my_box", "*")
+    assert load({"hosts": text}, {}).hosts == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://chat.example.org",
+        "https://chat.example.org:8443",
+        "chat.example.org:8443",
+        "[2001:db8::1]:80",
+        "chat.example.org/",
+        "chat.example.org.",
+        "*.example.org",
+        "müller.example",
+        "chat.example.org, a/b",
+    ],
+)
+def test_what_no_request_can_name_is_no_host(text: str) -> None:
+    with pytest.raises(BadSetting, match=r"^--hosts must be one or more names.* such as chat\.example\.org"):
+        load({"hosts": text}, {})
+
+
+def test_origins_are_as_browsers_send_them() -> None:
+    origins = (
+        *("https://chat.example.org", "http://localhost:3000", "https://a.example:80", "http://[::1]:8080"),
+        *("chrome-extension://abcdefgh", "app://obsidian.md", "tauri://localhost", "file://", "null", "*"),
+    )
+    assert load({"origins": ",".join(origins)}, {}).origins == origins
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "chat.example.org",
+        "localhost:3000",
+        "https://chat.example.org/",
+        "https://chat.example.org/ui",
+        "https://me@chat.example.org",
+        "https://*.example.org",
+        "https://chat.example.org:443",
+        "http://chat.example.org:80",
+        "https://müller.example",
+        "https://",
+        "https://a.example, b.example",
+    ],
+)
+def test_what_no_browser_sends_is_no_origin(text: str) -> None:
+    with pytest.raises(BadSetting, match=r"^--origins must be one or more origins such as https://chat\.example\.org"):
+        load({"origins": text}, {})
 
 
 def test_a_key_is_of_characters_that_a_header_can_have() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from osaurus.settings import table
-from osaurus.sources import BadSetting, Sources, did_you_mean, load, refuse_open_doors
+from osaurus.sources import BadSetting, Sources, did_you_mean, refuse_open_doors
+
+from .test_settings import load
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +94,42 @@ def test_variables_that_mean_something_else_are_not() -> None:
 
 def test_nothing_is_near_to_what_is_far_from_all() -> None:
     assert did_you_mean("quux", ["port", "listen"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "stronger", "weaker"),
+    [
+        ({"port": "8002"}, {}, "--port", "listen in "),
+        ({"expose": "on"}, {"OSU_NO_AUTH": "1"}, "--expose", "listen in "),
+        ({}, {"OSU_PORT": "8002"}, "OSU_PORT", "listen in "),
+        ({"port": "8002"}, {"OSU_LISTEN": "unix:/s"}, "--port", "OSU_LISTEN"),
+    ],
+)
+def test_a_port_that_endpoints_of_a_weaker_source_set_aside_is_refused(
+    home: Path, options: dict[str, str], environ: dict[str, str], stronger: str, weaker: str
+) -> None:
+    usual_file(home, "listen = ['unix:/f']")
+    sources = Sources(options, environ)
+    with pytest.raises(BadSetting, match=f"^{stronger} would have no effect beside {weaker}"):
+        sources.find()
+    # Commands ask where the server is, not for another.
+    assert sources.gather().settings.listen
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "environ"),
+    [
+        ("port = 8001\nlisten = ['unix:/f']", {}, {}),
+        ("port = 8001\nlisten = ['unix:/f']", {"listen": "unix:/o"}, {"OSU_PORT": "8002"}),
+        ("listen = []", {"port": "8002"}, {}),
+        ("port = 8001", {}, {"OSU_LISTEN": "unix:/s"}),
+    ],
+)
+def test_endpoints_of_the_same_source_or_a_stronger_one_set_it_aside(
+    home: Path, file: str, options: dict[str, str], environ: dict[str, str]
+) -> None:
+    usual_file(home, file)
+    load(options, environ)
 
 
 def test_open_doors_are_refused_unless_somebody_said_so() -> None:

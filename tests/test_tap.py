@@ -47,6 +47,7 @@ def test_an_option_that_nobody_knows_is_a_usage_error(tmp_path: Path) -> None:
         (["--listen", "carrier-pigeon:1337"], {}, "--listen 'carrier-pigeon:1337' will not do: "),
         # It is no question of who may ask, either.
         ([], {"OSU_LISTEN": "tpc:1337"}, "OSU_LISTEN 'tpc:1337' will not do: "),
+        (["--port", "8080"], {"OSU_LISTEN": "unix:s"}, "--port would have no effect beside OSU_LISTEN"),
         (["--port", "seventy"], {}, "--port must be a port number"),
         ([], {"OSU_MAX_BODY": "plenty"}, "OSU_MAX_BODY must be a number of bytes"),
         (["--expose"], {}, "Other machines could reach "),

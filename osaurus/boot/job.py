@@ -73,7 +73,7 @@ def job(environ: Mapping[str, str], user: str, home: Path, *, socket: bool = Fal
 def twistd() -> tuple[str, ...]:
     """Return how this installation's twistd is called."""
     script = Path(sys.executable).with_name("twistd")
-    return (str(script),) if script.exists() else (sys.executable, "-c", CALL)
+    return (str(script),) if script.exists() else (sys.executable, "-P", "-c", CALL)
 
 
 @contextmanager

