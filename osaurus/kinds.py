@@ -14,6 +14,8 @@ from . import durations
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 LARGEST_UNITS = (("GiB", 2**30), ("GB", 10**9), ("MiB", 2**20), ("MB", 10**6), ("KiB", 2**10), ("kB", 10**3), ("", 1))
 OFF = ("off", "0")
+# More than any machine has; the kernels count in C.
+MOST_THREADS = 1024
 SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
@@ -153,6 +155,14 @@ def positive(text: str) -> int:
     """A whole number from 1."""
     if count.read(text) == 0:
         raise ValueError("must be a whole number from 1")
+    return int(text)
+
+
+@_kind("number")
+def threads(text: str) -> int:
+    """How many threads; 0 leaves that to be found out."""
+    if count.read(text) > MOST_THREADS:
+        raise ValueError(f"must be a whole number from 0 to {MOST_THREADS}")
     return int(text)
 
 
