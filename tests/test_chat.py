@@ -390,15 +390,15 @@ def test_a_model_that_nobody_knows_is_one_line(command_line: CommandLine) -> Non
     assert "Model not found: huge" in result.stderr
 
 
-def one_shot(scripted: Scripted, home: Path, *arguments: str) -> "subprocess.Popen[str]":
+def one_shot(scripted: Scripted, home: Path, *arguments: str, redirected: str = "") -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*PROGRAM, "run", *arguments],
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *PROGRAM, "run", *arguments],
         cwd=ROOT,
-        env=environment(home, home, scripted.server_port),
+        env={**environment(home, home, scripted.server_port), "PYTHONIOENCODING": "latin-1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="latin-1",
     )
 
 
@@ -425,6 +425,29 @@ def test_ctrl_c_ends_the_command_and_hangs_up(scripted: Scripted, tmp_path: Path
     assert (process.returncode, "Aborted!" in said) == (130, False)
     assert "Traceback" not in said
     assert scripted.left.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("redirected", "printed", "said"),
+    [
+        ("", "caf\xe9 \\u2014\n", ""),
+        ("<&-", "caf\xe9 \\u2014\n", ""),
+        (">&-", "", ""),
+        pytest.param(
+            ">/dev/full",
+            "",
+            "Error: [Errno 28] No space left on device\n",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no such device"),
+        ),
+    ],
+)
+def test_an_answer_goes_wherever_it_can(
+    scripted: Scripted, tmp_path: Path, redirected: str, printed: str, said: str
+) -> None:
+    process = one_shot(scripted, tmp_path, "tiny", "hi", redirected=redirected)
+    scripted.end("caf\xe9 \u2014")
+    assert process.communicate(timeout=60) == (printed, said)
+    assert process.returncode == bool(said)
 
 
 def test_a_long_history_keeps_its_latest_half(tmp_path: Path) -> None:
