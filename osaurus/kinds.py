@@ -21,6 +21,8 @@ ORIGIN = re.compile(rf"([a-z][a-z0-9+.-]*)://(?:{HOST.pattern})(?::([0-9]{{1,5}}
 HOSTLESS_ORIGINS = ("null", "file://")
 # Browsers leave these out.
 OWN_PORTS = (("http", "80"), ("https", "443"))
+# More than any machine has; the kernels count in C.
+MOST_THREADS = 1024
 SWITCH = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
@@ -206,6 +208,14 @@ def positive(text: str) -> int:
     """A whole number from 1."""
     if count.read(text) == 0:
         raise ValueError("must be a whole number from 1")
+    return int(text)
+
+
+@_kind("number")
+def threads(text: str) -> int:
+    """How many threads; 0 leaves that to be found out."""
+    if count.read(text) > MOST_THREADS:
+        raise ValueError(f"must be a whole number from 0 to {MOST_THREADS}")
     return int(text)
 
 

@@ -28,6 +28,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from . import leftover
 from .discovery import Announcement
 from .engine.runner import MLXRunner
 from .logs.output import LogOutput
@@ -71,6 +72,7 @@ class Port:
 
     def open(self) -> None:
         """Listen. Raises what the endpoint does if that fails at once; what fails later is logged."""
+        leftover.remove(self._endpoint)
         failures: list[Failure] = []
         at_once = True
 
@@ -262,7 +264,7 @@ def _reason(error: Exception) -> str:
     """Return why there is no listening, in words for whoever set where to listen."""
     cause = error.socketError if isinstance(error, CannotListenError) else error
     reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
-    # Twisted holds a link beside each Unix socket, which a process that died leaves and the next one takes over.
+    # See `leftover.py`.
     return "another process does already" if reason == "Cannot acquire lock" else reason
 
 

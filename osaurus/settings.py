@@ -103,7 +103,7 @@ class Settings:
         default=True,
     )
     cpu_threads: int = _setting(
-        kinds.count, "Threads for models where there is no GPU; 0: as many as there are processors.", default=0
+        kinds.threads, "Threads for models where there is no GPU; 0: as many as there are processors.", default=0
     )
 
     log_file: Path | None = _setting(

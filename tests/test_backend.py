@@ -93,6 +93,7 @@ def test_a_broken_compiler_is_found_out_at_the_start(tmp_path: Path) -> None:
         ("raise ModuleNotFoundError('osaurus_cpu')", "osaurus-cpu is not installed"),
         ("raise ImportError('undefined symbol: mlx')", "cannot be used, MLX's own kernels are: undefined symbol"),
         ("def set_threads(n): raise ValueError('these kernels cannot run on this processor')", "these kernels cannot"),
+        ("def set_threads(n): raise TypeError('incompatible function arguments')", "incompatible function arguments"),
     ],
 )
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux is without a GPU")
@@ -120,3 +121,22 @@ def test_where_the_kernels_have_fewer_threads_than_wanted_the_log_says_so(tmp_pa
 def test_preparing_after_mlx_was_imported_is_refused(tmp_path: Path) -> None:
     done = run("import mlx.core\n" + PREPARE, tmp_path)
     assert "mlx was imported before" in done.stderr
+
+
+def test_what_failed_after_the_import_can_be_tried_again(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from osaurus.engine.backend import prepare\n"
+        "sysconf, os.sysconf = os.sysconf, lambda name: sysconf('none')\n"
+        "for attempt in (1, 2):\n"
+        "    try:\n"
+        "        prepare(Path(sys.argv[1]))\n"
+        "    except ValueError as error:\n"
+        "        print(error)\n"
+        "os.sysconf = sysconf\n"
+        "prepare(Path(sys.argv[1]))\n"
+    )
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("unrecognized configuration name") == 2

@@ -31,7 +31,7 @@ from .server import environment, serving
 ROOT = Path(__file__).parent.parent
 # What prompt_toolkit sends once, when it begins to read.
 PROMPT = "\x1b[?2004h"
-UP, CTRL_C, CTRL_D, ALT_ENTER = "\x1b[A", "\x03", "\x04", "\x1b\r"
+UP, CTRL_C, CTRL_D, CTRL_R, ALT_ENTER = "\x1b[A", "\x03", "\x04", "\x12", "\x1b\r"
 TIMINGS = {
     **dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 10**9),
     "prompt_eval_count": 3,
@@ -238,6 +238,20 @@ def test_a_message_may_have_several_lines(terminal: Terminal, scripted: Scripted
     assert [turns[-1] for turns in scripted.turns] == [("user", "one\ntwo"), ("user", "three\nfour")]
 
 
+def test_what_is_found_in_the_history_can_be_sent(terminal: Terminal, scripted: Scripted) -> None:
+    chat = terminal.chat()
+    for text in ("the first", "second"):
+        chat.send(text + "\r")
+        scripted.end("Yes")
+        chat.expect_exact(PROMPT)
+    chat.send(CTRL_R + "fir")
+    chat.expect_exact("I-search backward")
+    chat.send("\r\r")
+    scripted.end("Again")
+    chat.expect_exact("Again")
+    assert scripted.turns[-1][-1] == ("user", "the first")
+
+
 def test_lines_that_begin_with_a_slash_are_for_the_chat(terminal: Terminal, scripted: Scripted) -> None:
     chat = terminal.chat("--system", "Be brief.")
 
@@ -376,15 +390,15 @@ def test_a_model_that_nobody_knows_is_one_line(command_line: CommandLine) -> Non
     assert "Model not found: huge" in result.stderr
 
 
-def one_shot(scripted: Scripted, home: Path, *arguments: str) -> "subprocess.Popen[str]":
+def one_shot(scripted: Scripted, home: Path, *arguments: str, redirected: str = "") -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*PROGRAM, "run", *arguments],
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *PROGRAM, "run", *arguments],
         cwd=ROOT,
-        env=environment(home, home, scripted.server_port),
+        env={**environment(home, home, scripted.server_port), "PYTHONIOENCODING": "latin-1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="latin-1",
     )
 
 
@@ -413,6 +427,29 @@ def test_ctrl_c_ends_the_command_and_hangs_up(scripted: Scripted, tmp_path: Path
     assert scripted.left.wait(30)
 
 
+@pytest.mark.parametrize(
+    ("redirected", "printed", "said"),
+    [
+        ("", "caf\xe9 \\u2014\n", ""),
+        ("<&-", "caf\xe9 \\u2014\n", ""),
+        (">&-", "", ""),
+        pytest.param(
+            ">/dev/full",
+            "",
+            "Error: [Errno 28] No space left on device\n",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no such device"),
+        ),
+    ],
+)
+def test_an_answer_goes_wherever_it_can(
+    scripted: Scripted, tmp_path: Path, redirected: str, printed: str, said: str
+) -> None:
+    process = one_shot(scripted, tmp_path, "tiny", "hi", redirected=redirected)
+    scripted.end("caf\xe9 \u2014")
+    assert process.communicate(timeout=60) == (printed, said)
+    assert process.returncode == bool(said)
+
+
 def test_a_long_history_keeps_its_latest_half(tmp_path: Path) -> None:
     path = tmp_path / "history"
     entries = "".join(f"\n# 2026-11-23 12:00:00\n+entry {number}\n" for number in range(MOST_HISTORY // 30))
@@ -421,6 +458,15 @@ def test_a_long_history_keeps_its_latest_half(tmp_path: Path) -> None:
     assert kept[0] == f"entry {MOST_HISTORY // 30 - 1}"
     assert MOST_HISTORY // 3 < path.stat().st_size < MOST_HISTORY
     assert all(entry.startswith("entry ") for entry in kept)
+
+
+@pytest.mark.parametrize("earlier", [0, 1, 1000])
+def test_a_long_history_whose_latter_half_is_one_entry_keeps_that(tmp_path: Path, earlier: int) -> None:
+    path = tmp_path / "history"
+    long = "y" * MOST_HISTORY
+    entries = [*(f"entry {number}" for number in range(earlier)), long]
+    path.write_text("".join(f"\n# 2026-11-23 12:00:00\n+{entry}\n" for entry in entries))
+    assert list(History(path).load_history_strings()) == [long]
 
 
 def test_a_history_that_cannot_be_kept_is_said_and_done_without(

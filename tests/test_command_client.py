@@ -181,12 +181,13 @@ async def test_whoever_cancels_hangs_up(answer: bytes) -> None:
         await somebody.left
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError("nobody reads"), ValueError("no such character")])
 @pytest_twisted.ensureDeferred
-async def test_an_error_of_whoever_is_told_ends_the_stream_and_is_theirs() -> None:
+async def test_an_error_of_whoever_is_told_ends_the_stream_and_is_theirs(error: Exception) -> None:
     def fail(said: Any) -> None:
-        raise BrokenPipeError("nobody reads")
+        raise error
 
     somebody = Somebody(HEAD + b'\r\n{"a":1}\n', hangs_up=False)
-    with somebody.listening() as client, pytest.raises(BrokenPipeError):
+    with somebody.listening() as client, pytest.raises(type(error), match=str(error)):
         await client.stream("/api/chat", {}, fail)
     await somebody.left

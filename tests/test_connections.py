@@ -241,3 +241,31 @@ def test_watching_is_no_use(house: House, route: str) -> None:
     assert house.ends == []
     house.clock.advance(1)
     assert house.ends == [1]
+
+
+PART = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n12"
+
+
+def test_a_request_that_still_arrives_holds_up_idleness(house: House) -> None:
+    house.idleness.apply(10)
+    house.idleness.start()
+    wire = house.connect()
+    wire.protocol.dataReceived(PART)
+    house.clock.advance(11)
+    wire.protocol.dataReceived(b"34")
+    house.answer()
+    assert house.ends == []
+    house.clock.advance(10)
+    assert house.ends == [1]
+
+
+def test_one_that_never_becomes_complete_is_no_use(house: House) -> None:
+    house.idleness.apply(10)
+    house.idleness.start()
+    wire = house.connect()
+    wire.protocol.dataReceived(PART)
+    house.clock.advance(11)
+    assert house.ends == []
+    wire.close()
+    house.clock.advance(0)
+    assert house.ends == [1]

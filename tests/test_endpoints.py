@@ -376,6 +376,28 @@ def test_the_socket_of_a_server_that_was_killed_is_taken_over(tmp_path: Path, un
         assert ask(unix) == "Osaurus is running"
 
 
+@pytest.mark.parametrize("socket_left", [True, False])
+@pytest.mark.parametrize("number", [1, os.getpid()], ids=["init", "ours"])
+def test_so_is_one_whose_process_has_a_namesake_by_now(
+    tmp_path: Path, unix: Path, number: int, socket_left: bool
+) -> None:
+    unix.with_name("socket.lock").symlink_to(str(number))
+    if socket_left:
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(unix))
+    with listening(tmp_path, tmp_path / "models", f"unix:{unix}") as server:
+        assert ask(unix) == "Osaurus is running"
+        server.stop()
+    assert list(unix.parent.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path: Path, unix: Path) -> None:
+    unix.with_name("socket.lock").symlink_to(str(os.getpid()))
+    unix.write_text("a text")
+    assert "another process does already" in refused(tmp_path, f"unix:{unix}")
+    assert unix.read_text() == "a text"
+
+
 def test_the_socket_of_a_server_that_lives_is_not(tmp_path: Path, unix: Path) -> None:
     with listening(tmp_path, tmp_path / "models", f"unix:{unix}"):
         line = refused(tmp_path, f"unix:{unix}")

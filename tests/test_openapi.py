@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import schemathesis
@@ -71,3 +72,17 @@ def test_every_route_is_described(tiny_models: Path) -> None:
     bodies = described["components"]["schemas"]
     assert bodies["openai_ChatBody"]["required"] == ["model", "messages"]
     assert bodies["completions_CompletionBody"]["required"] == ["model", "prompt"]
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/openapi.json/", "/v1/openapi.json", "/v1/api/openapi.json"])
+def test_the_server_is_where_the_description_is_from(tiny_models: Path, path: str) -> None:
+    [server] = Client(tiny_models).ask("GET", path).json["servers"]
+    for root in ("http://127.0.0.1:1338/", "https://example.org/osaurus/"):
+        assert urljoin(root + path.removeprefix("/"), server["url"]) == root
+
+
+def test_both_ways_of_giving_a_key_are_described(tiny_models: Path) -> None:
+    described = Client(tiny_models).ask("GET", "/openapi.json").json
+    schemes = described["components"]["securitySchemes"]
+    assert [sorted(way) for way in described["security"]] == [[], *([name] for name in schemes)]
+    assert {scheme.get("scheme") or scheme["name"] for scheme in schemes.values()} == {"bearer", "X-Api-Key"}

@@ -27,7 +27,7 @@ EVERY = [
     ("keep_alive", "1h30m", 5400.0, "soon"),
     ("preload", "tiny, other", ("tiny", "other"), ","),
     ("speculation", "off", False, "perhaps"),
-    ("cpu_threads", "2", 2, "-1"),
+    ("cpu_threads", "2", 2, "1025"),
     ("log_file", "/var/log/osaurus.log", Path("/var/log/osaurus.log"), "logs/"),
     ("log_file_size", "1MiB", 2**20, "large"),
     ("log_files_kept", "3", 3, "0"),

@@ -19,6 +19,8 @@ import click
 from attrs import define
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import NestedCompleter
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import has_focus
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -40,6 +42,7 @@ from .terminal import Reporter, examples, print_json, printable
 MOST_INPUT = 2**25
 # The history is cut to its latest half beyond this, in bytes.
 MOST_HISTORY = 2**20
+ENTRY = b"\n\n#"
 
 
 @click.command(
@@ -239,8 +242,9 @@ def _prepare_history(path: Path) -> None:
         os.fchmod(file.fileno(), 0o600)
         content = file.read()
         if len(content) > MOST_HISTORY:
-            # Each entry begins with an empty line and a comment.
-            latest = content[content.find(b"\n\n#", len(content) // 2) :]
+            # Each entry begins with an empty line and a comment. The latter half may be one alone.
+            start = content.find(ENTRY, len(content) // 2)
+            latest = content[start if start >= 0 else max(0, content.rfind(ENTRY)) :]
             file.seek(0)
             file.truncate()
             file.write(latest)
@@ -248,15 +252,17 @@ def _prepare_history(path: Path) -> None:
 
 def _keys() -> KeyBindings:
     keys = KeyBindings()
+    # While the history is searched, they are the search's.
+    writing = has_focus(DEFAULT_BUFFER)
 
-    @keys.add("enter")
+    @keys.add("enter", filter=writing)
     def _enter(event: KeyPressEvent) -> None:
         if is_unfinished(event.current_buffer.text):
             event.current_buffer.insert_text("\n")
         else:
             event.current_buffer.validate_and_handle()
 
-    @keys.add("escape", "enter")
+    @keys.add("escape", "enter", filter=writing)
     def _new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 

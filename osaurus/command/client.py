@@ -76,7 +76,7 @@ class Client:
 
         def checked(value: Any) -> None:
             if not isinstance(value, dict):
-                raise ValueError("not an object")
+                raise NotOurs("not an object")
             if "error" in value:
                 raise _refusal(value, 200)
             tell(value)
@@ -136,7 +136,7 @@ class Client:
         response.deliverBody(lines)
         try:
             await lines.finished
-        except (ValueError, RecursionError) as error:
+        except NotOurs as error:
             raise self._somebody_else() from error
         except (ConnectionLost, ResponseFailed) as error:
             raise NoServer(f"The server at {self.url} broke off in the middle of its answer.") from error
@@ -163,6 +163,10 @@ class Client:
         return NoServer(f"What answers at {self.url} is no Osaurus. Does another program use the port?")
 
 
+class NotOurs(Exception):
+    """What came is nothing that Osaurus says."""
+
+
 class _Lines(Protocol):
     """Tells each line of a body as JSON; the last need not have an end. `finished` fires at the end or at an error."""
 
@@ -177,7 +181,7 @@ class _Lines(Protocol):
         for line in lines:
             self._take(line)
         if len(self._pending) > MOST_LINE:
-            self._fail(ValueError("a line is too long"))
+            self._fail(NotOurs("a line is too long"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Take the last line, and tell that it was."""
@@ -190,7 +194,7 @@ class _Lines(Protocol):
     def _take(self, line: bytes) -> None:
         if line.strip() and not self.finished.called:
             try:
-                self._tell(json.loads(line))
+                self._tell(_read(line))
             except Exception as error:  # noqa: BLE001 - it is for whoever waits
                 self._fail(error)
 
@@ -202,6 +206,13 @@ class _Lines(Protocol):
     def _hang_up(self) -> None:
         if self.transport is not None:
             self.transport.loseConnection()
+
+
+def _read(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise NotOurs(str(error)) from error
 
 
 def _is_cancelled(error: BaseException) -> bool:

@@ -5,8 +5,11 @@ models and chat, and `osaurus version` should not wait for that; nor should Ctrl
 would answer it with a traceback.
 """
 
+import errno
+import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, ClassVar
 
 import click
@@ -51,9 +54,14 @@ class Subcommands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a subcommand; Ctrl-C ends it without a word."""
+        """Run a subcommand; Ctrl-C ends it without a word, what the system refuses in one line."""
         try:
             return super().invoke(ctx)
+        except OSError as error:
+            # A pipe that nobody reads any more is click's own.
+            if error.errno == errno.EPIPE:
+                raise
+            raise click.ClickException(str(error)) from error
         except (KeyboardInterrupt, click.Abort):
             if sys.stderr.isatty():
                 # The terminal has written ^C.
@@ -73,3 +81,10 @@ class Subcommands(click.Group):
 @click.version_option(__version__, "-v", "--version", message="osaurus %(version)s")
 def main() -> None:
     """Serve MLX language models from your own machine, and chat with them."""
+    # A stream that whoever started this has closed is none to Python.
+    for name, mode in (("stdin", "r"), ("stdout", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open until the end
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Not every terminal has every character.
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -70,16 +70,10 @@ def prepare(cache_dir: Path, cpu_threads: int = 0) -> Backend:
     """Import MLX the way this machine needs it, and say what was found; once a process.
 
     `cache_dir` is where kernels compiled at run time are kept, readable by this user only. `cpu_threads` is for our own
-    kernels; 0 for as many as there are processors. Raises RuntimeError if MLX has been imported already: a BLAS put in
-    front of it then would silently have no effect.
+    kernels; 0 for as many as there are processors. Raises RuntimeError if MLX has been imported by somebody else: a
+    BLAS put in front of it then would silently have no effect. What fails otherwise may be tried again.
     """
-    if "mlx.core" in sys.modules:
-        raise RuntimeError("mlx was imported before osaurus.engine.backend.prepare")
-    compiled = private_folder(cache_dir)
-    # MLX compiles kernels into a predictable folder under the temporary directory and loads what it finds there:
-    # in a shared /tmp another user could plant a library.
-    os.environ["TMPDIR"] = str(compiled)
-    blas = _interpose_openblas(compiled) if platform.system() == "Linux" else None
+    blas = _make_ready(cache_dir)
     with _open_file_limit_kept():
         importlib.import_module("mlx_lm")
     import mlx.core as mx
@@ -113,6 +107,21 @@ def prepare(cache_dir: Path, cpu_threads: int = 0) -> Backend:
     return backend
 
 
+@cache
+def _make_ready(cache_dir: Path) -> str | None:
+    """Do what has to be done before MLX is imported, and return the BLAS that was put in front of its own.
+
+    Once a process, apart from what comes after it: of that something may fail, and be tried again.
+    """
+    if "mlx.core" in sys.modules:
+        raise RuntimeError("mlx was imported before osaurus.engine.backend.prepare")
+    compiled = private_folder(cache_dir)
+    # MLX compiles kernels into a predictable folder under the temporary directory and loads what it finds there:
+    # in a shared /tmp another user could plant a library.
+    os.environ["TMPDIR"] = str(compiled)
+    return _interpose_openblas(compiled) if platform.system() == "Linux" else None
+
+
 def _find_kernels(threads: int) -> str | None:
     """Return which kernels of `osaurus_cpu` this processor runs; None, and a line in the log, where there are none."""
     try:
@@ -122,8 +131,8 @@ def _find_kernels(threads: int) -> str | None:
         return str(kernels.kernels())
     except ModuleNotFoundError:
         log.info("osaurus-cpu is not installed: quantised models take more memory, and are slower, than they need be")
-    except (ImportError, ValueError) as error:
-        # Built against another release of mlx, or told to use what this processor lacks.
+    except (ImportError, ValueError, TypeError, OverflowError) as error:
+        # Built against another release of mlx, or told to use what this processor lacks, or more than it can count.
         log.warn("osaurus-cpu cannot be used, MLX's own kernels are: {error}", error=error)
     return None
 

@@ -115,7 +115,7 @@ class Api:
 
     def description(self, request: Request) -> bytes:
         """Describe all this for programs, in OpenAPI."""
-        return json_answer(request, document(self.routes()))
+        return json_answer(request, document(self.routes(), _text(request.path)))
 
     def unserved(self, request: Request) -> bytes:
         """Tell that a path is known but not served yet."""

@@ -7,7 +7,8 @@ all is sent, and it is those that are waited for. Others are left alone: a reque
 as well, and is the last there; what would be work is refused with 503 by whoever would do it.
 
 A request that has begun to arrive is one of those that are waited for, or its client would be hung up on in the middle
-of sending. Whether it was a use of the server is known by its route, when it is over.
+of sending; and one that was idle until then does not end meanwhile. Whether it was a use of the server is known by its
+route, when it is over.
 """
 
 from typing import Any
@@ -64,18 +65,20 @@ class Connections(BoundedFactory):
     def _request(self, channel: Any, *args: Any) -> BoundedRequest:
         request = BoundedRequest(channel, *args, max_body=self._max_body, clock=self._clock, begun=self._begin)
         self._arriving.add(request)
+        self._idleness.begin()
         request.notifyFinish().addBoth(lambda _: self._arrived(request))
         return request
 
     def _arrived(self, request: Request) -> None:
-        """Take note that a request arrives no longer: it is complete, or its client has gone."""
-        self._arriving.discard(request)
-        self._look()
+        """Take note that a request which may never have become complete is over."""
+        if request in self._arriving:
+            self._arriving.discard(request)
+            self._idleness.finish(used=False)
+            self._look()
 
     def _begin(self, request: Request) -> None:
         self._answering.add(request)
         self._arriving.discard(request)
-        self._idleness.begin()
         request.notifyFinish().addBoth(lambda _: self._finish(request))
         if self._drained is not None:
             self._close_behind(request)

@@ -34,8 +34,11 @@ ERROR = {
 }
 
 
-def document(routes: Iterable[Route]) -> dict[str, Any]:
-    """Return the description."""
+def document(routes: Iterable[Route], path: str) -> dict[str, Any]:
+    """Return the description as it is to be had at a path.
+
+    Where the server is, it says relative to itself: only clients know the name, the port and the path of a proxy.
+    """
     schemas = Schemas("#/components/schemas/", {"error": ERROR})
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -47,7 +50,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
             "version": __version__,
             "description": "Every path answers under /v1, /api, /v1/api and without a prefix; here each has its usual.",
         },
-        "servers": [{"url": "http://127.0.0.1:1337"}],
+        "servers": [{"url": "/".join([".."] * (path.count("/") - 1)) or "."}],
         "paths": paths,
         "components": {
             "schemas": schemas.named,
@@ -57,9 +60,12 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/error"}}},
                 }
             },
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+            },
         },
-        "security": [{}, {"key": []}],
+        "security": [{}, {"bearer": []}, {"header": []}],
     }
 
 
