@@ -147,12 +147,17 @@ def test_a_cut_off_call_is_no_reason_to_say_there_was_one(tokenizer: Tokenizer, 
 
 
 @pytest.mark.parametrize(
-    "use",
-    [ToolUse(tools=(WRITE,)), ToolUse(tools=(WRITE,), parallel=False), ToolUse(tools=(WRITE,), required=True)],
+    ("use", "reason"),
+    [
+        (ToolUse(tools=(WRITE,)), "length"),
+        (ToolUse(tools=(WRITE,), parallel=False), "length"),
+        # Here the client's limit is part of what it asked for, as with a format.
+        (ToolUse(tools=(WRITE,), required=True), "tool_calls"),
+    ],
     ids=("many", "one", "must"),
 )
-def test_a_call_that_was_closed_in_time_is_json_but_not_whole(
-    use: ToolUse, tokenizer: Tokenizer, grammars: Grammars
+def test_a_call_of_the_models_own_that_was_closed_in_time_is_json_but_not_whole(
+    use: ToolUse, reason: str, tokenizer: Tokenizer, grammars: Grammars
 ) -> None:
     answer, room = begin(tokenizer, shape(grammars, tools=use)), 100
     drawn = tokenizer.encode("a" if use.required else "<tool_call>a", add_special_tokens=False).ids
@@ -166,4 +171,4 @@ def test_a_call_that_was_closed_in_time_is_json_but_not_whole(
         room, end = room - len(result.tokens), result.end
         pieces += result.piece.calls
     [call] = gathered(pieces)
-    assert (set(json.loads(call.arguments)["text"]), end) == ({"a"}, "length")
+    assert (set(json.loads(call.arguments)["text"]), end) == ({"a"}, reason)

@@ -40,7 +40,8 @@ BELOW = {
     "signals": set(),
     "notify": set(),
     "discovery": set(),
-    "service": {"discovery", "engine", "logs", "serving", "web", "reload", "signals", "notify"},
+    "leftover": set(),
+    "service": {"discovery", "engine", "leftover", "logs", "serving", "web", "reload", "signals", "notify"},
     "tap": {
         "chat",
         "settings",

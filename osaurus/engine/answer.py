@@ -93,8 +93,8 @@ class Answer:
     def _reason(self, tokens: list[int], room: int) -> FinishReason | None:
         """Return why the answer ends with these tokens, None if it goes on."""
         constraint, calls = self._constraint, self.text.calls
-        if constraint is not None and constraint.closed and calls is not None and calls.complete:
-            # A call is to be carried out: nobody is to take a part of a text for the whole.
+        if constraint is not None and constraint.closed and not self._held:
+            # A call of the model's own accord is to be carried out: nobody is to take a part of a text for the whole.
             return "length"
         if (tokens and tokens[-1] in self._end_tokens) or (calls is not None and calls.full and not calls.calling):
             return "stop"
