@@ -54,8 +54,7 @@ class ToolFormat:
     """The marks around a call; without an `end` it goes on to the end of the answer.
 
     `parse` makes calls of what is between them. None says that it is JSON, of the kind that a grammar can enforce. With
-    `whole` it is given the marks as well. `inner` are further marks that it
-    looks for.
+    `whole` it is given the marks as well. `inner` are further marks that it looks for.
     """
 
     begin: str
