@@ -28,9 +28,6 @@ from .settings import LISTS, SECRETS, Setting, Settings, table
 OTHER_VARIABLES = ("OSU_CONFIG", "OSU_HOST", "OSU_API_KEY")
 OTHER_PREFIX = "OSU_TEST_"
 
-# By rising precedence.
-SOURCES = ("file", "variable", "option")
-
 Text = str | list[str]
 
 
@@ -149,13 +146,16 @@ def default_file() -> Path:
 
 
 def refuse_without_effect(found: Found) -> None:
-    """Raise BadSetting if endpoints set the port aside that somebody gave by a stronger source than theirs."""
+    """Raise BadSetting if endpoints set the port aside that an option gives, and are none of an option themselves.
+
+    A variable may be there for the commands that ask a server.
+    """
     listen = found.given.get("listen")
     if listen is None or not found.settings.listen:
         return
     for name in ("port", "expose"):
         given = found.given.get(name)
-        if given is not None and SOURCES.index(given.source) > SOURCES.index(listen.source):
+        if given is not None and given.source == "option" != listen.source:
             raise BadSetting(
                 f"{given.spelling} would have no effect beside {listen.spelling}, which says all of where to listen: "
                 "leave one of them out"

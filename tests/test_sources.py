@@ -101,11 +101,10 @@ def test_nothing_is_near_to_what_is_far_from_all() -> None:
     [
         ({"port": "8002"}, {}, "--port", "listen in "),
         ({"expose": "on"}, {"OSU_NO_AUTH": "1"}, "--expose", "listen in "),
-        ({}, {"OSU_PORT": "8002"}, "OSU_PORT", "listen in "),
         ({"port": "8002"}, {"OSU_LISTEN": "unix:/s"}, "--port", "OSU_LISTEN"),
     ],
 )
-def test_a_port_that_endpoints_of_a_weaker_source_set_aside_is_refused(
+def test_a_port_of_an_option_that_endpoints_of_another_source_set_aside_is_refused(
     home: Path, options: dict[str, str], environ: dict[str, str], stronger: str, weaker: str
 ) -> None:
     usual_file(home, "listen = ['unix:/f']")
@@ -120,6 +119,7 @@ def test_a_port_that_endpoints_of_a_weaker_source_set_aside_is_refused(
     ("file", "options", "environ"),
     [
         ("port = 8001\nlisten = ['unix:/f']", {}, {}),
+        ("listen = ['unix:/f']", {}, {"OSU_PORT": "8002"}),
         ("port = 8001\nlisten = ['unix:/f']", {"listen": "unix:/o"}, {"OSU_PORT": "8002"}),
         ("listen = []", {"port": "8002"}, {}),
         ("port = 8001", {}, {"OSU_LISTEN": "unix:/s"}),
