@@ -9,7 +9,7 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osaurus.engine.tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER, TaggedForm
+from osaurus.engine.tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER, TaggedForm, ValueIsOpen
 
 Arguments = Mapping[str, Any]
 
@@ -154,13 +154,21 @@ def test_json_in_place_of_a_call_is_taken() -> None:
     assert GLM('{"name": "f", "arguments": {"x": "1"}}', STRINGS) == {"name": "f", "arguments": {"x": "1"}}
 
 
+def goes_on(form: TaggedForm, text: str) -> bool:
+    try:
+        form(text, STRINGS)
+    except ValueError as error:
+        return isinstance(error, ValueIsOpen)
+    return False
+
+
 def test_a_text_goes_on_if_it_ends_within_a_value() -> None:
     said = "<function=f>\n<parameter=x>\n<a>"
-    assert QWEN3_CODER.goes_on(said, STRINGS)
-    assert QWEN3_CODER.goes_on(said + "</parameter>", STRINGS)
-    assert not QWEN3_CODER.goes_on(said + "</parameter></function>", STRINGS)
-    assert not QWEN3_CODER.goes_on("<function=unknown>\n<parameter=x>\n<a>", STRINGS)
-    assert not GLM.goes_on("f is", STRINGS)
+    assert goes_on(QWEN3_CODER, said)
+    assert goes_on(QWEN3_CODER, said + "</parameter>")
+    assert not goes_on(QWEN3_CODER, said + "</parameter></function>")
+    assert not goes_on(QWEN3_CODER, "<function=unknown>\n<parameter=x>\n<a>")
+    assert not goes_on(GLM, "f is")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -168,4 +176,4 @@ def test_a_text_goes_on_if_it_ends_within_a_value() -> None:
 def test_long_texts_take_no_time(family: str, filling: str) -> None:
     # Quadratic work on these would take minutes.
     said = FAMILIES[family].render("f", {"x": filling * (100_000 // len(filling))})
-    FAMILIES[family].form.goes_on(said[:-20], STRINGS)
+    goes_on(FAMILIES[family].form, said[:-20])

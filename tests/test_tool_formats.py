@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from osaurus.chat import Tool, ToolCall
 from osaurus.engine.backend import Backend
-from osaurus.engine.tool_formats import MOST_CALLS, MOST_CHARACTERS, bare_calls_in, calls_in, from_json
+from osaurus.engine.tool_formats import MOST_CALLS, MOST_CHARACTERS, ToolFormat, bare_calls_in, calls_in, from_json
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
 DEFINITION = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
@@ -50,7 +50,7 @@ FAMILIES = {
 
 
 def parser(family: str) -> Any:
-    return import_module(f"mlx_lm.tool_parsers.{family}").parse_tool_call
+    return ToolFormat.of_family("", "", import_module(f"mlx_lm.tool_parsers.{family}").parse_tool_call).parse
 
 
 @pytest.mark.parametrize("family", FAMILIES)

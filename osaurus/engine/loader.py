@@ -32,7 +32,7 @@ from .prefixes import BlockLayout
 from .prompt import PromptEncoder, special_tokens
 from .shape import Shaper
 from .thoughts import ThoughtTags
-from .tool_formats import CALL_ID, GENERIC, INNER_MARKS, ToolFormat, without_call_ids
+from .tool_formats import GENERIC, ToolFormat
 from .vocabulary import Vocabulary
 
 log = Logger()
@@ -229,8 +229,7 @@ def _tool_format(wrapper: Any) -> ToolFormat | None:
     begin, end = wrapper.tool_call_start, wrapper.tool_call_end
     if parse is json_tools.parse_tool_call:
         return ToolFormat(begin, end)
-    inner = INNER_MARKS.get(parse.__module__, ())
-    return ToolFormat(begin, end, without_call_ids(parse) if CALL_ID in inner else parse, inner=inner)
+    return ToolFormat.of_family(begin, end, parse)
 
 
 def _marks(added: Mapping[int, Any], tags: ThoughtTags | None, form: ToolFormat | None) -> dict[int, str]:

@@ -71,16 +71,6 @@ class TaggedForm:
             calls.append({"name": head[1], "arguments": arguments})
         return calls
 
-    def goes_on(self, text: str, definitions: list[dict[str, Any]]) -> bool:
-        """Return whether a text ends within a value, so that a mark behind it may be part of that."""
-        try:
-            self(text, definitions)
-        except ValueIsOpen:
-            return True
-        except (ValueError, RecursionError):
-            pass
-        return False
-
     def _arguments(self, text: str, place: int, parameters: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Return the arguments that stand in a place of a text, and where what follows them begins."""
         arguments: dict[str, Any] = {}

@@ -68,6 +68,8 @@ class CallScanner:
     _marked: bool
     _most: int = MOST_CALLS
     _state: Literal["beginning", "speaking", "calling"] = field(default="beginning", init=False)
+    _forms: Sequence[ToolFormat] = field(init=False)
+    """The form of the calls, with and without the mark that begins one."""
     _called: ToolFormat = field(init=False)
     _ends: int = field(default=0, init=False)
     _looked: int = field(default=0, init=False)
@@ -80,6 +82,11 @@ class CallScanner:
     """How many calls have been begun, as far as anybody was told."""
     complete: int = field(default=0, init=False)
     """How many of them are complete."""
+
+    @_forms.default
+    def _forms_of_calls(self) -> Sequence[ToolFormat]:
+        unmarked = self._format.unmarked
+        return [self._format] if unmarked is None else [self._format, unmarked]
 
     @_called.default
     def _first_called(self) -> ToolFormat:
@@ -116,7 +123,7 @@ class CallScanner:
             if self._arguments is not None:
                 # What is cut off was told as far as it went.
                 return "", ()
-            if not self._called.whole and self._parsed(self._called.calls_in(held, self._tools)):
+            if not self._called.whole and self._parsed(self._called.calls_in(held, self._tools) or ()):
                 return "", self._told()
             if not self._ends:
                 return self._called.begin + held, ()
@@ -148,8 +155,7 @@ class CallScanner:
             self._unmarked = False
             if behind.startswith(end):
                 text = behind.removeprefix(end)
-        forms = [form for form in (self._format, self._format.unmarked) if form is not None]
-        begun = [(place, form) for form in forms if (place := text.find(form.begin)) >= 0]
+        begun = [(place, form) for form in self._forms if (place := text.find(form.begin)) >= 0]
         if begun:
             place, self._called = min(begun, key=lambda one: one[0])
             self._state = "calling"
@@ -163,7 +169,7 @@ class CallScanner:
                 self.held = text
                 return "", None
             self._state = "speaking"
-        keep = doubtful(text, [form.begin for form in forms])
+        keep = doubtful(text, [form.begin for form in self._forms])
         if self.complete and not text[: len(text) - keep].strip():
             keep = len(text)
         self.held = text[len(text) - keep :]
@@ -216,12 +222,14 @@ class CallScanner:
             return called.begin, text
         while called.end and (end := text.find(called.end, self._looked)) >= 0:
             inside, behind = text[:end], end + len(called.end)
-            if self._parsed(called.calls_in(inside, self._tools)):
+            calls = called.calls_in(inside, self._tools)
+            if calls:
+                self._parsed(calls)
                 self._state = "speaking"
                 self._unmarked = called.whole
                 return "", text[behind:]
             self._ends += 1
-            if self._ends > MOST_ENDS or not called.goes_on(inside, self._tools):
+            if self._ends > MOST_ENDS or calls is not None:
                 return self._given_up(text)
             self._looked = behind
         self._looked = max(self._looked, len(text) - len(called.end) + 1)

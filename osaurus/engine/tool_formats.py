@@ -19,7 +19,7 @@ from attrs import frozen
 from ..chat import Tool, ToolCall
 from . import pythonic_calls
 from .argument_values import takes
-from .tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER, TaggedForm
+from .tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER, ValueIsOpen
 
 # Longer texts are no calls: some parsers take quadratic time.
 MOST_CHARACTERS = 2**17
@@ -63,30 +63,32 @@ class ToolFormat:
     whole: bool = False
     inner: tuple[str, ...] = ()
 
+    @classmethod
+    def of_family(cls, begin: str, end: str, parse: Parser) -> "ToolFormat":
+        """Return the form of a family, by its marks and mlx_lm's parser for it."""
+        family = parse.__module__
+        inner = INNER_MARKS.get(family, ())
+        parse = OWN.get(family, parse)
+        return cls(begin, end, _without_call_ids(parse) if CALL_ID in inner else parse, inner=inner)
+
     @property
     def unmarked(self) -> "ToolFormat | None":
         """The form in which a model writes a call if it leaves out the mark that begins it; None if none does."""
-        if self.parse is None or _own(self.parse) is not QWEN3_CODER:
+        if self.parse is not QWEN3_CODER:
             return None
         return ToolFormat("<function=", QWEN3_CODER.call_end, self.parse, whole=True)
 
-    def calls_in(self, inside: str, tools: Sequence[Tool]) -> list[ToolCall]:
-        """Return the calls that a text between the marks says, none if it is something else."""
-        return [] if self.parse is None else calls_in(self._given(inside), self.parse, tools)
+    def calls_in(self, inside: str, tools: Sequence[Tool]) -> list[ToolCall] | None:
+        """Return the calls that a text between the marks says, none if it is something else.
 
-    def goes_on(self, inside: str, tools: Sequence[Tool]) -> bool:
-        """Return whether the mark behind a text may be part of a value."""
-        own = None if self.parse is None else _own(self.parse)
-        if not isinstance(own, TaggedForm) or len(inside) > MOST_CHARACTERS:
-            return False
-        return own.goes_on(self._given(inside), [json.loads(tool.definition) for tool in tools])
-
-    def _given(self, inside: str) -> str:
-        return self.begin + inside + self.end if self.whole else inside
-
-
-def _own(parse: Parser) -> Parser:
-    return OWN.get(getattr(parse, "__module__", ""), parse)
+        None if the text ends within a value, so that the mark behind it may be part of that.
+        """
+        if self.parse is None:
+            return []
+        try:
+            return _read(self.begin + inside + self.end if self.whole else inside, self.parse, tools)
+        except ValueIsOpen:
+            return None
 
 
 def from_json(text: str, _: list[dict[str, Any]]) -> Any:
@@ -94,7 +96,7 @@ def from_json(text: str, _: list[dict[str, Any]]) -> Any:
     return json.loads(text)
 
 
-def without_call_ids(parse: Parser) -> Parser:
+def _without_call_ids(parse: Parser) -> Parser:
     """Return a parser of calls that may have ids, for one that would take an id for the name."""
     return lambda text, tools: parse(IDENTIFIED.sub("", text), tools)
 
@@ -104,10 +106,20 @@ GENERIC = ToolFormat("<tool_call>", "</tool_call>")
 
 def calls_in(text: str, parse: Parser, tools: Sequence[Tool]) -> list[ToolCall]:
     """Return the calls that a text says, none if it is something else."""
+    try:
+        return _read(text, parse, tools)
+    except ValueIsOpen:
+        return []
+
+
+def _read(text: str, parse: Parser, tools: Sequence[Tool]) -> list[ToolCall]:
+    """Return the calls that a text says, none if it is something else. Raises ValueIsOpen."""
     if len(text) > MOST_CHARACTERS:
         return []
     try:
-        said = _own(parse)(text, [json.loads(tool.definition) for tool in tools])
+        said = parse(text, [json.loads(tool.definition) for tool in tools])
+    except ValueIsOpen:
+        raise
     except Exception:  # noqa: BLE001 - parsers of others, on texts of a model: whatever they raise, it is no call
         return []
     said = said if isinstance(said, list) else [said]
