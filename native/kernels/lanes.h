@@ -277,6 +277,13 @@ template <int BITS>
 struct Sum {
     i32 total = {};
 
+    // What weights are lessened by before they are multiplied: NEON's product is one of signed bytes.
+#if defined(__ARM_FEATURE_DOTPROD)
+    static constexpr uint32_t TAKEN_OFF = BITS == 8 ? 128 : 0;
+#else
+    static constexpr uint32_t TAKEN_OFF = 0;
+#endif
+
 #if defined(__AVX512VNNI__)
     LANES void add(u8 weights, i32 values) {
         total = (i32)_mm512_dpbusd_epi32((__m512i)total, (__m512i)weights, (__m512i)values);
@@ -320,24 +327,25 @@ struct Sum {
     }
 #elif defined(__ARM_FEATURE_DOTPROD)
     LANES void add(u8 weights, i32 values) {
-        if constexpr (BITS == 4) {
-            total = (i32)vdotq_s32((int32x4_t)total, (int8x16_t)weights, (int8x16_t)values);
-        } else {
-            // The instruction takes signed bytes: the highest bit goes by itself.
-            total = (i32)vdotq_s32((int32x4_t)total, (int8x16_t)(weights & (u8)(u8{} + 0x7f)), (int8x16_t)values);
-            const int32x4_t high = vdotq_s32(int32x4_t{}, (int8x16_t)(weights >> 7), (int8x16_t)values);
-            total += (i32)high << 7;
-        }
+        total = (i32)vdotq_s32((int32x4_t)total, (int8x16_t)(weights ^ (uint8_t)TAKEN_OFF), (int8x16_t)values);
     }
     LANES i32 lanes() const { return total; }
 #else
+    // Of each pair the first and the second apart: 255 * 127 is below 2^15, and 8 * 2 * 15 * 127 as well.
     LANES void add(u8 weights, i32 values) {
-        typedef int8_t s8 __attribute__((vector_size(WIDTH * 4)));
-        const s8 bytes = (s8)values;
-        for (int lane = 0; lane < WIDTH; lane++)
-            for (int byte = 0; byte < 4; byte++)
-                total[lane] += (int32_t)weights[4 * lane + byte] * bytes[4 * lane + byte];
+        const i16 first = (i16)((pairs)weights & 255) * ((i16)((pairs)values << 8) >> 8);
+        const i16 second = (i16)((pairs)weights >> 8) * ((i16)values >> 8);
+        if constexpr (BITS == 4) {
+            total = (i32)((i16)total + first + second);
+        } else {
+            total += halves_of(first) + halves_of(second);
+        }
     }
-    LANES i32 lanes() const { return total; }
+    LANES i32 lanes() const { return BITS == 4 ? halves_of((i16)total) : total; }
+
+   private:
+    typedef int16_t i16 __attribute__((vector_size(WIDTH * 4)));
+    typedef uint16_t pairs __attribute__((vector_size(WIDTH * 4)));
+    static LANES i32 halves_of(i16 sums) { return ((i32)((u32)sums << 16) >> 16) + ((i32)sums >> 16); }
 #endif
 };

@@ -30,6 +30,8 @@ template <int BITS, int ROWS, bool SYMMETRIC, int PARTS, bool ONE_BLOCK>
 static void multiply_rows(const Weights& weights, const uint8_t* tile, const Panel& panel, float* out) {
     const size_t groups = weights.columns / weights.group, blocks = ONE_BLOCK ? 1 : weights.group / BLOCK;
     const size_t scale_bytes = TILE * weights.scale_bytes();
+    // What is multiplied is so much too great, in scales.
+    constexpr uint32_t OFFSET = (SYMMETRIC ? 1u << (BITS - 1) : 0) - Sum<BITS>::TAKEN_OFF;
     for (int lane = 0; lane < (int)TILE; lane += PARTS * WIDTH) {
         const uint8_t* at = tile;
         const int8_t* values = panel.values;
@@ -73,8 +75,7 @@ static void multiply_rows(const Weights& weights, const uint8_t* tile, const Pan
                     for (int part = 0; part < PARTS; part++) {
                         i32 lanes = sum[row][part].lanes();
                         if constexpr (BITS == 4 && ROWS < 4) lanes += more[row][part].lanes();
-                        if constexpr (SYMMETRIC)
-                            lanes = (i32)((u32)lanes - ((u32)broadcast(activations[row].sum) << (BITS - 1)));
+                        if constexpr (OFFSET != 0) lanes = (i32)((u32)lanes - (u32)broadcast(activations[row].sum) * OFFSET);
                         product[row][part] += activations[row].scale * to_float(lanes);
                     }
                 }
