@@ -20,6 +20,8 @@ EXTRAS ?= cpu
 DOCS = .cache/docs
 CLIENTS = .cache/clients
 PROGRAMS = .cache/system
+# A test module each.
+SIDE_BY_SIDE = --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PIP = -m pip install --quiet --disable-pip-version-check
 
 .PHONY: venv clients run test test-system test-native check docs lint types bench pictures clean
@@ -59,11 +61,14 @@ run: venv
 	@$(BIN)/osaurus list | grep -q . || $(BIN)/osaurus pull smollm2:135m
 	$(BIN)/twistd -n --pidfile= osaurus
 
-test: lint types docs test-native check
+# The first three take one processor each.
+test: venv
+	$(MAKE) --jobs=2 lint types docs
+	$(MAKE) test-native check
 
 test-system: clients
 	tests/system/install $(PROGRAMS)
-	OSU_TEST_SYSTEM=1 $(BIN)/python -m pytest -m system
+	OSU_TEST_SYSTEM=1 $(BIN)/python -m pytest -m system $(SIDE_BY_SIDE)
 
 # Once for each family of sanitizers; as they are they are tested through MLX, in tests/test_kernels.py. What threads
 # share is the same for all instruction sets.
@@ -84,7 +89,7 @@ types: venv
 	$(BIN)/mypy
 
 check: venv
-	$(BIN)/python -m pytest -m "not system" --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest -m "not system" $(SIDE_BY_SIDE)
 
 # All of it each time: a warning is given where a page is read, and not again while it stays as it is.
 docs: venv
