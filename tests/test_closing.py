@@ -4,11 +4,15 @@ import json
 from random import Random
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from jsonschema import Draft202012Validator
+from llguidance import LLMatcher
 from tokenizers import Tokenizer
 
 from osaurus.chat import InvalidRequest
+from osaurus.engine import closing
 from osaurus.engine.closing import allowed
 
 from .grammar_desk import FORMATS, PATTERNS, GrammarDesk, random_schema
@@ -128,3 +132,21 @@ def _check(desk: GrammarDesk, schema: dict[str, Any], begun: list[int]) -> None:
     if "\ufffd" not in text:
         checker = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
         assert not [error.message for error in checker.iter_errors(json.loads(text))], text
+
+
+def test_a_long_end_is_found_without_asking_for_each_of_its_tokens(
+    desk: GrammarDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def counted(matcher: LLMatcher) -> npt.NDArray[np.bool_]:
+        nonlocal asked
+        asked += 1
+        return allowed(matcher)
+
+    monkeypatch.setattr(closing, "allowed", counted)
+    grammar = desk.compile({"type": "string", "minLength": 2000, "maxLength": 2000})
+    found = grammar.closers.close(grammar.begin(), 4000)
+    assert found is not None
+    assert len(json.loads(desk.tokenizer.decode(found))) == 2000
+    assert asked < len(found) / 8

@@ -8,9 +8,11 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from llguidance import LLMatcher
 from tokenizers import Tokenizer
 
 from osaurus.engine import constraint as module
+from osaurus.engine.closing import Closers
 from osaurus.engine.constraint import CLOSING_WINDOW, Constraint, ConstraintFailed
 from osaurus.engine.grammars import Grammar, Grammars
 from osaurus.engine.schemas import SchemaRule, prepared
@@ -164,3 +166,39 @@ def test_a_grammar_that_allows_nothing_is_an_error(
     monkeypatch.setattr(module, "allowed", lambda matcher: np.zeros(416, np.bool_))
     with pytest.raises(ConstraintFailed, match="nothing"):
         Constraint.of(compiled(PERSON), forces=True).allowed()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param({"type": "string", "minLength": 2000, "maxLength": 2000}, id="a string of so many characters"),
+        pytest.param(
+            {
+                "type": "object",
+                "properties": {f"p{n}": {"type": "string", "maxLength": 9} for n in range(60)},
+                "required": [f"p{n}" for n in range(60)],
+            },
+            id="strings that the model begins and ends",
+        ),
+    ],
+)
+def test_a_long_end_that_is_known_is_not_sought_anew(
+    compiled: Callable[[dict[str, Any]], Grammar], monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any]
+) -> None:
+    grammar = compiled(schema)
+    sought = 0
+    close = Closers.close
+
+    def counted(closers: Closers, matcher: LLMatcher, most: int) -> list[int] | None:
+        nonlocal sought
+        sought += 1
+        return close(closers, matcher, most)
+
+    monkeypatch.setattr(Closers, "close", counted)
+    held = Constraint.of(grammar, forces=True)
+    drawn = random.Random(1)
+    room = 2 * grammar.shortest - 1
+    for _ in range(100):
+        taken = held.take(drawn.choice([int(token) for token in np.flatnonzero(held.allowed())]), room)
+        room -= len(taken)
+    assert sought <= 10

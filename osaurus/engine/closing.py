@@ -7,7 +7,6 @@ an e-mail address is walked through and not written in one letter for ever.
 """
 
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -30,7 +29,8 @@ EVERYWHERE = [
     re.compile(rb"[@.:/T+-]"),
     re.compile(rb"[0-9]"),
     re.compile(rb"[a-zA-Z]"),
-    re.compile(rb'[ -~]|[,:] ?"?'),
+    # But for a backslash: an escape only makes a string longer.
+    re.compile(rb'[ -\[\]-~]|[,:] ?"?'),
 ]
 LONGEST = 8
 # Two fillers will do: what is between them and what was not tried yet should be short.
@@ -39,6 +39,9 @@ MOST_OF_A_KIND = {WITHIN[1]: 2}
 # These come so many times before they count as used more than others: what is nested closes often, a string is begun
 # and ended with the same, and multiples often end in zeros.
 OFTEN = [(re.compile(rb" ?[\]}]+"), 32), (re.compile(rb'"'), 4), (re.compile(rb"0"), 3)]
+
+# What may come is asked anew for each token at first, and in a long run for so much of it at a time.
+RUN = 8
 
 # Where both of these may come a string is being written.
 LETTERS = (b"q", b"z")
@@ -51,8 +54,8 @@ class Closers:
     _within: npt.NDArray[np.int64]
     _elsewhere: npt.NDArray[np.int64]
     _letters: npt.NDArray[np.int64]
-    _often: dict[int, int]
-    _end_tokens: frozenset[int]
+    _often: npt.NDArray[np.int64]
+    _end_tokens: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, spellings: Sequence[bytes], end_tokens: Collection[int]) -> "Closers":
@@ -62,8 +65,8 @@ class Closers:
             _ranked(spellings, [*WITHIN, *EVERYWHERE]),
             _ranked(spellings, [*ELSEWHERE, *EVERYWHERE]),
             np.array(letters, np.int64),
-            {token: times for token, each in enumerate(spellings) for kind, times in OFTEN if kind.fullmatch(each)},
-            frozenset(end_tokens),
+            np.array([_times(spelling) for spelling in spellings], np.int64),
+            np.array(list(end_tokens), np.int64),
         )
 
     def close(self, matcher: LLMatcher, most: int) -> list[int] | None:
@@ -78,34 +81,46 @@ class Closers:
     def walk(self, matcher: LLMatcher, most: int) -> list[int]:
         """Have a matcher take at most so many tokens on the way to its text's end, and return them."""
         tokens: list[int] = []
-        used: Counter[int] = Counter()
+        used = np.zeros_like(self._often)
         within = False
+        run = 0
         while len(tokens) < most and not matcher.is_error() and not matcher.is_accepting():
             forced = matcher.compute_ff_tokens()
             if forced:
-                used.clear()
+                used[:] = 0
+                run = 0
             else:
                 may = allowed(matcher)
                 if within != (within := bool(may[self._letters].all())):
                     # What began a string ends it, too.
-                    used.clear()
-                chosen = self._choose(may, within, used)
-                if chosen is None:
+                    used[:] = 0
+                    run = 0
+                chosen = self._choose(may, within, used, 1 + run // RUN)
+                forced = chosen[: matcher.validate_tokens(chosen)]
+                if not forced:
                     break
-                used[chosen] += 1
-                forced = [chosen]
+                used[forced] += 1
+                run += len(forced)
             forced = forced[: most - len(tokens)]
             if not matcher.consume_tokens(forced):
                 break
             tokens += forced
         return tokens
 
-    def _choose(self, allowed: npt.NDArray[np.bool_], within: bool, used: Counter[int]) -> int | None:
+    def _choose(
+        self, allowed: npt.NDArray[np.bool_], within: bool, used: npt.NDArray[np.int64], count: int
+    ) -> list[int]:
+        """Return at most so many tokens, the first of which may come next, and the others perhaps behind it."""
         tokens = self._within if within else self._elsewhere
-        good = [int(token) for token in tokens[allowed[tokens]]]
-        if not good:
-            good = [int(token) for token in np.flatnonzero(allowed)[:64] if token not in self._end_tokens]
-        return min(good, key=lambda token: used[token] // self._often.get(token, 1), default=None)
+        good = tokens[allowed[tokens]]
+        if not good.size:
+            good = np.setdiff1d(np.flatnonzero(allowed)[:64], self._end_tokens)
+        order = np.argsort(used[good] // self._often[good], kind="stable")
+        return [int(token) for token in good[order[:count]]]
+
+
+def _times(spelling: bytes) -> int:
+    return next((times for kind, times in OFTEN if kind.fullmatch(spelling)), 1)
 
 
 def _ranked(spellings: Sequence[bytes], kinds: Sequence[re.Pattern[bytes]]) -> npt.NDArray[np.int64]:

@@ -20,6 +20,9 @@ from .grammars import Grammar
 # Where there was none, it is looked for again after so many.
 CLOSING_WINDOW = 256
 CLOSING_PAUSE = 8
+# A known end may be of use yet behind so many tokens that are sought anew, without so many at its beginning.
+MOST_ANEW = 4
+MOST_SKIPPED = 32
 
 
 class ConstraintFailed(ApiError):
@@ -119,17 +122,45 @@ class Constraint:
         known = self._closing
         if known is not None and known[: len(taken)] == taken:
             return known[len(taken) :]
-        if known is not None and len(known) <= room:
-            # In a string, say, what ended it before ends it still.
-            tried = matcher.deep_copy()
-            if tried.consume_tokens(known) and tried.is_accepting():
-                return known
+        if known is not None and (still := self._still(known, matcher, room)) is not None:
+            return still
         if known is None and room > self._sought - CLOSING_PAUSE:
             return None
         closing = self._closers.close(matcher, room)
         if closing is None and known is None:
             self._sought = room
         return closing
+
+    def _still(self, known: list[int], matcher: LLMatcher, room: int) -> list[int] | None:
+        """Return how the text may end in so many tokens, by how it could have ended before; None if that is no help."""
+        fits = matcher.validate_tokens(known)
+        tried = matcher.deep_copy()
+        if len(known) // 2 < fits < len(known) and tried.consume_tokens(known[: min(fits, room)]):
+            # It has become too long, in a string of so many letters, say.
+            begun = known[: min(fits, room)]
+            rest = self._closers.walk(tried, room - len(begun))
+            return begun + rest if tried.is_accepting() else None
+        # In a string what ended it before ends it still; or what was begun or ended differently is brought to where
+        # something of the known end fits.
+        begun = []
+        while len(begun) < MOST_ANEW:
+            for skipped in range(min(len(known), MOST_SKIPPED)):
+                rest = known[skipped:]
+                if len(begun) + len(rest) <= room and _ends(tried, rest):
+                    return begun + rest
+            more = self._closers.walk(tried, 1)
+            if not more:
+                break
+            begun += more
+        return None
+
+
+def _ends(matcher: LLMatcher, tokens: list[int]) -> bool:
+    """Return whether these tokens bring the text to its end."""
+    if matcher.validate_tokens(tokens) < len(tokens):
+        return False
+    tried = matcher.deep_copy()
+    return tried.consume_tokens(tokens) and tried.is_accepting()
 
 
 def _check(matcher: LLMatcher) -> None:
