@@ -233,6 +233,16 @@ def test_marks_in_a_value_of_glm_are_part_of_it() -> None:
     assert scan(list(answer), ToolFormat("<tool_call>", "</tool_call>", GLM)) == ("", (called("a</tool_call>b"),), 1)
 
 
+@pytest.mark.parametrize("space", ["", "\n"])
+def test_a_call_of_glm_that_is_cut_off_is_none(space: str) -> None:
+    form = ToolFormat("<tool_call>", "</tool_call>", GLM, needs_end=True)
+    one = f"<tool_call>f{space}<arg_key>x</arg_key>{space}<arg_value>1</arg_value>{space}"
+    two = f"{one}<arg_key>y</arg_key>{space}<arg_value>2</arg_value>{space}"
+    for length in range(len(two)):
+        assert scan([two[:length]], form) == (two[:length], (), 0)
+    assert scan([two + "</tool_call>"], form) == ("", (ToolCall("f", '{"x": "1", "y": "2"}'),), 1)
+
+
 def test_a_call_behind_one_that_never_ends_is_a_call() -> None:
     broken = "<tool_call>\n<function=f>\n<parameter=x>\n1\n</tool_call>"
     answer = f"{broken}\n<tool_call>\n{in_qwen('2', 'weather')}\n</tool_call>"

@@ -123,7 +123,8 @@ class CallScanner:
             if self._arguments is not None:
                 # What is cut off was told as far as it went.
                 return "", ()
-            if not self._called.whole and self._parsed(self._called.calls_in(held, self._tools) or ()):
+            marked = self._called.whole or self._called.needs_end
+            if not marked and self._parsed(self._called.calls_in(held, self._tools) or ()):
                 return "", self._told()
             if not self._ends:
                 return self._called.begin + held, ()
