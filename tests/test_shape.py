@@ -105,6 +105,12 @@ def test_another_form_is_parsed_where_calls_may_be_and_replaced_where_they_must(
     assert forced.grammar is not None
 
 
+def test_who_is_told_of_tools_in_words_calls_as_told(grammars: Grammars) -> None:
+    for form in (NATIVE, MARKED):
+        for use in (USE, ToolUse(tools=USE.tools, required=True)):
+            assert Shaper(grammars, form).shape(ask(tools=use), in_words=True).format is GENERIC
+
+
 def test_either_a_call_or_json_where_both_are_asked_for(grammars: Grammars, tokenizer: Tokenizer) -> None:
     shape = Shaper(grammars, NATIVE).shape(ask(tools=USE, format=FORMAT))
     assert takes(shape.grammar, tokenizer, CALL)
