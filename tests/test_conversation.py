@@ -23,6 +23,10 @@ KNOWS_TOOLS = (
 # As DeepSeek's V3 and R1.
 KNOWS_CALLS_ONLY = KNOWS_TOOLS.replace("{% if tools %}", "{% if false %}")
 TAKES_TEXTS = KNOWS_TOOLS.replace("arguments | tojson", "arguments + ''")
+# As DeepSeek's V3.2 does: it parses them, and writes what they say in another form.
+PARSES_TEXTS = KNOWS_TOOLS.replace("arguments | tojson", "arguments.split('\"')[3]")
+# As an object that was dumped twice.
+QUOTES_TEXTS = KNOWS_TOOLS.replace("call.function.arguments | tojson", "(call.function.arguments + '') | tojson")
 REFUSES_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
     "{% for message in messages %}{% if message.role not in ('user', 'assistant') %}{{ raise_exception('what?') }}"
@@ -41,6 +45,8 @@ WANTS_ONE_CALL = KNOWS_TOOLS.replace(
 )
 # As Kimi's do it.
 NAMES_BY_ID = KNOWS_TOOLS.replace('"name": "{{ call.function.name }}"', '"id": "{{ call.id }}"')
+# As DeepSeek's.
+WANTS_SYSTEM_FOR_TOOLS = KNOWS_TOOLS.replace("{% if tools %}", "{% if tools and messages[0].role == 'system' %}")
 # As LFM2's and Granite's.
 RENDERS_NO_CALLS = (
     "{% for tool in tools %}{{ tool | tojson }}{% endfor %}"
@@ -81,6 +87,8 @@ def ask(*messages: Message, **fields: Any) -> GenerationRequest:
         (CHATML, TemplateAbilities()),
         (KNOWS_TOOLS, ALL),
         (TAKES_TEXTS, TemplateAbilities(definitions=True, calls="texts")),
+        (PARSES_TEXTS, TemplateAbilities(definitions=True, calls="texts")),
+        (QUOTES_TEXTS, TemplateAbilities(definitions=True)),
         (REFUSES_SYSTEM, TemplateAbilities(results=False, system=False)),
         (SYSTEM_FIRST, NONE),
         (WANTS_SHORT_IDS, ALL),
@@ -92,6 +100,7 @@ def ask(*messages: Message, **fields: Any) -> GenerationRequest:
         (WANTS_THOUGHTS_ALONE, evolve(ALL, thoughts_beside=False)),
         (NAMES_BY_ID, evolve(ALL, named_ids=True)),
         (RENDERS_NO_CALLS, TemplateAbilities(definitions=True)),
+        (WANTS_SYSTEM_FOR_TOOLS, evolve(ALL, needs_system=True)),
     ],
 )
 def test_what_a_template_can_is_found_out_by_trying(source: str, abilities: TemplateAbilities) -> None:
@@ -153,7 +162,7 @@ UNNAMED = tuple(
     "source",
     [
         *(CHATML, KNOWS_TOOLS, TAKES_TEXTS, WANTS_SHORT_IDS, WANTS_ONE_CALL, WANTS_TURNS, REFUSES_SYSTEM),
-        *(NAMES_BY_ID, RENDERS_NO_CALLS),
+        *(NAMES_BY_ID, RENDERS_NO_CALLS, WANTS_SYSTEM_FOR_TOOLS),
     ],
 )
 def test_what_was_called_and_answered_can_be_told_to_any_template(source: str, messages: tuple[Message, ...]) -> None:
@@ -257,6 +266,13 @@ def test_what_is_told_joins_the_system_message_there_is() -> None:
     [system, _] = told(ask(Message("system", "Be brief."), Message("user", "x"), tools=USE), NONE)
     assert system.content.startswith("Be brief.\n\n")
     assert "weather" in system.content
+
+
+def test_where_tools_are_part_of_what_the_system_says_there_is_a_system_message() -> None:
+    needs, user = evolve(ALL, needs_system=True), Message("user", "x")
+    assert told(ask(user, tools=USE), needs) == (Message("system", ""), user)
+    assert told(ask(Message("system", "Be brief."), user, tools=USE), needs)[0].content == "Be brief."
+    assert told(ask(user), needs) == (user,)
 
 
 def test_system_messages_at_the_beginning_are_one() -> None:

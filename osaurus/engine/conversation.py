@@ -47,7 +47,8 @@ class TemplateAbilities:
     message, or each needs a message of its own, its result behind it. There are none where there are no definitions:
     a model that is told in words how to call is shown its calls in the same words. `results` may be messages of their
     own nevertheless. gpt-oss has no place for `thoughts_beside` what is said with a call. Kimi's templates name a tool
-    by the id of the call alone, so that there must be `named_ids`.
+    by the id of the call alone, so that there must be `named_ids`. With DeepSeek's V3.2 tools are part of what the
+    system says: without it there are none, so that it `needs_system`.
     """
 
     definitions: bool = False
@@ -57,11 +58,12 @@ class TemplateAbilities:
     system: bool = True
     thoughts_beside: bool = True
     named_ids: bool = False
+    needs_system: bool = False
 
     @property
     def in_words(self) -> "TemplateAbilities":
         """What it can be relied on for where it does not take the tools that there are."""
-        return evolve(self, definitions=False, calls=None, several=True, results=False, named_ids=False)
+        return evolve(self, definitions=False, calls=None, several=True, results=False, needs_system=False)
 
     @classmethod
     def found_in(cls, template: ChatTemplate) -> "TemplateAbilities":
@@ -106,13 +108,15 @@ class TemplateAbilities:
         ruled = [{"role": "system", "content": SYSTEM}, user]
         value = {"place": ARGUMENT + "_value"}
         form: Literal["objects", "texts"] | None = None
-        tells = rendered([user], TOOL, ARGUMENT)
+        alone = rendered([user], TOOL, ARGUMENT)
+        tells = alone or rendered(ruled, TOOL, ARGUMENT)
         named = False
         for named in (False, True) if tells else ():
-            # As an object in quotes it would be a text within a text.
+            as_text = had(json.dumps(value), "other", named=named)
             if rendered(had(value, "other", named=named), "other", value["place"], RESULT):
                 form = "objects"
-            elif rendered(had(json.dumps(value), "other", named=named), "other", f'"{value["place"]}"', RESULT):
+            # In quotes it would be a text within a text.
+            elif rendered(as_text, "other", value["place"], RESULT) and not rendered(as_text, f'\\"{value["place"]}'):
                 form = "texts"
             if form is not None:
                 break
@@ -126,6 +130,7 @@ class TemplateAbilities:
             system=rendered(ruled, SYSTEM) or rendered(ruled, SYSTEM, tools=None),
             thoughts_beside=form is None or rendered(had(arguments, "other", named=named, beside=both)),
             named_ids=form is not None and named,
+            needs_system=tells and not alone,
         )
 
 
@@ -137,6 +142,7 @@ def told(request: GenerationRequest, abilities: TemplateAbilities) -> tuple[Mess
     words = [
         *([] if request.tools is None or abilities.definitions else [_tools_told(request.tools)]),
         *([] if request.format is None else [_format_told(request.format)]),
+        *([""] if request.tools is not None and abilities.needs_system else []),
     ]
     messages = request.messages
     leading = next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
