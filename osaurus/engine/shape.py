@@ -44,7 +44,8 @@ class Shape:
         most = MOST_CALLS if self.parallel else 1
         if self.format is HARMONY:
             return HarmonyCalls(self.format, self.tools, True, most)
-        marked = self.grammar is not None or self.format.parse is not None
+        # Who writes JSON between marks may leave them out.
+        marked = self.grammar is not None or self.format.parse not in (None, from_json)
         return CallScanner(self.format, self.tools, marked, most)
 
 
