@@ -9,6 +9,7 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from osaurus.engine.argument_values import ValueIsOpen
 from osaurus.engine.tagged_calls import (
     DEEPSEEK_V3_2,
     GLM,
@@ -18,7 +19,6 @@ from osaurus.engine.tagged_calls import (
     QWEN3_CODER,
     SEED_OSS,
     TaggedForm,
-    ValueIsOpen,
 )
 
 Arguments = Mapping[str, Any]

@@ -9,6 +9,8 @@ from typing import Any
 
 from attrs import frozen
 
+from .argument_values import ValueIsOpen
+
 NAME = re.compile(r"([{,]\s*)([^\s{}\[\],:\"]{1,256})(?=\s*:)")
 HEAD = re.compile(r"\s*+call:([^\s{}]{1,256})(?=\{)")
 
@@ -20,10 +22,12 @@ class GemmaForm:
     quote: str
 
     def __call__(self, text: str, _: list[dict[str, Any]]) -> Any:
-        """Return the calls that a text is. Raises ValueError if it is anything else."""
+        """Return the calls that a text is. Raises ValueError if it is anything else, ValueIsOpen if it goes on."""
         pieces = text.split(self.quote)
-        if len(pieces) % 2 == 0 or '"' in "".join(pieces[::2]):
-            raise ValueError("a text does not end, or is written otherwise")
+        if len(pieces) % 2 == 0:
+            raise ValueIsOpen("a text does not end")
+        if '"' in "".join(pieces[::2]):
+            raise ValueError("a text is written otherwise")
         written = "".join(
             json.dumps(piece) if place % 2 else NAME.sub(r'\1"\2"', piece) for place, piece in enumerate(pieces)
         ).rstrip()

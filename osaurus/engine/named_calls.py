@@ -1,11 +1,11 @@
 """Calls whose arguments are JSON, behind a name between marks: of Mistral, Kimi and DeepSeek."""
 
-import json
 import re
 from typing import Any
 
 from attrs import field, frozen
 
+from .argument_values import json_at
 from .tool_formats import from_json
 
 SPACE = re.compile(r"\s*+")
@@ -33,7 +33,7 @@ class NamedForm:
         return re.compile(rf"\s*+{self.tail}\s*+")
 
     def __call__(self, text: str, definitions: list[dict[str, Any]]) -> Any:
-        """Return the calls that a text is. Raises ValueError if it is anything else."""
+        """Return the calls that a text is. Raises ValueError if it is anything else, ValueIsOpen if it goes on."""
         if self.or_json and text.lstrip().startswith("["):
             return from_json(text, definitions)
         calls: list[dict[str, Any]] = []
@@ -42,7 +42,7 @@ class NamedForm:
             head = self._head.match(text, place)
             if head is None:
                 raise ValueError("no call begins here")
-            arguments, end = json.JSONDecoder().raw_decode(text, head.end())
+            arguments, end = json_at(text, head.end())
             tail = self._tail.match(text, end)
             if tail is None:
                 raise ValueError("no call ends here")

@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from .argument_values import ValueIsOpen
+
 # What templates write of JSON, and Python has other names for.
 LITERALS = {"true": True, "false": False, "null": None}
 
@@ -15,13 +17,19 @@ ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 
 
 def parse(text: str, _: list[dict[str, Any]]) -> Any:
-    """Return the calls that a text is. Raises ValueError or SyntaxError if it is anything else.
+    """Return the calls that a text is. Raises ValueError or SyntaxError if it is none, ValueIsOpen if it goes on.
 
     Models write lines into strings as they are, which Python does not know.
     """
     written = QUOTED.sub(lambda quoted: SPECIAL.sub(_escaped, quoted[0]), text.strip())
     calls: list[dict[str, Any]] = []
-    for line in ast.parse(written).body:
+    try:
+        lines = ast.parse(written).body
+    except SyntaxError as error:
+        if error.msg.startswith("unterminated"):
+            raise ValueIsOpen("a string does not end") from error
+        raise
+    for line in lines:
         if not isinstance(line, ast.Expr):
             raise ValueError("no calls")
         calls += map(_call, line.value.elts if isinstance(line.value, ast.List) else [line.value])

@@ -11,14 +11,10 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from .argument_values import argument_types, value_of
+from .argument_values import ValueIsOpen, argument_types, value_of
 
 SPACE = re.compile(r"\s*")
 STRING = frozenset({"string"})
-
-
-class ValueIsOpen(ValueError):
-    """A text ends within the value of an argument."""
 
 
 @frozen

@@ -15,8 +15,8 @@ from typing import Any
 from attrs import frozen
 
 from ..chat import Tool, ToolCall
-from .argument_values import takes
-from .tagged_calls import QWEN3_CODER, ValueIsOpen
+from .argument_values import ValueIsOpen, json_at, takes
+from .tagged_calls import QWEN3_CODER
 
 # Longer texts are no calls: some parsers take quadratic time.
 MOST_CHARACTERS = 2**17
@@ -70,7 +70,7 @@ def from_json(text: str, _: list[dict[str, Any]]) -> Any:
     said: list[Any] = []
     rest = text.lstrip()
     for _value in range(MOST_CALLS):
-        value, end = json.JSONDecoder().raw_decode(rest)
+        value, end = json_at(rest, 0)
         said += value if isinstance(value, list) else [value]
         rest = rest[end:].lstrip().removeprefix(";").lstrip()
         if not rest:
