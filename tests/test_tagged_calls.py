@@ -13,9 +13,11 @@ from osaurus.engine.argument_values import ValueIsOpen
 from osaurus.engine.tagged_calls import (
     DEEPSEEK_V3_2,
     GLM,
+    KIMI_K3,
     LONGCAT,
     MINICPM5,
     MINIMAX_M2,
+    MUSE,
     QWEN3_CODER,
     SEED_OSS,
     TaggedForm,
@@ -84,6 +86,23 @@ def minicpm(name: str, arguments: Arguments) -> str:
     )
 
 
+def kimi(name: str, arguments: Arguments) -> str:
+    kinds = {str: "string", bool: "boolean", int: "number", float: "number", list: "array", dict: "object"}
+    inside = "".join(
+        f'<|open|>argument key="{key}" type="{kinds.get(type(value), "null")}"<|sep|>{text_of(value)}'
+        "<|close|>argument<|sep|>"
+        for key, value in arguments.items()
+    )
+    return f'<|open|>call tool="{name}" index="1"<|sep|>{inside}<|close|>call<|sep|>'
+
+
+def muse(name: str, arguments: Arguments) -> str:
+    inside = "".join(
+        f'<atem:parameter name="{key}">{text_of(value)}</atem:parameter>\n' for key, value in arguments.items()
+    )
+    return f'\n<atem:invoke name="{name}">\n{inside}</atem:invoke>\n'
+
+
 @frozen
 class Family:
     """A form, and what a template of it renders of a call."""
@@ -101,6 +120,8 @@ FAMILIES = {
     "seed": Family(SEED_OSS, seed),
     "deepseek": Family(DEEPSEEK_V3_2, deepseek),
     "minicpm": Family(MINICPM5, minicpm),
+    "kimi k3": Family(KIMI_K3, kimi),
+    "muse": Family(MUSE, muse),
 }
 
 PIECES = ["</parameter>", "</function>", "</arg_value>", "</invoke>", "</param>", "</tool_call>", "<b>", "<tool_call>"]

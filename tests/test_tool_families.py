@@ -105,7 +105,7 @@ def test_a_template_that_spells_no_form_has_none() -> None:
     assert spelled_form("<tool_call> <think> [TOOL] function_calls") is None
 
 
-@pytest.mark.parametrize("family", ["glm47", "longcat", "minicpm5", "kimi_k3"])
+@pytest.mark.parametrize("family", ["glm47", "laguna", "longcat", "minicpm5"])
 def test_where_nothing_else_says_that_a_call_is_whole_the_mark_behind_it_must(family: str, backend: Backend) -> None:
     module = import_module(f"mlx_lm.tool_parsers.{family}")
     assert known_form(module.tool_call_start, module.tool_call_end, module.parse_tool_call).needs_end

@@ -22,9 +22,9 @@ class TaggedForm:
     """What stands around calls, arguments and their values.
 
     `call` and `argument` are patterns of what begins them; their group is the name. An argument may say in a group
-    `string` whether it is one, `true` or `false`. `value_end` ends a value, and `call_end` a call; where that is empty
-    there is one call in a text. `frame` is what a template puts around values. With `or_json` an object in place of a
-    call is JSON.
+    `string` whether it is one: `true`, or `string` as its type. `value_end` ends a value, and `call_end` a call; where
+    that is empty there is one call in a text. `frame` is what a template puts around values. With `or_json` an object
+    in place of a call is JSON.
     """
 
     call: str
@@ -100,7 +100,7 @@ def _narrowed(types: frozenset[str], argument: re.Match[str]) -> frozenset[str]:
     said = argument.groupdict().get("string")
     if said is None:
         return types
-    return (types & STRING if said == "true" else types - STRING) or types
+    return (types & STRING if said in ("true", "string") else types - STRING) or types
 
 
 def _behind_space(text: str, place: int) -> int:
@@ -141,6 +141,18 @@ DEEPSEEK_V3_2 = TaggedForm(
     argument=r"""<｜DSML｜parameter name="([^"]{1,256})"(?: string="(?P<string>true|false)")?>""",  # noqa: RUF001
     value_end="</｜DSML｜parameter>",  # noqa: RUF001
     call_end="</｜DSML｜invoke>",  # noqa: RUF001
+)
+KIMI_K3 = TaggedForm(
+    call=r"""<\|open\|>call tool="([^"]{1,256})" index="\d{1,9}"<\|sep\|>""",
+    argument=r"""<\|open\|>argument key="([^"]{1,256})" type="(?P<string>\w{1,16})"<\|sep\|>""",
+    value_end="<|close|>argument<|sep|>",
+    call_end="<|close|>call<|sep|>",
+)
+MUSE = TaggedForm(
+    call=r"""<atem:invoke name="([^"]{1,256})">""",
+    argument=r"""<atem:parameter name="([^"]{1,256})"[^>]{0,256}>""",
+    value_end="</atem:parameter>",
+    call_end="</atem:invoke>",
 )
 MINICPM5 = TaggedForm(
     # The mark that begins a call ends before its name.

@@ -9,7 +9,18 @@ from attrs import frozen
 from . import pythonic_calls
 from .gemma_calls import FUNCTION_GEMMA, GEMMA_4
 from .named_calls import DEEPSEEK, KIMI_K2, MISTRAL
-from .tagged_calls import DEEPSEEK_V3_2, GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER, SEED_OSS, TaggedForm
+from .tagged_calls import (
+    DEEPSEEK_V3_2,
+    GLM,
+    KIMI_K3,
+    LONGCAT,
+    MINICPM5,
+    MINIMAX_M2,
+    MUSE,
+    QWEN3_CODER,
+    SEED_OSS,
+    TaggedForm,
+)
 from .tool_formats import Parser, ToolFormat, Writer, from_json, from_json_by_name, to_json
 
 
@@ -32,6 +43,8 @@ KNOWN = {
     "longcat": Parsing(LONGCAT),
     "minimax_m2": Parsing(MINIMAX_M2),
     "minicpm5": Parsing(MINICPM5),
+    "kimi_k3": Parsing(KIMI_K3),
+    "muse_spark": Parsing(MUSE),
     "pythonic": Parsing(pythonic_calls.parse, write=pythonic_calls.written),
     "mistral": Parsing(MISTRAL, ("[ARGS]", "[CALL_ID]")),
     "gemma4": Parsing(GEMMA_4, (GEMMA_4.quote,)),
