@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from osaurus.chat import Sampling, Thinking, Tool, ToolUse
 from osaurus.engine.backend import Backend
+from osaurus.model_config import HARMONY_MARKS
 
 from .conftest import CHAT_TEMPLATE, TINY_CONFIG, write_tiny_model
 from .desk import Desk, another
@@ -208,6 +209,12 @@ def test_thoughts_between_tags_that_only_the_template_spells_are_told_apart(fami
     desk = family("{# <think></think> #}")
     assert answer(desk, "<think>\nWell.\n</think>\n\nHi.") == "Hi."
     assert desk.thoughts[1] == "Well."
+
+
+def test_tags_that_a_template_spells_are_none_where_there_are_messages_on_channels(family: Family) -> None:
+    desk = family("{# <think></think> #}", special=HARMONY_MARKS)
+    model = desk.engine.load("tiny", desk.folder("tiny"))
+    assert (model.harmony, model.thought_tags) == (True, None)
 
 
 def test_a_grammar_begins_behind_thoughts_whose_mark_is_several_tokens(family: Family) -> None:

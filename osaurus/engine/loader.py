@@ -218,9 +218,9 @@ def _thought_tags(wrapper: Any) -> ThoughtTags | None:
     """Return how the model marks its thoughts, None if it has none."""
     if wrapper.has_thinking:
         return ThoughtTags(wrapper.think_start, wrapper.think_end)
-    # There are more than the wrapper knows, and some are no tokens.
-    vocabulary, template = wrapper.get_vocab(), _template_source(wrapper)
-    for known in (vocabulary, template):
+    # There are more than the wrapper knows, and some are no tokens. Who writes messages on channels thinks on one.
+    vocabulary = wrapper.get_vocab()
+    for known in (vocabulary, "" if marks_of(vocabulary) else _template_source(wrapper)):
         found = next((tags for tags in THOUGHT_TAGS if all(tag in known for tag in tags)), None)
         if found is not None:
             return ThoughtTags(*found)
