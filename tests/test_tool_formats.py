@@ -116,6 +116,11 @@ def test_one_bad_call_among_several_makes_it_text() -> None:
     assert calls_in(said, from_json, TOOLS) == []
 
 
+def test_lines_may_stand_in_strings_of_json_as_they_are() -> None:
+    said = '{"name": "weather", "arguments": {"city": "New\nYork"}}'
+    assert calls_in(said, from_json, TOOLS) == [ToolCall("weather", json.dumps({"city": "New\nYork"}))]
+
+
 def test_arguments_may_be_a_text_of_json() -> None:
     said = json.dumps({"name": "weather", "arguments": '{"city": "Zürich"}'})
     assert calls_in(said, from_json, TOOLS) == [ToolCall("weather", '{"city": "Zürich"}')]

@@ -28,12 +28,12 @@ class ValueIsOpen(ValueError):
 
 
 def json_at(text: str, place: int) -> tuple[Any, int]:
-    """Return the JSON value that begins in a place of a text, and where it ends.
+    """Return the JSON value that begins in a place of a text, and where it ends; strings may hold lines as they are.
 
     Raises ValueError if there is none, ValueIsOpen if the text ends within a string.
     """
     try:
-        return json.JSONDecoder().raw_decode(text, place)
+        return json.JSONDecoder(strict=False).raw_decode(text, place)
     except json.JSONDecodeError as error:
         if error.msg.startswith("Unterminated string"):
             raise ValueIsOpen("a string does not end") from error

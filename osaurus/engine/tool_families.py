@@ -1,7 +1,7 @@
 """Which form of calls a model has: by the parser that mlx_lm finds for it, else by what its chat template spells.
 
 mlx_lm's parsers guess at values, and pass over what is no call; so there are others here for the forms that it knows,
-and there are more forms. A model of a family that is not here is told in words how to call.
+and there are more forms. Of a model that has none of these, calls are looked for in the form that most models know.
 """
 
 from attrs import frozen
