@@ -11,6 +11,7 @@ from osaurus.engine.answer import Answer
 from osaurus.engine.grammars import Grammars
 from osaurus.engine.output import StopScanner, TextAssembler
 from osaurus.engine.shape import Shape, Shaper
+from osaurus.engine.tagged_calls import QWEN3_CODER
 from osaurus.engine.thoughts import ThoughtScanner, ThoughtTags
 from osaurus.engine.tool_formats import ToolFormat, from_json
 
@@ -138,6 +139,17 @@ def test_a_call_in_a_form_of_its_own_is_parsed(tokenizer: Tokenizer) -> None:
     answer = begin(tokenizer, shape(None, form, tools=ToolUse(tools=(TOOL,))))
     said, end, _ = draw(answer, tokenizer, '[call]{"name": "f", "arguments": {"a": 1}}[/call]', "<|im_end|>")
     assert (said.text, [call.name for call in gathered(said.calls)], end) == ("", ["f"], "tool_calls")
+
+
+@pytest.mark.parametrize(("room", "reason", "calls"), [(0, "length", 0), (1, "tool_calls", 1)])
+def test_where_an_answer_is_cut_off_within_a_value_nothing_in_it_is_a_call(
+    room: int, reason: str, calls: int, tokenizer: Tokenizer
+) -> None:
+    answer = begin(tokenizer, shape(None, ToolFormat("[call]", "[/call]", QWEN3_CODER), tools=ToolUse(tools=(TOOL,))))
+    text = "[call]<function=f><parameter=a>[/call][call]<function=f><parameter=a>1</parameter></function>[/call]"
+    room += len(tokenizer.encode(text, add_special_tokens=False).ids)
+    said, end, _ = draw(answer, tokenizer, text, "<|im_end|>", room=room)
+    assert (len(gathered(said.calls)), end) == (calls, reason)
 
 
 def test_a_cut_off_call_is_no_reason_to_say_there_was_one(tokenizer: Tokenizer, grammars: Grammars) -> None:

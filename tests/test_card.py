@@ -119,3 +119,8 @@ def test_a_model_thinks_whose_tokenizer_has_marks_for_it(
     marks: tuple[str, ...], thinks: bool, model: InstalledModel
 ) -> None:
     assert changed(model, "tokenizer.json", marks=marks).thinks is thinks
+
+
+@pytest.mark.parametrize(("template", "thinks"), [("{{ '<think>' }}", False), ("<think></think>", True)])
+def test_a_model_thinks_whose_template_spells_marks_for_it(template: str, thinks: bool, model: InstalledModel) -> None:
+    assert changed(model, "tokenizer_config.json", chat_template=template).thinks is thinks

@@ -8,6 +8,7 @@ from attrs import evolve
 
 from osaurus.chat import GenerationRequest, JsonFormat, Message, Tool, ToolCall, ToolUse
 from osaurus.engine.conversation import TemplateAbilities, as_given, definitions, in_turns, told
+from osaurus.engine.tool_formats import ToolFormat, from_json, to_json
 
 from .test_prompt import CHATML, SYSTEM_FIRST, JinjaTemplate
 
@@ -22,6 +23,10 @@ KNOWS_TOOLS = (
 # As DeepSeek's V3 and R1.
 KNOWS_CALLS_ONLY = KNOWS_TOOLS.replace("{% if tools %}", "{% if false %}")
 TAKES_TEXTS = KNOWS_TOOLS.replace("arguments | tojson", "arguments + ''")
+# As DeepSeek's V3.2 does: it parses them, and writes what they say in another form.
+PARSES_TEXTS = KNOWS_TOOLS.replace("arguments | tojson", "arguments.split('\"')[3]")
+# As an object that was dumped twice.
+QUOTES_TEXTS = KNOWS_TOOLS.replace("call.function.arguments | tojson", "(call.function.arguments + '') | tojson")
 REFUSES_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
     "{% for message in messages %}{% if message.role not in ('user', 'assistant') %}{{ raise_exception('what?') }}"
@@ -37,6 +42,15 @@ WANTS_ONE_CALL = KNOWS_TOOLS.replace(
     "{% for call in",
     "{% if message.tool_calls and message.tool_calls | length > 1 %}{{ raise_exception('one call!') }}{% endif %}"
     "{% for call in",
+)
+# As Kimi's do it.
+NAMES_BY_ID = KNOWS_TOOLS.replace('"name": "{{ call.function.name }}"', '"id": "{{ call.id }}"')
+# As DeepSeek's.
+WANTS_SYSTEM_FOR_TOOLS = KNOWS_TOOLS.replace("{% if tools %}", "{% if tools and messages[0].role == 'system' %}")
+# As LFM2's and Granite's.
+RENDERS_NO_CALLS = (
+    "{% for tool in tools %}{{ tool | tojson }}{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
 )
 WANTS_TURNS = (
     "{% for message in messages %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
@@ -73,6 +87,8 @@ def ask(*messages: Message, **fields: Any) -> GenerationRequest:
         (CHATML, TemplateAbilities()),
         (KNOWS_TOOLS, ALL),
         (TAKES_TEXTS, TemplateAbilities(definitions=True, calls="texts")),
+        (PARSES_TEXTS, TemplateAbilities(definitions=True, calls="texts")),
+        (QUOTES_TEXTS, TemplateAbilities(definitions=True)),
         (REFUSES_SYSTEM, TemplateAbilities(results=False, system=False)),
         (SYSTEM_FIRST, NONE),
         (WANTS_SHORT_IDS, ALL),
@@ -82,6 +98,9 @@ def ask(*messages: Message, **fields: Any) -> GenerationRequest:
         # As Cohere's and Hermes': without tools it fails.
         (KNOWS_TOOLS.replace("{% if tools %}", "{% if tools | length %}"), ALL),
         (WANTS_THOUGHTS_ALONE, evolve(ALL, thoughts_beside=False)),
+        (NAMES_BY_ID, evolve(ALL, named_ids=True)),
+        (RENDERS_NO_CALLS, TemplateAbilities(definitions=True)),
+        (WANTS_SYSTEM_FOR_TOOLS, evolve(ALL, needs_system=True)),
     ],
 )
 def test_what_a_template_can_is_found_out_by_trying(source: str, abilities: TemplateAbilities) -> None:
@@ -89,7 +108,7 @@ def test_what_a_template_can_is_found_out_by_trying(source: str, abilities: Temp
 
 
 def test_a_template_that_knows_tools_is_given_them_as_they_are() -> None:
-    described = {"description": "", **DEFINITION["function"]}
+    described = {"name": "weather", "description": "", "parameters": {"type": "object", "properties": {}}}
     assert definitions(USE, ALL) == {"tools": [{"type": "function", "function": described}]}
     assert told(ask(*TURNS, tools=USE), ALL) == TURNS
     user, called, result = as_given(TURNS, ALL)
@@ -140,7 +159,11 @@ UNNAMED = tuple(
 
 @pytest.mark.parametrize("messages", [LOOP, UNNAMED])
 @pytest.mark.parametrize(
-    "source", [CHATML, KNOWS_TOOLS, TAKES_TEXTS, WANTS_SHORT_IDS, WANTS_ONE_CALL, WANTS_TURNS, REFUSES_SYSTEM]
+    "source",
+    [
+        *(CHATML, KNOWS_TOOLS, TAKES_TEXTS, WANTS_SHORT_IDS, WANTS_ONE_CALL, WANTS_TURNS, REFUSES_SYSTEM),
+        *(NAMES_BY_ID, RENDERS_NO_CALLS, WANTS_SYSTEM_FOR_TOOLS),
+    ],
 )
 def test_what_was_called_and_answered_can_be_told_to_any_template(source: str, messages: tuple[Message, ...]) -> None:
     template = JinjaTemplate(source)
@@ -185,6 +208,23 @@ def test_thoughts_and_what_is_said_are_one_text_where_a_template_wants_only_one_
     assert "thinking" not in given
 
 
+def test_ids_have_the_names_of_tools_and_count_the_calls_where_a_template_wants_that() -> None:
+    given = as_given([*LOOP, *LOOP], evolve(ALL, named_ids=True))
+    assert [call["id"] for message in given for call in message.get("tool_calls", [])] == [
+        f"functions.weather:{number}" for number in range(4)
+    ]
+    assert [message["tool_call_id"] for message in given if message["role"] == "tool"] == [
+        f"functions.weather:{number}" for number in range(4)
+    ]
+
+
+def test_calls_that_a_template_cannot_render_are_told_in_the_models_own_form() -> None:
+    form = ToolFormat("[call]", "[/call]", from_json, write=to_json)
+    call = {"name": "weather", "arguments": {"city": "Paris"}}
+    said = as_given([evolve(TURNS[1], content="Wait.")], TemplateAbilities(definitions=True), form)
+    assert said == [{"role": "assistant", "content": f"Wait.\n[call]{json.dumps([call])}[/call]"}]
+
+
 def test_where_a_message_has_one_call_its_result_is_behind_it() -> None:
     roles = [message["role"] for message in as_given(LOOP, evolve(ALL, several=False))]
     assert roles == ["user", "assistant", "tool", "assistant", "tool", "assistant", "user"]
@@ -226,6 +266,13 @@ def test_what_is_told_joins_the_system_message_there_is() -> None:
     [system, _] = told(ask(Message("system", "Be brief."), Message("user", "x"), tools=USE), NONE)
     assert system.content.startswith("Be brief.\n\n")
     assert "weather" in system.content
+
+
+def test_where_tools_are_part_of_what_the_system_says_there_is_a_system_message() -> None:
+    needs, user = evolve(ALL, needs_system=True), Message("user", "x")
+    assert told(ask(user, tools=USE), needs) == (Message("system", ""), user)
+    assert told(ask(Message("system", "Be brief."), user, tools=USE), needs)[0].content == "Be brief."
+    assert told(ask(user), needs) == (user,)
 
 
 def test_system_messages_at_the_beginning_are_one() -> None:

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from osaurus.chat import Sampling, Thinking, Tool, ToolUse
 from osaurus.engine.backend import Backend
+from osaurus.model_config import HARMONY_MARKS
 
 from .conftest import CHAT_TEMPLATE, TINY_CONFIG, write_tiny_model
 from .desk import Desk, another
@@ -24,6 +25,10 @@ MISTRAL = "{# [TOOL_CALLS] #}"
 GEMMA = "{# <|tool_call> <tool_call|> #}"
 FUNCTION_GEMMA = "{# <start_function_call> #}"
 KIMI = "{# <|tool_calls_section_begin|> #}"
+# What it does not know them by.
+NEMOTRON = "{# <TOOLCALL> #}"
+COMMAND = "{# <|START_ACTION|> #}"
+TELLS_TOOLS = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
 
 
 @pytest.fixture
@@ -37,7 +42,9 @@ def family(backend: Backend, tmp_path: Path, tiny_tokenizer: Tokenizer) -> Famil
         folder = tmp_path / "tests" / "tiny"
         write_tiny_model(folder, tokenizer, architecture={**TINY_CONFIG, "max_position_embeddings": 4096})
         config = json.loads((folder / "tokenizer_config.json").read_text())
-        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": CHAT_TEMPLATE + template}))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({**config, "chat_template": TELLS_TOOLS + CHAT_TEMPLATE + template})
+        )
         return another(backend, tmp_path)
 
     return made
@@ -107,6 +114,13 @@ def test_thoughts_between_added_tokens_are_told_apart(family: Family) -> None:
     assert desk.thoughts[1] == "Well."
 
 
+def test_a_call_in_thoughts_that_never_end_is_a_thought(family: Family) -> None:
+    desk = family(**QWEN)
+    call = '<tool_call>\n{"name": "clock", "arguments": {"hours": 12}}\n</tool_call>'
+    assert answer(desk, f"<think>\n{call}", tools=ToolUse(tools=TOOLS)) == ""
+    assert (desk.thoughts[1], called(desk, 1), reason(desk, 1)) == (call, [], "stop")
+
+
 WEATHER = Tool(
     name="get_weather",
     definition=json.dumps({"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}),
@@ -148,6 +162,17 @@ WEATHER = Tool(
             "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>"
             '{"city": "12, Paris"}<|tool_call_end|><|tool_calls_section_end|>',
         ),
+        (
+            NEMOTRON,
+            ["<TOOLCALL>", "</TOOLCALL>"],
+            '<TOOLCALL>[{"name": "get_weather", "arguments": {"city": "12, Paris"}}]</TOOLCALL>',
+        ),
+        (
+            COMMAND,
+            ["<|START_ACTION|>", "<|END_ACTION|>"],
+            '<|START_ACTION|>[\n{"tool_call_id": "0", "tool_name": "get_weather", '
+            '"parameters": {"city": "12, Paris"}}\n]<|END_ACTION|>',
+        ),
     ],
 )
 def test_special_tokens_within_a_call_are_read(family: Family, template: str, special: list[str], text: str) -> None:
@@ -170,12 +195,26 @@ def test_each_of_several_calls_may_have_an_id(family: Family) -> None:
         (["[THINK]", "[/THINK]"], "[THINK]Well.[/THINK]Hi."),
         (["<seed:think>", "</seed:think>"], "<seed:think>\nWell.\n</seed:think>\nHi."),
         (["<|channel>", "<channel|>"], "<|channel>thought\nWell.\n<channel|>Hi."),
+        (["<|START_THINKING|>", "<|END_THINKING|>"], "<|START_THINKING|>Well.<|END_THINKING|>Hi."),
+        (["<|inner_prefix|>", "<|inner_suffix|>"], "<|inner_prefix|>Well.<|inner_suffix|>Hi."),
     ],
 )
 def test_thoughts_between_special_tokens_are_told_apart(family: Family, special: list[str], text: str) -> None:
     desk = family(special=special)
     assert answer(desk, text, thinking=Thinking(True, "think")) == "Hi."
     assert desk.thoughts[1] == "Well."
+
+
+def test_thoughts_between_tags_that_only_the_template_spells_are_told_apart(family: Family) -> None:
+    desk = family("{# <think></think> #}")
+    assert answer(desk, "<think>\nWell.\n</think>\n\nHi.") == "Hi."
+    assert desk.thoughts[1] == "Well."
+
+
+def test_tags_that_a_template_spells_are_none_where_there_are_messages_on_channels(family: Family) -> None:
+    desk = family("{# <think></think> #}", special=HARMONY_MARKS)
+    model = desk.engine.load("tiny", desk.folder("tiny"))
+    assert (model.harmony, model.thought_tags) == (True, None)
 
 
 def test_a_grammar_begins_behind_thoughts_whose_mark_is_several_tokens(family: Family) -> None:
@@ -190,14 +229,16 @@ def test_a_grammar_begins_behind_thoughts_whose_mark_is_several_tokens(family: F
 
 # Whether to think, as templates decide it.
 VARIABLES = "{{ 'E' if enable_thinking is defined and enable_thinking }}{{ 'T' if thinking is defined and thinking }}"
+# Cohere's and Seed's.
+OTHERS = "{{ 'R' if reasoning is defined and reasoning }}{{ '0' if thinking_budget is defined }}"
 UNLESS_TOLD = "{{ 'U' if enable_thinking is not defined or enable_thinking }}"
 
 
 @pytest.mark.parametrize(
-    ("thinking", "told"), [(None, "U"), (Thinking(True, "think"), "ETU"), (Thinking(False, "think"), "")]
+    ("thinking", "told"), [(None, "U"), (Thinking(True, "think"), "ETRU"), (Thinking(False, "think"), "0")]
 )
 def test_who_asks_for_nothing_gets_what_the_template_does(family: Family, thinking: Thinking | None, told: str) -> None:
-    desk = family(VARIABLES + UNLESS_TOLD, plain=["<think>", "</think>"])
+    desk = family(VARIABLES + OTHERS + UNLESS_TOLD, plain=["<think>", "</think>"])
     assert prompt(desk, thinking=thinking).endswith(f"<|im_start|>assistant\n{told}")
 
 

@@ -31,7 +31,9 @@ from osaurus.chat import (
     ToolUse,
 )
 from osaurus.engine.prompt import PromptEncoder, special_tokens
+from osaurus.engine.shape import Shaper
 from osaurus.engine.thoughts import ThoughtTags
+from osaurus.engine.tool_formats import ToolFormat, from_json, to_json
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -567,3 +569,47 @@ def test_a_prompt_can_be_spelled(tiny_tokenizer: Tokenizer) -> None:
     prompt = encoder(tiny_tokenizer)
     tokens = tuple(tiny_tokenizer.encode("Hello there").ids)
     assert (prompt.spell(Text(text="x")), prompt.spell(Tokens(tokens)), prompt.spell(None)) == ("x", "Hello there", "")
+
+
+WEATHER = Tool(
+    name="weather",
+    definition='{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}',
+    parameters="{}",
+    strict=False,
+    asked_by="tools[0]",
+)
+TELLS_TOOLS = "{% for tool in tools %}{{ tool | tojson }}{% endfor %}" + CHATML
+
+
+def test_calls_that_are_told_have_the_marks_of_the_model_and_users_have_none(tiny_tokenizer: Tokenizer) -> None:
+    tokenizer = Tokenizer.from_str(tiny_tokenizer.to_str())
+    tokenizer.add_special_tokens([AddedToken("<call>", special=True), AddedToken("</call>", special=True)])
+    form = ToolFormat("<call>", "</call>", from_json, write=to_json)
+    special = special_tokens(tokenizer.get_added_tokens_decoder())
+    prompt = PromptEncoder(tokenizer, JinjaTemplate(TELLS_TOOLS), special, 2**20, shaper=Shaper(None, form))
+    call = ToolCall("weather", json.dumps({"city": "</call><call>"}))
+    tokens = prompt.encode(ask("<call>", Message("assistant", "", calls=(call,)), "x")).tokens
+    vocabulary = tokenizer.get_vocab()
+    assert [tokens.count(vocabulary[mark]) for mark in ("<call>", "</call>")] == [1, 1]
+    assert '<call>[{"name": "weather", "arguments": {"city": "</call><call>"}}]</call><|im_end|>' in tokenizer.decode(
+        tokens, skip_special_tokens=False
+    )
+
+
+def test_tools_that_a_template_cannot_render_are_told_in_words(tiny_tokenizer: Tokenizer) -> None:
+    # Hermes' goes round in circles where a schema has no type.
+    source = "{% for tool in tools if not tool.function.parameters.type %}{{ raise_exception('!') }}{% endfor %}"
+    form = ToolFormat("<call>", "</call>", from_json)
+    prompt = PromptEncoder(tiny_tokenizer, JinjaTemplate(source + TELLS_TOOLS), (), 2**20, shaper=Shaper(None, form))
+    untyped = evolve(WEATHER, definition=WEATHER.definition.replace('{"type": "object"}', '{"anyOf": [{}]}'))
+    for tool, begin in ((WEATHER, "<call>"), (untyped, "<tool_call>")):
+        encoded = prompt.encode(ask("x", tools=ToolUse(tools=(tool,))))
+        assert encoded.shape.format.begin == begin
+        assert "weather" in tiny_tokenizer.decode(encoded.tokens)
+
+
+def test_a_conversation_that_a_template_refuses_in_words_as_well_is_refused(tiny_tokenizer: Tokenizer) -> None:
+    source = "{% if messages[-1].content == 'no' %}{{ raise_exception('not ' + messages[0].role) }}{% endif %}"
+    prompt = PromptEncoder(tiny_tokenizer, JinjaTemplate(source + TELLS_TOOLS), (), 2**20)
+    with pytest.raises(InvalidRequest, match="not user"):
+        prompt.encode(ask("no", tools=ToolUse(tools=(WEATHER,))))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osaurus.engine.pythonic_calls import parse
+from osaurus.engine.pythonic_calls import parse, written
 
 
 def test_calls_are_a_list() -> None:
@@ -32,6 +32,22 @@ def test_a_backslash_that_escapes_nothing_is_one() -> None:
     assert parse(r'[a(x="\d+\.\n\"q\"")]', []) == [{"name": "a", "arguments": {"x": '\\d+\\.\n"q"'}}]
 
 
+def test_each_call_may_have_a_line_of_its_own() -> None:
+    assert parse('a(x="one\n two")\nb(y=true)\n', []) == [
+        {"name": "a", "arguments": {"x": "one\n two"}},
+        {"name": "b", "arguments": {"y": True}},
+    ]
+
+
+@given(text=st.text(), number=st.integers())
+def test_what_is_written_comes_back(text: str, number: int) -> None:
+    arguments = {"x": text, "y": [number, None, {"z": True}]}
+    assert parse(written([("a", arguments), ("b.c", {})]), []) == [
+        {"name": "a", "arguments": arguments},
+        {"name": "b.c", "arguments": {}},
+    ]
+
+
 @given(text=st.text(), number=st.integers())
 def test_strings_that_are_escaped_come_back(text: str, number: int) -> None:
     assert parse(f"[a(x={text!r}, y={number})]", []) == [{"name": "a", "arguments": {"x": text, "y": number}}]
@@ -39,7 +55,17 @@ def test_strings_that_are_escaped_come_back(text: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     "said",
-    ["", "a(x=1)", "[a(1)]", "[a(**{})]", "[a(x=1, x=2)]", "[a(x=b)]", "[a(x='it's fine')]", '[a(x="1")] and [b(y=2)]'],
+    [
+        "a",
+        "a(x=1); import b",
+        "a(x=1) or b(y=2)",
+        "[a(1)]",
+        "[a(**{})]",
+        "[a(x=1, x=2)]",
+        "[a(x=b)]",
+        "[a(x='it's fine')]",
+        '[a(x="1")] and [b(y=2)]',
+    ],
 )
 def test_anything_else_is_no_call(said: str) -> None:
     with pytest.raises((ValueError, SyntaxError)):

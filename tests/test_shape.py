@@ -10,6 +10,7 @@ from osaurus.chat import GenerationRequest, InvalidRequest, JsonFormat, Message,
 from osaurus.engine.closing import allowed
 from osaurus.engine.grammars import Grammar, Grammars
 from osaurus.engine.shape import Shape, Shaper
+from osaurus.engine.tagged_calls import GLM
 from osaurus.engine.tool_formats import GENERIC, ToolFormat, from_json
 
 END = 2
@@ -103,6 +104,24 @@ def test_another_form_is_parsed_where_calls_may_be_and_replaced_where_they_must(
     forced = shaper.shape(ask(tools=ToolUse(tools=USE.tools, required=True)))
     assert forced.format is GENERIC
     assert forced.grammar is not None
+
+
+@pytest.mark.parametrize(
+    ("form", "understood"), [(None, True), (MARKED, True), (NATIVE, True), (ToolFormat("[call]", "", GLM), False)]
+)
+def test_calls_that_are_json_may_lack_their_marks(
+    form: ToolFormat | None, understood: bool, grammars: Grammars
+) -> None:
+    scanner = Shaper(grammars, form).shape(ask(tools=USE)).scanner()
+    assert scanner is not None
+    scanner.feed('{"name": "f", "arguments": {"a": 1}}')
+    assert bool(scanner.flush()[1]) == understood
+
+
+def test_who_is_told_of_tools_in_words_calls_as_told(grammars: Grammars) -> None:
+    for form in (NATIVE, MARKED):
+        for use in (USE, ToolUse(tools=USE.tools, required=True)):
+            assert Shaper(grammars, form).shape(ask(tools=use), in_words=True).format is GENERIC
 
 
 def test_either_a_call_or_json_where_both_are_asked_for(grammars: Grammars, tokenizer: Tokenizer) -> None:

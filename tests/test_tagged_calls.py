@@ -9,7 +9,19 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osaurus.engine.tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER, TaggedForm, ValueIsOpen
+from osaurus.engine.argument_values import ValueIsOpen
+from osaurus.engine.tagged_calls import (
+    DEEPSEEK_V3_2,
+    GLM,
+    KIMI_K3,
+    LONGCAT,
+    MINICPM5,
+    MINIMAX_M2,
+    MUSE,
+    QWEN3_CODER,
+    SEED_OSS,
+    TaggedForm,
+)
 
 Arguments = Mapping[str, Any]
 
@@ -21,6 +33,25 @@ def text_of(value: Any) -> str:
 def qwen(name: str, arguments: Arguments) -> str:
     inside = "".join(f"<parameter={key}>\n{text_of(value)}\n</parameter>\n" for key, value in arguments.items())
     return f"\n<function={name}>\n{inside}</function>\n"
+
+
+def seed(name: str, arguments: Arguments) -> str:
+    # It renders flags, lists and objects as Python does.
+    inside = "".join(
+        f"<parameter={key}>{repr(value) if isinstance(value, (bool, list, dict)) else text_of(value)}</parameter>\n"
+        for key, value in arguments.items()
+    )
+    return f"\n<function={name}>\n{inside}</function>\n"
+
+
+def deepseek(name: str, arguments: Arguments) -> str:
+    tag = "｜DSML｜"  # noqa: RUF001 - as DeepSeek spells it
+    inside = "".join(
+        f'<{tag}parameter name="{key}" string="{"true" if isinstance(value, str) else "false"}">{text_of(value)}'
+        f"</{tag}parameter>\n"
+        for key, value in arguments.items()
+    )
+    return f'\n<{tag}invoke name="{name}">\n{inside}</{tag}invoke>\n'
 
 
 def glm_4_5(name: str, arguments: Arguments) -> str:
@@ -55,6 +86,23 @@ def minicpm(name: str, arguments: Arguments) -> str:
     )
 
 
+def kimi(name: str, arguments: Arguments) -> str:
+    kinds = {str: "string", bool: "boolean", int: "number", float: "number", list: "array", dict: "object"}
+    inside = "".join(
+        f'<|open|>argument key="{key}" type="{kinds.get(type(value), "null")}"<|sep|>{text_of(value)}'
+        "<|close|>argument<|sep|>"
+        for key, value in arguments.items()
+    )
+    return f'<|open|>call tool="{name}" index="1"<|sep|>{inside}<|close|>call<|sep|>'
+
+
+def muse(name: str, arguments: Arguments) -> str:
+    inside = "".join(
+        f'<atem:parameter name="{key}">{text_of(value)}</atem:parameter>\n' for key, value in arguments.items()
+    )
+    return f'\n<atem:invoke name="{name}">\n{inside}</atem:invoke>\n'
+
+
 @frozen
 class Family:
     """A form, and what a template of it renders of a call."""
@@ -69,7 +117,11 @@ FAMILIES = {
     "glm 4.7": Family(GLM, glm_4_7),
     "longcat": Family(LONGCAT, longcat),
     "minimax": Family(MINIMAX_M2, minimax),
+    "seed": Family(SEED_OSS, seed),
+    "deepseek": Family(DEEPSEEK_V3_2, deepseek),
     "minicpm": Family(MINICPM5, minicpm),
+    "kimi k3": Family(KIMI_K3, kimi),
+    "muse": Family(MUSE, muse),
 }
 
 PIECES = ["</parameter>", "</function>", "</arg_value>", "</invoke>", "</param>", "</tool_call>", "<b>", "<tool_call>"]
@@ -115,6 +167,26 @@ def test_several_calls_between_two_marks_are_several(family: str) -> None:
     form, render = FAMILIES[family].form, FAMILIES[family].render
     said = render("f", {"x": "1"}) + render("g", {"y": "2"})
     assert form(said, STRINGS) == [{"name": "f", "arguments": {"x": "1"}}, {"name": "g", "arguments": {"y": "2"}}]
+
+
+@pytest.mark.parametrize(
+    ("schema", "said", "value"),
+    [
+        ({}, 'string="false">5', 5),
+        ({}, 'string="true">5', "5"),
+        ({"type": ["string", "integer"]}, 'string="false">5', 5),
+        ({"type": ["string", "array"]}, 'string="true">[1]', "[1]"),
+        # The schema is not in doubt.
+        ({"type": "string"}, 'string="false">5', "5"),
+        ({"type": "integer"}, 'string="true">5', 5),
+        ({}, ">5", "5"),
+    ],
+)
+def test_where_the_schema_leaves_it_open_what_the_model_says_of_a_value_counts(
+    schema: dict[str, Any], said: str, value: object
+) -> None:
+    text = deepseek("f", {"x": "?"}).replace('string="true">?', said).replace('"x" >', '"x">')
+    assert DEEPSEEK_V3_2(text, [definition("f", {"x": schema})]) == [{"name": "f", "arguments": {"x": value}}]
 
 
 def test_a_value_without_the_lines_of_a_template_is_taken_as_it_is() -> None:

@@ -1,7 +1,7 @@
 """Calls apart from text: as early as possible, and the same however the text comes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osaurus.chat import CallPiece, Tool, ToolCall, gathered
+from osaurus.engine import pythonic_calls
+from osaurus.engine.gemma_calls import FUNCTION_GEMMA
+from osaurus.engine.named_calls import MISTRAL
 from osaurus.engine.tagged_calls import GLM, QWEN3_CODER
 from osaurus.engine.tool_calls import CallScanner
-from osaurus.engine.tool_formats import GENERIC, ToolFormat, from_json
+from osaurus.engine.tool_formats import GENERIC, MOST_CHARACTERS, Parser, ToolFormat, from_json
 
 
 def tool(name: str) -> Tool:
@@ -27,7 +30,7 @@ QWEN = ToolFormat("<tool_call>", "</tool_call>", QWEN3_CODER)
 
 
 def scan(
-    parts: Sequence[str], form: ToolFormat = GENERIC, marked: bool = True
+    parts: Sequence[str], form: ToolFormat = GENERIC, marked: bool = True, cut: bool = False
 ) -> tuple[str, tuple[ToolCall, ...], int]:
     """Return the text, the calls, and how many of these are complete."""
     scanner = CallScanner(form, TOOLS, marked)
@@ -37,7 +40,7 @@ def scan(
         text, calls = scanner.feed(part)
         said += text
         pieces += calls
-    text, calls = scanner.flush()
+    text, calls = scanner.flush(cut=cut)
     return said + text, gathered([*pieces, *calls]), scanner.complete
 
 
@@ -233,9 +236,56 @@ def test_marks_in_a_value_of_glm_are_part_of_it() -> None:
     assert scan(list(answer), ToolFormat("<tool_call>", "</tool_call>", GLM)) == ("", (called("a</tool_call>b"),), 1)
 
 
+def in_json(value: str) -> str:
+    return f"[call]{json.dumps([{'name': 'f', 'arguments': {'x': value}}])}[/call]"
+
+
+def in_python(value: str) -> str:
+    return f"[call][f(x={value!r})][/call]"
+
+
+def by_name(value: str) -> str:
+    return f"[call]f[ARGS]{json.dumps({'x': value})}[/call]"
+
+
+def in_gemmas(value: str) -> str:
+    return f"[call]call:f{{x:<escape>{value}<escape>}}[/call]"
+
+
+@pytest.mark.parametrize(
+    ("parse", "write"),
+    [(from_json, in_json), (pythonic_calls.parse, in_python), (MISTRAL, by_name), (FUNCTION_GEMMA, in_gemmas)],
+)
+def test_calls_in_a_value_are_part_of_it_in_every_form(parse: Parser, write: Callable[[str], str]) -> None:
+    form = ToolFormat("[call]", "[/call]", parse)
+    value = f"So it's {write('1')},\n{write('2')} and {write('3')}!".replace("<escape>", "'")
+    assert scan(list(write(value)), form) == ("", (called(value),), 1)
+    # Where it is cut off, or has too many ends to find its own, nothing in it is a call.
+    begun = write(value)[:-12]
+    assert scan([begun], form, cut=True) == (begun, (), 0)
+    assert scan([write(value * 8)], form) == (write(value * 8), (), 0)
+
+
+def test_calls_in_a_value_that_is_too_long_are_part_of_it() -> None:
+    answer = in_qwen("x" * MOST_CHARACTERS + f"<tool_call>{in_qwen('1')}</tool_call>")
+    assert scan([f"<tool_call>{answer}</tool_call>"], QWEN) == (f"<tool_call>{answer}</tool_call>", (), 0)
+
+
+@pytest.mark.parametrize("space", ["", "\n"])
+def test_a_call_of_glm_that_is_cut_off_is_none(space: str) -> None:
+    form = ToolFormat("<tool_call>", "</tool_call>", GLM, needs_end=True)
+    one = f"<tool_call>f{space}<arg_key>x</arg_key>{space}<arg_value>1</arg_value>{space}"
+    two = f"{one}<arg_key>y</arg_key>{space}<arg_value>2</arg_value>{space}"
+    for length in range(len(two)):
+        assert scan([two[:length]], form) == (two[:length], (), 0)
+    assert scan([two + "</tool_call>"], form) == ("", (ToolCall("f", '{"x": "1", "y": "2"}'),), 1)
+
+
 def test_a_call_behind_one_that_never_ends_is_a_call() -> None:
     broken = "<tool_call>\n<function=f>\n<parameter=x>\n1\n</tool_call>"
     answer = f"{broken}\n<tool_call>\n{in_qwen('2', 'weather')}\n</tool_call>"
     assert scan(list(answer), QWEN) == (f"{broken}\n", (called("2", "weather"),), 1)
+    # Where it was cut off within the value, they are part of that.
+    assert scan([answer], QWEN, cut=True) == (answer, (), 0)
     # The end is not looked for without an end.
     assert scan([broken * 100], QWEN) == (broken * 100, (), 0)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from osaurus.chat import Tool, ToolCall
 from osaurus.engine.backend import Backend
-from osaurus.engine.tool_formats import MOST_CALLS, MOST_CHARACTERS, ToolFormat, bare_calls_in, calls_in, from_json
+from osaurus.engine.tool_families import known_form
+from osaurus.engine.tool_formats import MOST_CALLS, MOST_CHARACTERS, bare_calls_in, calls_in, from_json
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
 DEFINITION = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
@@ -50,7 +51,8 @@ FAMILIES = {
 
 
 def parser(family: str) -> Any:
-    return ToolFormat.of_family("", "", import_module(f"mlx_lm.tool_parsers.{family}").parse_tool_call).parse
+    form = known_form("", "", import_module(f"mlx_lm.tool_parsers.{family}").parse_tool_call)
+    return form.parse or from_json
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -112,6 +114,11 @@ def test_there_is_a_limit_of_calls() -> None:
 def test_one_bad_call_among_several_makes_it_text() -> None:
     said = json.dumps([{"name": "weather", "arguments": {}}, {"name": "other", "arguments": {}}])
     assert calls_in(said, from_json, TOOLS) == []
+
+
+def test_lines_may_stand_in_strings_of_json_as_they_are() -> None:
+    said = '{"name": "weather", "arguments": {"city": "New\nYork"}}'
+    assert calls_in(said, from_json, TOOLS) == [ToolCall("weather", json.dumps({"city": "New\nYork"}))]
 
 
 def test_arguments_may_be_a_text_of_json() -> None:

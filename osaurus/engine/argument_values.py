@@ -23,6 +23,23 @@ JOINED = ("$ref", "allOf", "anyOf", "oneOf", "patternProperties")
 PYTHONS = {"True": True, "False": False, "None": None}
 
 
+class ValueIsOpen(ValueError):
+    """A text ends within the value of an argument."""
+
+
+def json_at(text: str, place: int) -> tuple[Any, int]:
+    """Return the JSON value that begins in a place of a text, and where it ends; strings may hold lines as they are.
+
+    Raises ValueError if there is none, ValueIsOpen if the text ends within a string.
+    """
+    try:
+        return json.JSONDecoder(strict=False).raw_decode(text, place)
+    except json.JSONDecodeError as error:
+        if error.msg.startswith("Unterminated string"):
+            raise ValueIsOpen("a string does not end") from error
+        raise
+
+
 def takes(parameters: Schema, name: str) -> bool:
     """Return whether a schema has an argument of this name; one with properties has no others, unless it says so."""
     properties = parameters.get("properties")

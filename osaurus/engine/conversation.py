@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Literal, Protocol
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ..chat import GenerationRequest, JsonFormat, Message, ToolCall, ToolUse
-from .tool_formats import GENERIC
+from .tool_formats import GENERIC, ToolFormat
 
 # Words that stand in no template.
 TOOL, ARGUMENT, RESULT, SYSTEM = "osaurus_tool", "osaurus_argument", "osaurus_result", "osaurus_system"
@@ -46,7 +46,9 @@ class TemplateAbilities:
     Calls have arguments that are objects with some templates, and JSON texts with others; `several` may stand in one
     message, or each needs a message of its own, its result behind it. There are none where there are no definitions:
     a model that is told in words how to call is shown its calls in the same words. `results` may be messages of their
-    own nevertheless. gpt-oss has no place for `thoughts_beside` what is said with a call.
+    own nevertheless. gpt-oss has no place for `thoughts_beside` what is said with a call. Kimi's templates name a tool
+    by the id of the call alone, so that there must be `named_ids`. With DeepSeek's V3.2 tools are part of what the
+    system says: without it there are none, so that it `needs_system`.
     """
 
     definitions: bool = False
@@ -55,6 +57,13 @@ class TemplateAbilities:
     results: bool = True
     system: bool = True
     thoughts_beside: bool = True
+    named_ids: bool = False
+    needs_system: bool = False
+
+    @property
+    def in_words(self) -> "TemplateAbilities":
+        """What it can be relied on for where it does not take the tools that there are."""
+        return evolve(self, definitions=False, calls=None, several=True, results=False, needs_system=False)
 
     @classmethod
     def found_in(cls, template: ChatTemplate) -> "TemplateAbilities":
@@ -79,13 +88,14 @@ class TemplateAbilities:
                 return False
             return all(word in text for word in words)
 
-        def had(arguments: object, *names: str, **said: str) -> list[dict[str, Any]]:
+        def had(arguments: object, *names: str, named: bool, beside: dict[str, str] | None = None) -> list[Any]:
+            ids = {name: _named_id(name, number) if named else _id(name) for number, name in enumerate(names)}
             calls = [
-                {"id": _id(name), "type": "function", "function": {"name": name, "arguments": arguments}}
+                {"id": ids[name], "type": "function", "function": {"name": name, "arguments": arguments}}
                 for name in names
             ]
-            results = [{"role": "tool", "tool_call_id": _id(name), "name": name, "content": RESULT} for name in names]
-            called = {"role": "assistant", "content": "", "tool_calls": calls, **said}
+            results = [{"role": "tool", "tool_call_id": ids[name], "name": name, "content": RESULT} for name in names]
+            called = {"role": "assistant", "content": "", "tool_calls": calls, **(beside or {})}
             return [user, called, *results, {"role": "assistant", "content": "!"}, user]
 
         in_words = [
@@ -98,20 +108,29 @@ class TemplateAbilities:
         ruled = [{"role": "system", "content": SYSTEM}, user]
         value = {"place": ARGUMENT + "_value"}
         form: Literal["objects", "texts"] | None = None
-        tells = rendered([user], TOOL, ARGUMENT)
-        # As an object in quotes it would be a text within a text.
-        if tells and rendered(had(value, "other"), "other", value["place"], RESULT):
-            form = "objects"
-        elif tells and rendered(had(json.dumps(value), "other"), "other", f'"{value["place"]}"', RESULT):
-            form = "texts"
+        alone = rendered([user], TOOL, ARGUMENT)
+        tells = alone or rendered(ruled, TOOL, ARGUMENT)
+        named = False
+        for named in (False, True) if tells else ():
+            as_text = had(json.dumps(value), "other", named=named)
+            if rendered(had(value, "other", named=named), "other", value["place"], RESULT):
+                form = "objects"
+            # In quotes it would be a text within a text.
+            elif rendered(as_text, "other", value["place"], RESULT) and not rendered(as_text, f'\\"{value["place"]}'):
+                form = "texts"
+            if form is not None:
+                break
         arguments = value if form == "objects" else json.dumps(value)
+        both = {"content": "!", **_thoughts("?")}
         return cls(
             definitions=tells,
             calls=form,
             results=form is not None or rendered(in_words, RESULT),
-            several=form is None or rendered(had(arguments, "other", "another"), "another", RESULT),
+            several=form is None or rendered(had(arguments, "other", "another", named=named), "another", RESULT),
             system=rendered(ruled, SYSTEM) or rendered(ruled, SYSTEM, tools=None),
-            thoughts_beside=form is None or rendered(had(arguments, "other", content="!", **_thoughts("?"))),
+            thoughts_beside=form is None or rendered(had(arguments, "other", named=named, beside=both)),
+            named_ids=form is not None and named,
+            needs_system=tells and not alone,
         )
 
 
@@ -123,6 +142,7 @@ def told(request: GenerationRequest, abilities: TemplateAbilities) -> tuple[Mess
     words = [
         *([] if request.tools is None or abilities.definitions else [_tools_told(request.tools)]),
         *([] if request.format is None else [_format_told(request.format)]),
+        *([""] if request.tools is not None and abilities.needs_system else []),
     ]
     messages = request.messages
     leading = next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
@@ -132,9 +152,14 @@ def told(request: GenerationRequest, abilities: TemplateAbilities) -> tuple[Mess
     return (Message("system", "\n\n".join(filter(None, parts))), *messages[leading:])
 
 
-def as_given(messages: Sequence[Message], abilities: TemplateAbilities) -> list[dict[str, Any]]:
-    """Return messages in the form that a template takes. If it knows no system, what that says is the user's."""
-    given = list(_given(messages, abilities))
+def as_given(
+    messages: Sequence[Message], abilities: TemplateAbilities, form: ToolFormat = GENERIC
+) -> list[dict[str, Any]]:
+    """Return messages in the form that a template takes. If it knows no system, what that says is the user's.
+
+    `form` is that of calls, for a template that renders none.
+    """
+    given = list(_given(messages, abilities, form))
     if abilities.system:
         return given
     said = [{**message, "role": "user"} if message["role"] == "system" else message for message in given]
@@ -165,20 +190,35 @@ def definitions(tools: ToolUse | None, abilities: TemplateAbilities) -> dict[str
     if tools is None or not abilities.definitions:
         return {}
     functions = [json.loads(tool.definition)["function"] for tool in tools.tools]
-    # Hermes' and gpt-oss' templates refuse a tool without a description.
-    described = [{"name": function["name"], "description": "", **function} for function in functions]
-    return {"tools": [{"type": "function", "function": function} for function in described]}
+    return {"tools": [{"type": "function", "function": _described(function)} for function in functions]}
 
 
-def _given(messages: Sequence[Message], abilities: TemplateAbilities) -> Iterator[dict[str, Any]]:
+def _described(function: dict[str, Any]) -> dict[str, Any]:
+    """Return a function with what some templates do not do without: Hermes', gpt-oss', Seed's."""
+    parameters = function.get("parameters") or {"type": "object"}
+    if "properties" not in parameters:
+        parameters = {**parameters, "properties": {}}
+    return {"name": function["name"], "description": "", **function, "parameters": parameters}
+
+
+def _given(messages: Sequence[Message], abilities: TemplateAbilities, form: ToolFormat) -> Iterator[dict[str, Any]]:
     if abilities.calls is None:
-        yield from _in_words(messages, results=abilities.results)
+        yield from _in_words(messages, form, results=abilities.results)
         return
+    before = 0
     for place, (message, results) in enumerate(_with_results(messages)):
         if not message.calls:
             yield _as_is(message)
             continue
-        calls = [_call_given(place, number, call, abilities.calls) for number, call in enumerate(message.calls)]
+        calls = [
+            _call_given(
+                _named_id(call.name, before + number) if abilities.named_ids else _id(call.id or f"{place} {number}"),
+                call,
+                abilities.calls,
+            )
+            for number, call in enumerate(message.calls)
+        ]
+        before += len(calls)
         given = [(of, _as_is(result) if of is None else _result_given(result, calls[of])) for of, result in results]
         said = {"content": message.content, **_thoughts(message.reasoning)}
         if message.content and message.reasoning and not abilities.thoughts_beside:
@@ -247,7 +287,7 @@ def _result_given(result: Message, call: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _in_words(messages: Sequence[Message], *, results: bool) -> Iterator[dict[str, Any]]:
+def _in_words(messages: Sequence[Message], form: ToolFormat, *, results: bool) -> Iterator[dict[str, Any]]:
     """Yield messages for a template that knows no calls; if it knows no `results`, those are part of the user's turn.
 
     One turn for all of them and for what the user says behind: many templates want user and assistant to take turns.
@@ -267,17 +307,17 @@ def _in_words(messages: Sequence[Message], *, results: bool) -> Iterator[dict[st
                 continue
             content = ""
         elif message.calls:
-            content = "\n".join(part for part in (content, *map(_call_told, message.calls)) if part)
+            content = "\n".join(part for part in (content, _calls_told(message.calls, form)) if part)
         if waiting and message.role in ("tool", "user"):
             content, waiting = "\n".join([*waiting, *([content] if content else [])]), []
         role = "user" if message.role == "tool" else message.role
         yield {"role": role, "content": content, **_thoughts(message.reasoning)}
 
 
-def _call_given(place: int, number: int, call: ToolCall, form: Literal["objects", "texts"]) -> dict[str, Any]:
+def _call_given(name: str, call: ToolCall, form: Literal["objects", "texts"]) -> dict[str, Any]:
     arguments = _object(call)
     return {
-        "id": _id(call.id or f"{place} {number}"),
+        "id": name,
         "type": "function",
         "function": {
             "name": call.name,
@@ -291,6 +331,11 @@ def _id(name: str) -> str:
     return sha256(name.encode("utf-8", "replace")).hexdigest()[:9]
 
 
+def _named_id(name: str, number: int) -> str:
+    """Return the id of a call that has so many before it, as Kimi writes it."""
+    return f"functions.{name}:{number}"
+
+
 def _object(call: ToolCall) -> dict[str, Any]:
     """Return a call's arguments. Of a call that was cut off there are none: templates go through them."""
     try:
@@ -300,9 +345,14 @@ def _object(call: ToolCall) -> dict[str, Any]:
     return arguments if isinstance(arguments, dict) else {}
 
 
-def _call_told(call: ToolCall) -> str:
-    name = json.dumps(call.name, ensure_ascii=False)
-    return f'{GENERIC.begin}\n{{"name": {name}, "arguments": {call.arguments}}}\n{GENERIC.end}'
+def _calls_told(calls: Sequence[ToolCall], form: ToolFormat) -> str:
+    if form.write is not None:
+        return form.begin + form.write([(call.name, _object(call)) for call in calls]) + form.end
+    return "\n".join(
+        f'{GENERIC.begin}\n{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}\n'
+        f"{GENERIC.end}"
+        for call in calls
+    )
 
 
 def _tools_told(tools: ToolUse) -> str:

@@ -102,7 +102,7 @@ class HarmonyCalls(CallScanner):
         """Return text, which has no calls in it, and the calls that were taken."""
         return text, self._told()
 
-    def flush(self) -> tuple[str, tuple[CallPiece, ...]]:
+    def flush(self, *, cut: bool = False) -> tuple[str, tuple[CallPiece, ...]]:  # noqa: ARG002 - they come whole
         """Return the calls that were taken."""
         return "", self._told()
 

@@ -3,10 +3,12 @@
 Weights come from safetensors only, and no code of the model's own is ever run: mlx_lm refuses both unless asked.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
+from inspect import getsource
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +18,6 @@ import mlx.nn as nn
 from attrs import frozen
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.tool_parsers import json_tools
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 from tokenizers import Tokenizer
 from twisted.logger import Logger
@@ -32,6 +33,7 @@ from .prefixes import BlockLayout
 from .prompt import PromptEncoder, special_tokens
 from .shape import Shaper
 from .thoughts import ThoughtTags
+from .tool_families import known_form, spelled_form
 from .tool_formats import GENERIC, ToolFormat
 from .vocabulary import Vocabulary
 
@@ -190,14 +192,15 @@ class _OwnTemplate:
     """A chat template as the model has it.
 
     mlx_lm's wrapper has every model think that can, unless told otherwise; some templates mean not to. What most
-    call `enable_thinking` is `thinking` to others: DeepSeek's and Granite's.
+    call `enable_thinking` is `thinking` to DeepSeek's and Granite's, `reasoning` to Cohere's, and Seed's have a budget.
     """
 
     _tokenizer: Any
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], **variables: Any) -> str:
         if "enable_thinking" in variables:
-            variables["thinking"] = variables["enable_thinking"]
+            wanted = variables["enable_thinking"]
+            variables |= {"thinking": wanted, "reasoning": wanted} | ({} if wanted else {"thinking_budget": 0})
         text: str = self._tokenizer.apply_chat_template(conversation, return_dict=False, **variables)
         return text
 
@@ -215,21 +218,28 @@ def _thought_tags(wrapper: Any) -> ThoughtTags | None:
     """Return how the model marks its thoughts, None if it has none."""
     if wrapper.has_thinking:
         return ThoughtTags(wrapper.think_start, wrapper.think_end)
+    # There are more than the wrapper knows, and some are no tokens. Who writes messages on channels thinks on one.
     vocabulary = wrapper.get_vocab()
-    # There are more than the wrapper knows.
-    found = next((tags for tags in THOUGHT_TAGS if all(tag in vocabulary for tag in tags)), None)
-    return None if found is None else ThoughtTags(*found)
+    for known in (vocabulary, "" if marks_of(vocabulary) else _template_source(wrapper)):
+        found = next((tags for tags in THOUGHT_TAGS if all(tag in known for tag in tags)), None)
+        if found is not None:
+            return ThoughtTags(*found)
+    return None
 
 
 def _tool_format(wrapper: Any) -> ToolFormat | None:
     """Return how the model writes calls, None if it has no form of its own."""
-    if not wrapper.has_tool_calling:
-        return None
-    parse = wrapper.tool_parser
-    begin, end = wrapper.tool_call_start, wrapper.tool_call_end
-    if parse is json_tools.parse_tool_call:
-        return ToolFormat(begin, end)
-    return ToolFormat.of_family(begin, end, parse)
+    if wrapper.has_tool_calling:
+        return known_form(wrapper.tool_call_start, wrapper.tool_call_end, wrapper.tool_parser)
+    return spelled_form(_template_source(wrapper))
+
+
+def _template_source(wrapper: Any) -> str:
+    """Return what the chat template is written in, Jinja or Python; of several, all."""
+    if wrapper._chat_template is not None:
+        return getsource(sys.modules[wrapper._chat_template.__module__])
+    source = wrapper.chat_template
+    return "\n".join(source.values()) if isinstance(source, dict) else source or ""
 
 
 def _marks(added: Mapping[int, Any], tags: ThoughtTags | None, form: ToolFormat | None) -> dict[int, str]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from tokenizers import Tokenizer
 
 from ..chat import ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
@@ -54,6 +54,14 @@ class EncodedPrompt:
     boundaries: tuple[int, ...] = ()
     thinking: bool | None = None
     shape: Shape = field(factory=Shape)
+
+
+@frozen
+class Telling:
+    """How a conversation is told to a template: as it is able to render it, with these variables."""
+
+    abilities: TemplateAbilities
+    variables: dict[str, Any]
 
 
 @define
@@ -146,8 +154,16 @@ class PromptEncoder:
         least = _length(request) // self._longest
         if least >= context:
             raise self._too_long(context, f"at least {least}", param)
-        shape = self._shaper.shape(request)
-        tokens, boundaries, thinking = self._read(request, shape, context)
+        try:
+            shape, (tokens, boundaries, thinking) = self._shaped(request, context, in_words=False)
+        except InvalidRequest as error:
+            # Some templates cannot render every schema: Hermes' has functions that go round in circles.
+            if request.tools is None or error.param != "messages":
+                raise
+            try:
+                shape, (tokens, boundaries, thinking) = self._shaped(request, context, in_words=True)
+            except InvalidRequest:
+                raise error from None
         if not tokens:
             raise InvalidRequest(f"There is no token in the {param}; say something", param=param)
         self._check_tokens(param, tokens)
@@ -165,27 +181,38 @@ class PromptEncoder:
             )
         return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking, shape)
 
-    def _read(
-        self, request: GenerationRequest, shape: Shape, context: int
-    ) -> tuple[list[int], tuple[int, ...], bool | None]:
-        """Return a prompt's tokens, its boundaries, and whether it ends within a thought."""
+    def _shaped(
+        self, request: GenerationRequest, context: int, *, in_words: bool
+    ) -> tuple[Shape, tuple[list[int], tuple[int, ...], bool | None]]:
+        """Return what the answer must be, and the prompt: its tokens, boundaries, and if it ends within a thought.
+
+        With `in_words` the tools are told in words, even if the template has a place for them.
+        """
         match request.raw:
             case Text():
-                return self._continued(request.raw), (), None
+                return self._shaper.shape(request), (self._continued(request.raw), (), None)
             case Tokens():
-                return list(request.raw.tokens), (), None
+                return self._shaper.shape(request), (list(request.raw.tokens), (), None)
+        abilities = self._abilities.in_words if in_words else self._abilities
+        shape = self._shaper.shape(request, in_words=not abilities.definitions)
+        return shape, self._read(request, shape, context, abilities)
+
+    def _read(
+        self, request: GenerationRequest, shape: Shape, context: int, abilities: TemplateAbilities
+    ) -> tuple[list[int], tuple[int, ...], bool | None]:
+        """Return a prompt's tokens, its boundaries, and whether it ends within a thought."""
         self._check_tokens("context", request.context)
         held = shape.grammar is not None
         variables = effort_told(request.thinking) if self._harmony else self._variables(request.thinking, held)
-        variables |= definitions(request.tools, self._abilities)
-        messages = told(request, self._abilities)
-        parts = self._render(messages, variables)
+        telling = Telling(abilities, variables | definitions(request.tools, abilities))
+        messages = told(request, abilities)
+        parts = self._render(messages, telling)
         # Which thoughts of earlier turns are in the prompt is for the template to say.
         least = sum(map(len, parts)) // self._longest
         if least >= context:
             raise self._too_long(context, f"at least {least}", "messages")
         tokens = [*request.context, *self._tokenise(parts)]
-        boundaries = self._boundaries(messages, tokens, variables)
+        boundaries = self._boundaries(messages, tokens, telling)
         if self._harmony:
             header = opening(request.thinking, held=held, tools=request.tools is not None)
             tokens += _encode(self._tokenizer, header)
@@ -254,9 +281,7 @@ class PromptEncoder:
         before, after = _encode(self._tokenizer, raw.text), _encode(self._tokenizer, raw.suffix)
         return [marks[0], *before, marks[1], *after, marks[2]]
 
-    def _boundaries(
-        self, messages: Sequence[Message], tokens: Sequence[int], variables: dict[str, Any]
-    ) -> tuple[int, ...]:
+    def _boundaries(self, messages: Sequence[Message], tokens: Sequence[int], telling: Telling) -> tuple[int, ...]:
         if not self._bounded:
             return ()
         beginnings = [messages[:-2], messages]
@@ -266,22 +291,34 @@ class PromptEncoder:
             behind = messages[1]
             other = "1" if behind.content.lstrip().startswith("0") else "0"
             beginnings.append([messages[0], Message(behind.role, other)])
-        found = {in_common(tokens, self._attempted(beginning, variables)) for beginning in beginnings if beginning}
+        found = {in_common(tokens, self._attempted(beginning, telling)) for beginning in beginnings if beginning}
         return tuple(sorted(length for length in found if LEAST_BOUNDARY <= length < len(tokens)))
 
-    def _attempted(self, messages: Sequence[Message], variables: dict[str, Any]) -> list[int]:
+    def _attempted(self, messages: Sequence[Message], telling: Telling) -> list[int]:
         """Return the tokens of a conversation that nobody asked about, none if the template refuses it."""
         try:
-            return self._tokenise(self._render(messages, variables, prompted=False))
+            return self._tokenise(self._render(messages, telling, prompted=False))
         except Exception:  # noqa: BLE001 - a template is a program, and was not written for half a conversation
             return []
 
-    def _render(self, messages: Sequence[Message], variables: dict[str, Any], *, prompted: bool = True) -> list[str]:
+    def _render(self, messages: Sequence[Message], telling: Telling, *, prompted: bool = True) -> list[str]:
         """Return the rendered prompt in parts, cut inside every special token that a message spells.
 
         It goes up to where the assistant is to speak, or only to the end of the last message if not `prompted`.
         """
-        conversation = as_given(messages, self._abilities)
+        abilities, variables = telling.abilities, telling.variables
+        own = self._shaper.format if abilities.definitions else None
+        if own is None or own.write is None:
+            return self._render_in_turns(as_given(messages, abilities), variables, prompted)
+        # The marks of calls that are told in the model's own form are no user's spellings; they come in last.
+        stand_ins = (_mark(), _mark())
+        form = evolve(own, begin=stand_ins[0], end=stand_ins[1])
+        parts = self._render_in_turns(as_given(messages, abilities, form), variables, prompted)
+        return [part.replace(stand_ins[0], own.begin).replace(stand_ins[1], own.end) for part in parts]
+
+    def _render_in_turns(
+        self, conversation: list[dict[str, Any]], variables: dict[str, Any], prompted: bool
+    ) -> list[str]:
         try:
             return self._render_given(conversation, variables, prompted)
         except InvalidRequest:

@@ -1,8 +1,11 @@
-"""Calls written as a list of Python's calls, as LFM2 does: `[weather(city="Paris", days=2)]`."""
+"""Calls written as Python's: a list of them, `[weather(city="Paris", days=2)]`, or a line each, as OLMo 3 does."""
 
 import ast
 import re
+from collections.abc import Sequence
 from typing import Any
+
+from .argument_values import ValueIsOpen
 
 # What templates write of JSON, and Python has other names for.
 LITERALS = {"true": True, "false": False, "null": None}
@@ -14,15 +17,29 @@ ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 
 
 def parse(text: str, _: list[dict[str, Any]]) -> Any:
-    """Return the calls that a text is. Raises ValueError or SyntaxError if it is anything else.
+    """Return the calls that a text is. Raises ValueError or SyntaxError if it is none, ValueIsOpen if it goes on.
 
     Models write lines into strings as they are, which Python does not know.
     """
     written = QUOTED.sub(lambda quoted: SPECIAL.sub(_escaped, quoted[0]), text.strip())
-    listed = ast.parse(written, mode="eval").body
-    if not isinstance(listed, ast.List):
-        raise ValueError("no list of calls")
-    return [_call(one) for one in listed.elts]
+    calls: list[dict[str, Any]] = []
+    try:
+        lines = ast.parse(written).body
+    except SyntaxError as error:
+        if error.msg.startswith("unterminated"):
+            raise ValueIsOpen("a string does not end") from error
+        raise
+    for line in lines:
+        if not isinstance(line, ast.Expr):
+            raise ValueError("no calls")
+        calls += map(_call, line.value.elts if isinstance(line.value, ast.List) else [line.value])
+    return calls
+
+
+def written(calls: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Return a list of calls, given by their names and arguments."""
+    each = (f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})" for name, arguments in calls)
+    return f"[{', '.join(each)}]"
 
 
 def _escaped(special: re.Match[str]) -> str:

@@ -44,7 +44,8 @@ class Shape:
         most = MOST_CALLS if self.parallel else 1
         if self.format is HARMONY:
             return HarmonyCalls(self.format, self.tools, True, most)
-        marked = self.grammar is not None or self.format.parse is not None
+        # Who writes JSON between marks may leave them out.
+        marked = self.grammar is not None or self.format.parse not in (None, from_json)
         return CallScanner(self.format, self.tools, marked, most)
 
 
@@ -58,16 +59,24 @@ class Shaper:
     _grammars: "Grammars | None"
     _format: ToolFormat | None
 
-    def shape(self, request: GenerationRequest) -> Shape:
-        """Return what the answer must be. Raises InvalidRequest for schemas that cannot be used."""
+    @property
+    def format(self) -> ToolFormat | None:
+        """The model's own form of calls."""
+        return self._format
+
+    def shape(self, request: GenerationRequest, *, in_words: bool = False) -> Shape:
+        """Return what the answer must be. Raises InvalidRequest for schemas that cannot be used.
+
+        With `in_words` the model is told of tools, and of the form that its calls are to have, in words.
+        """
         tools, wanted = request.tools, request.format
         if tools is None:
             return Shape() if wanted is None else Shape(grammar=self._formatted(wanted))
         if tools.forced or wanted is not None:
-            held = self._held
+            held = GENERIC if in_words else self._held
             grammar = self._called(tools, held, None if tools.forced else wanted)
             return Shape(grammar=grammar, format=held, tools=tools.tools, parallel=tools.parallel)
-        form = self._format or GENERIC
+        form = self._format if self._format is not None and not in_words else GENERIC
         if form.parse is not None:
             # What no grammar holds is no less from strangers.
             for tool in tools.tools:

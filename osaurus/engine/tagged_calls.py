@@ -1,4 +1,4 @@
-"""Calls whose arguments stand between tags, each as a text: of Qwen, GLM, LongCat, MiniMax and MiniCPM.
+"""Calls whose arguments stand between tags, each as a text: of Qwen, GLM, DeepSeek, MiniMax and others.
 
 The difficulty is that nothing in a value is escaped, so that it may hold the very tags. A tag ends a value only if what
 follows is another argument or the end of the call, and if all arguments that began in the value have ended in it. All
@@ -9,24 +9,22 @@ import json
 import re
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from .argument_values import argument_types, value_of
+from .argument_values import ValueIsOpen, argument_types, value_of
 
 SPACE = re.compile(r"\s*")
-
-
-class ValueIsOpen(ValueError):
-    """A text ends within the value of an argument."""
+STRING = frozenset({"string"})
 
 
 @frozen
 class TaggedForm:
     """What stands around calls, arguments and their values.
 
-    `call` and `argument` are patterns of what begins them; their group is the name. `value_end` ends a value, and
-    `call_end` a call; where that is empty there is one call in a text. `frame` is what a template puts around values.
-    With `or_json` an object in place of a call is JSON.
+    `call` and `argument` are patterns of what begins them; their group is the name. An argument may say in a group
+    `string` whether it is one: `true`, or `string` as its type. `value_end` ends a value, and `call_end` a call; where
+    that is empty there is one call in a text. `frame` is what a template puts around values. With `or_json` an object
+    in place of a call is JSON.
     """
 
     call: str
@@ -81,7 +79,7 @@ class TaggedForm:
             if name in arguments:
                 raise ValueError("an argument is given twice")
             value = text[argument.end() : end].removeprefix(self.frame[0]).removesuffix(self.frame[1])
-            arguments[name] = value_of(value, argument_types(parameters, name))
+            arguments[name] = value_of(value, _narrowed(argument_types(parameters, name), argument))
             place = _behind_space(text, end + len(self.value_end))
         return arguments, place
 
@@ -97,6 +95,14 @@ class TaggedForm:
         raise ValueIsOpen("a value does not end")
 
 
+def _narrowed(types: frozenset[str], argument: re.Match[str]) -> frozenset[str]:
+    """Return the types that a value may have; where the schema leaves it open, what the model says of it counts."""
+    said = argument.groupdict().get("string")
+    if said is None:
+        return types
+    return (types & STRING if said in ("true", "string") else types - STRING) or types
+
+
 def _behind_space(text: str, place: int) -> int:
     space = SPACE.match(text, place)
     assert space is not None
@@ -110,6 +116,7 @@ QWEN3_CODER = TaggedForm(
     call_end="</function>",
     frame=("\n", "\n"),
 )
+SEED_OSS = evolve(QWEN3_CODER, frame=("", ""))
 GLM = TaggedForm(
     call=r"([^\s<]{1,256})",
     # Some write the two characters for a new line.
@@ -128,6 +135,24 @@ MINIMAX_M2 = TaggedForm(
     argument=r"""<parameter name=["']?([^"'>]{1,256})["']?>""",
     value_end="</parameter>",
     call_end="</invoke>",
+)
+DEEPSEEK_V3_2 = TaggedForm(
+    call=r"""<｜DSML｜invoke name="([^"]{1,256})">""",  # noqa: RUF001 - as DeepSeek spells it
+    argument=r"""<｜DSML｜parameter name="([^"]{1,256})"(?: string="(?P<string>true|false)")?>""",  # noqa: RUF001
+    value_end="</｜DSML｜parameter>",  # noqa: RUF001
+    call_end="</｜DSML｜invoke>",  # noqa: RUF001
+)
+KIMI_K3 = TaggedForm(
+    call=r"""<\|open\|>call tool="([^"]{1,256})" index="\d{1,9}"<\|sep\|>""",
+    argument=r"""<\|open\|>argument key="([^"]{1,256})" type="(?P<string>\w{1,16})"<\|sep\|>""",
+    value_end="<|close|>argument<|sep|>",
+    call_end="<|close|>call<|sep|>",
+)
+MUSE = TaggedForm(
+    call=r"""<atem:invoke name="([^"]{1,256})">""",
+    argument=r"""<atem:parameter name="([^"]{1,256})"[^>]{0,256}>""",
+    value_end="</atem:parameter>",
+    call_end="</atem:invoke>",
 )
 MINICPM5 = TaggedForm(
     # The mark that begins a call ends before its name.

@@ -115,17 +115,18 @@ class CallScanner:
                 break
         return said, self._told()
 
-    def flush(self) -> tuple[str, tuple[CallPiece, ...]]:
-        """Return what was held back, once no more text can come."""
+    def flush(self, *, cut: bool = False) -> tuple[str, tuple[CallPiece, ...]]:
+        """Return what was held back, once no more text can come; with `cut` the model would have gone on."""
         held, self.held = self.held, ""
         if self.calling:
             self._state = "speaking"
             if self._arguments is not None:
                 # What is cut off was told as far as it went.
                 return "", ()
-            if not self._called.whole and self._parsed(self._called.calls_in(held, self._tools) or ()):
+            marked = self._called.whole or self._called.needs_end
+            if not marked and self._parsed(self._called.calls_in(held, self._tools) or ()):
                 return "", self._told()
-            if not self._ends:
+            if cut or not self._ends:
                 return self._called.begin + held, ()
             # It never ended, so it was none, and there may be calls in what was taken for a value of it.
             text, behind = self._given_up(held)
@@ -229,7 +230,10 @@ class CallScanner:
                 self._unmarked = called.whole
                 return "", text[behind:]
             self._ends += 1
-            if self._ends > MOST_ENDS or calls is not None:
+            if self._ends > MOST_ENDS or len(inside) > MOST_CHARACTERS:
+                # Nobody knows where it ends, so what is behind may be part of a value.
+                self._forms = ()
+            if calls is not None or not self._forms:
                 return self._given_up(text)
             self._looked = behind
         self._looked = max(self._looked, len(text) - len(called.end) + 1)

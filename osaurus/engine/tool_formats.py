@@ -1,52 +1,30 @@
 """How models write that a tool is to be called, and what a text in such a form says.
 
-Each family has a form of its own: a call stands between two marks, and between them is JSON, or something like XML or
-Python. mlx_lm knows which family has which, and has parsers; where those guess at values, or at what is no call, there
-are others here. What they are given is whatever a model wrote, so whatever they raise means that it is no call, and
-what they return is looked at: a name that is known, arguments that are an object of JSON's values. Text that is no call
-is text; nothing is ever dropped.
+Each family has a form of its own (`tool_families`): a call stands between two marks, and between them is JSON, or
+something like XML or Python. What parsers are given is whatever a model wrote, so whatever they raise means that it is
+no call, and what they return is looked at: a name that is known, arguments that are an object of JSON's values. Text
+that is no call is text; nothing is ever dropped.
 
 Models that know no tools are told of a form here, the one that most models know.
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
 
 from ..chat import Tool, ToolCall
-from . import pythonic_calls
-from .argument_values import takes
-from .tagged_calls import GLM, LONGCAT, MINICPM5, MINIMAX_M2, QWEN3_CODER, ValueIsOpen
+from .argument_values import ValueIsOpen, json_at, takes
+from .tagged_calls import QWEN3_CODER
 
 # Longer texts are no calls: some parsers take quadratic time.
 MOST_CHARACTERS = 2**17
 MOST_CALLS = 16
 
 Parser = Callable[[str, list[dict[str, Any]]], Any]
-
-# By the modules of mlx_lm's parsers, what parses these forms here.
-OWN: dict[str, Parser] = {
-    "mlx_lm.tool_parsers.qwen3_coder": QWEN3_CODER,
-    "mlx_lm.tool_parsers.glm47": GLM,
-    "mlx_lm.tool_parsers.longcat": LONGCAT,
-    "mlx_lm.tool_parsers.minimax_m2": MINIMAX_M2,
-    "mlx_lm.tool_parsers.minicpm5": MINICPM5,
-    "mlx_lm.tool_parsers.pythonic": pythonic_calls.parse,
-}
-
-# Likewise, what they look for within a call, and some model's tokenizer has as a special token.
-CALL_ID = "[CALL_ID]"
-INNER_MARKS = {
-    "mlx_lm.tool_parsers.mistral": ("[ARGS]", CALL_ID),
-    "mlx_lm.tool_parsers.gemma4": ('<|"|>',),
-    "mlx_lm.tool_parsers.function_gemma": ("<escape>",),
-    "mlx_lm.tool_parsers.kimi_k2": ("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
-}
-# An id stands between a call's name and its arguments.
-IDENTIFIED = re.compile(re.escape(CALL_ID) + r"\w+(?=\[ARGS\])")
+# Given are the names and arguments of calls.
+Writer = Callable[[Sequence[tuple[str, dict[str, Any]]]], str]
 
 
 @frozen
@@ -54,7 +32,9 @@ class ToolFormat:
     """The marks around a call; without an `end` it goes on to the end of the answer.
 
     `parse` makes calls of what is between them. None says that it is JSON, of the kind that a grammar can enforce. With
-    `whole` it is given the marks as well. `inner` are further marks that it looks for.
+    `whole` it is given the marks as well. `inner` are further marks that it looks for. Where a call could go on at any
+    place, as one that is a row of arguments, it `needs_end`: only the mark behind it says that it is whole. `write`
+    makes a text of calls, for a template that renders none.
     """
 
     begin: str
@@ -62,14 +42,8 @@ class ToolFormat:
     parse: Parser | None = None
     whole: bool = False
     inner: tuple[str, ...] = ()
-
-    @classmethod
-    def of_family(cls, begin: str, end: str, parse: Parser) -> "ToolFormat":
-        """Return the form of a family, by its marks and mlx_lm's parser for it."""
-        family = parse.__module__
-        inner = INNER_MARKS.get(family, ())
-        parse = OWN.get(family, parse)
-        return cls(begin, end, _without_call_ids(parse) if CALL_ID in inner else parse, inner=inner)
+    needs_end: bool = False
+    write: Writer | None = None
 
     @property
     def unmarked(self) -> "ToolFormat | None":
@@ -92,13 +66,30 @@ class ToolFormat:
 
 
 def from_json(text: str, _: list[dict[str, Any]]) -> Any:
-    """Parse JSON."""
-    return json.loads(text)
+    """Parse JSON: a value, or several behind each other, with semicolons between them or not; of a list its members."""
+    said: list[Any] = []
+    rest = text.lstrip()
+    for _value in range(MOST_CALLS):
+        value, end = json_at(rest, 0)
+        said += value if isinstance(value, list) else [value]
+        rest = rest[end:].lstrip().removeprefix(";").lstrip()
+        if not rest:
+            return said
+    raise ValueError("more than calls")
 
 
-def _without_call_ids(parse: Parser) -> Parser:
-    """Return a parser of calls that may have ids, for one that would take an id for the name."""
-    return lambda text, tools: parse(IDENTIFIED.sub("", text), tools)
+def to_json(calls: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Return a list of calls as JSON."""
+    return json.dumps([{"name": name, "arguments": arguments} for name, arguments in calls], ensure_ascii=False)
+
+
+def from_json_by_name(text: str, definitions: list[dict[str, Any]]) -> Any:
+    """Parse JSON whose calls are objects with one member each: under the tool's name its arguments."""
+    calls = []
+    for said in from_json(text, definitions):
+        [(name, arguments)] = said.items()
+        calls.append({"name": name, "arguments": arguments})
+    return calls
 
 
 GENERIC = ToolFormat("<tool_call>", "</tool_call>")
@@ -140,21 +131,10 @@ def bare_calls_in(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
 
 
 def _from_bare_json(text: str, definitions: list[dict[str, Any]]) -> Any:
-    """Parse JSON, perhaps several values with semicolons between them. Raises if one is no call with its arguments."""
+    """Parse JSON. Raises if something in it is no call with its arguments."""
     functions = [definition["function"] for definition in definitions]
     schemas = {function["name"]: function.get("parameters") or {} for function in functions}
-    said: list[Any] = []
-    rest = text
-    while True:
-        rest = rest.lstrip()
-        value, end = json.JSONDecoder().raw_decode(rest)
-        said += value if isinstance(value, list) else [value]
-        rest = rest[end:].lstrip()
-        if not rest:
-            break
-        if rest[0] != ";" or len(said) > MOST_CALLS:
-            raise ValueError("more than calls")
-        rest = rest[1:]
+    said = from_json(text, definitions)
     for one in said:
         name, arguments = _said(one, None)
         if not all(takes(schemas[name], argument) for argument in arguments):

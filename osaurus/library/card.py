@@ -54,7 +54,9 @@ def card(model: InstalledModel) -> ModelCard:
         license=next((text for name in LICENSES if (text := _text(model.folder / name))), ""),
         facts=facts,
         fills_in=any(all(f'"{mark}"' in tokenizer for mark in marks) for marks in FILL_IN_MARKS),
-        thinks=any(all(f'"{tag}"' in tokenizer for tag in tags) for tags in (*THOUGHT_TAGS, HARMONY_MARKS)),
+        thinks=any(all(f'"{tag}"' in tokenizer for tag in tags) for tags in (*THOUGHT_TAGS, HARMONY_MARKS))
+        # With some the tags are no tokens.
+        or any(all(tag in template for tag in tags) for tags in THOUGHT_TAGS),
         # Where there are several, the one of this name is for conversations with tools.
         takes_tools=takes_tools(templates.get("tool_use", template)),
     )
