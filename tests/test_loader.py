@@ -4,6 +4,7 @@ import json
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
@@ -50,6 +51,23 @@ def test_a_damaged_tokenizer_is_told_in_plain_words(
     (tmp_path / "broken" / "tokenizer.json").write_bytes(content)
     with pytest.raises(ModelLoadFailed, match=r"its tokenizer \(tokenizer.json, .*\) is damaged or of no known kind"):
         desk.engine.load("broken", tmp_path / "broken")
+
+
+def changed(folder: Path, tokenizer: Tokenizer, **parts: Any) -> Path:
+    """The folder of a tiny model whose tokenizer.json has some parts of its own."""
+    write_tiny_model(folder, tokenizer)
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **parts}))
+    return folder
+
+
+def test_a_tokenizer_that_rust_panics_about_is_damaged_like_any_other(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    folder = changed(tmp_path / "broken", tiny_tokenizer, normalizer=normalizer)
+    with pytest.raises(ModelLoadFailed, match=r"its tokenizer .* is damaged or of no known kind: .*PanicException"):
+        desk.engine.load("broken", folder)
 
 
 def test_tokens_that_the_network_does_not_know_are_refused(

@@ -11,8 +11,24 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
-from osaurus.chat import Event, Failed, Finished, ModelLoadFailed, Piece, Sampling, ServiceUnavailable
-from osaurus.engine.runner import LONGEST_STEP, LONGEST_STOP, Crossing, EngineThread, MLXRunner, Row
+from osaurus.chat import (
+    Event,
+    Failed,
+    Finished,
+    InternalError,
+    ModelLoadFailed,
+    Piece,
+    Sampling,
+    ServiceUnavailable,
+)
+from osaurus.engine.runner import (
+    LONGEST_STEP,
+    LONGEST_STOP,
+    Crossing,
+    EngineThread,
+    MLXRunner,
+    Row,
+)
 from osaurus.figures import Figures
 
 from .doubles import MemoryWorker, ScriptedEngine, finished
@@ -81,6 +97,26 @@ def test_a_model_that_cannot_be_loaded_fails_only_the_load() -> None:
     worker.turn()
     assert failures == [worker.engine.failure]
     assert worker.runner.problem is None
+
+
+class Panic(BaseException):
+    """What Rust raises."""
+
+
+def test_a_panic_while_a_model_is_loaded_fails_only_the_load() -> None:
+    worker = MemoryWorker()
+    heard: list[Event] = []
+    worker.runner.submit("tiny", FOLDER, row(), heard.append)
+    worker.turn()
+    worker.engine.failure = Panic("at the disco")
+    failures = outcome(worker.runner.load("damaged", FOLDER))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "step", lambda self: [])
+        worker.turn()
+    assert [type(failure) for failure in failures] == [InternalError]
+    worker.engine.failure = None
+    worker.settle()
+    assert heard[-1] == finished()
 
 
 def test_a_listener_that_raises_does_not_cost_the_others_their_events() -> None:
@@ -338,8 +374,8 @@ def test_stopping_closes_the_engine_and_ends_its_rows_with_an_error(rows: int) -
     assert [type(event) for event in heard] == [Failed] * rows
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), ModelLoadFailed("no weights")])
-def test_a_command_that_fails_costs_only_its_own_row(error: Exception) -> None:
+@pytest.mark.parametrize("error", [ValueError("a bug"), ModelLoadFailed("no weights"), Panic("at the disco")])
+def test_a_command_that_fails_costs_only_its_own_row(error: BaseException) -> None:
     worker = MemoryWorker()
     heard: list[Event] = []
 

@@ -43,6 +43,7 @@ from ..chat import (
     Tokens,
 )
 from ..figures import Figures
+from .panics import panics_as_errors
 from .prompt import EncodedPrompt
 from .shape import Shape
 
@@ -329,7 +330,8 @@ class MLXRunner:
 
         def add(engine: Engine) -> None:
             try:
-                engine.add(name, folder, row)
+                with panics_as_errors():
+                    engine.add(name, folder, row)
             except Exception as error:  # noqa: BLE001 - a fault in one row must not cost the thread
                 self._crossing.post([partial(self._deliver, row.id, Failed(_explained(error, row.request)))])
 
@@ -364,7 +366,8 @@ class MLXRunner:
 
         def command(engine: Engine) -> None:
             try:
-                value = question(engine)
+                with panics_as_errors():
+                    value = question(engine)
             except Exception as error:  # noqa: BLE001 - a fault in one question must not cost the thread
                 self._crossing.post([partial(reply, answer.errback, Failure(_explained(error)))])
             else:
