@@ -22,6 +22,7 @@ from osaurus.chat import (
     ServiceUnavailable,
 )
 from osaurus.engine.runner import (
+    LONGEST_COMMAND,
     LONGEST_STEP,
     LONGEST_STOP,
     Crossing,
@@ -256,6 +257,67 @@ def test_another_thread_takes_over_from_one_that_is_stuck_which_ends_if_it_ever_
     worker.turn()
     assert worker.runner.problem is None
     assert worker.runner.abandoned == 1
+
+
+def test_another_thread_takes_over_from_one_that_is_stuck_in_a_command() -> None:
+    """A model may be on a disk that does not answer."""
+    worker = MemoryWorker()
+    thread = worker.thread
+    worker.turn()
+    heard: list[Event] = []
+    loads: list[str] = []
+
+    def load(name: str) -> None:
+        loads.append(name)
+        worker.clock.pump([1.0] * (int(LONGEST_COMMAND) + 2))
+        assert [type(event) for event in heard] == [Failed]
+        assert "stuck in one command for 1800 seconds" in str(worker.runner.problem)
+
+    failures = outcome(worker.runner.load("tiny", FOLDER))
+    worker.runner.submit("tiny", FOLDER, row(1), heard.append)
+    # What was asked for behind it is nobody's any more.
+    outcome(worker.runner.load("other", FOLDER))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "load", lambda self, name, folder: load(name))
+        assert not thread.turn(wait=False)
+    assert [type(failure) for failure in failures] == [ServiceUnavailable]
+    assert loads == ["tiny"]
+    assert worker.engine.closed
+    assert worker.engine.rows == {}
+    assert len(worker.started) == 2
+    assert worker.runner.abandoned == 1
+
+
+def test_an_engine_that_takes_for_ever_to_be_made_is_given_up() -> None:
+    worker = MemoryWorker()
+    thread = worker.thread
+
+    def make() -> ScriptedEngine:
+        worker.clock.pump([1.0] * (int(LONGEST_COMMAND) + 2))
+        return worker.engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thread, "_make_engine", make)
+        assert not thread.turn(wait=False)
+    # That there is one now, on a thread that was left behind, helps nobody.
+    assert "stuck in its making" in str(worker.runner.problem)
+    worker.turn()
+    assert worker.runner.problem is None
+
+
+def test_a_model_may_take_long_to_load() -> None:
+    worker = MemoryWorker()
+
+    def load() -> None:
+        worker.clock.pump([1.0] * int(LONGEST_COMMAND - 2))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "load", lambda self, *_: load())
+        for _ in range(2):
+            worker.runner.load("tiny", FOLDER)
+        worker.turn()
+    assert worker.runner.problem is None
+    assert len(worker.started) == 1
 
 
 def test_a_machine_that_slept_in_the_middle_of_a_step_was_not_stuck_in_it() -> None:
