@@ -33,6 +33,7 @@ from .prefixes import BlockLayout
 from .prompt import PromptEncoder, special_tokens
 from .shape import Shaper
 from .thoughts import ThoughtTags
+from .tokenizer_file import check as check_tokenizer
 from .tool_formats import GENERIC, ToolFormat
 from .vocabulary import Vocabulary
 
@@ -91,6 +92,7 @@ def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room
 
 
 def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
+    check_tokenizer(folder / "tokenizer.json")
     network, config = load_model(folder, lazy=True)
     # mlx_lm's wrapper knows the model's end-of-sequence tokens and which template renders its conversations.
     try:
