@@ -24,6 +24,18 @@ from osaurus.chat import (
 from .conftest import write_tiny_model
 from .desk import Desk
 
+PHI3_SMALL_CONFIG = {
+    "model_type": "phi3small",
+    "hidden_size": 64,
+    "dense_attention_every_n_layers": 2,
+    "ff_intermediate_size": 128,
+    "gegelu_limit": 20.0,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "layer_norm_epsilon": 1e-5,
+}
+
 
 @pytest.mark.parametrize(
     ("file", "content"),
@@ -108,6 +120,15 @@ def test_without_a_tokenizer_a_model_is_refused(desk: Desk, tmp_path: Path, tiny
     (tmp_path / "mute" / "tokenizer.json").unlink()
     with pytest.raises(ModelLoadFailed, match=r"its folder has no tokenizer.json"):
         desk.engine.load("mute", tmp_path / "mute")
+
+
+def test_a_network_that_writes_to_logits_that_it_has_not_is_refused(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    """The code for Phi-3 small has the numbers of tokens in it, and MLX does not check where it writes."""
+    write_tiny_model(tmp_path / "small", tiny_tokenizer, architecture=PHI3_SMALL_CONFIG)
+    with pytest.raises(ModelLoadFailed, match="knows 400 tokens; mlx-lm's code for phi3small needs 100352"):
+        desk.engine.load("small", tmp_path / "small")
 
 
 def test_tokens_that_the_network_does_not_know_are_refused(

@@ -28,6 +28,7 @@ from .checkpoints import Layout
 from .conversation import ChatTemplate
 from .grammars import Grammars
 from .harmony import HARMONY, end_tokens_of, marks_of
+from .known_code import check_logits
 from .panics import Panicked, panics_as_errors
 from .prefixes import BlockLayout
 from .prompt import PromptEncoder, special_tokens
@@ -94,6 +95,7 @@ def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room
 def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
     check_tokenizer(folder / "tokenizer.json")
     network, config = load_model(folder, lazy=True)
+    check_logits(network)
     # mlx_lm's wrapper knows the model's end-of-sequence tokens and which template renders its conversations.
     try:
         with panics_as_errors():
