@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from osaurus.engine.decoding import WRONG, TokenDecoder
+from osaurus.engine.decoding import LOOKED_AT, MOST_UNTOLD, WRONG, TokenDecoder
+from osaurus.engine.vocabulary import BYTE_LEVEL
 
 PIECES = ("▁", "▁▁", "▁time", "▁a", "a", "b", "Once", "😀", "é")
 
@@ -94,3 +95,59 @@ def test_a_text_of_bytes_is_told_whole(text: str) -> None:
 def test_any_tokens_of_a_byte_level_vocabulary_have_a_text(tiny_tokenizer: Tokenizer, drawn: list[int]) -> None:
     end = tiny_tokenizer.encode("a", add_special_tokens=False).ids
     assert "".join(told([*drawn, *end], tokenizer=tiny_tokenizer)) == tiny_tokenizer.decode([*drawn, *end])
+
+
+# Bytes that are no characters, for as long as one likes.
+
+
+def in_bytes(tokenizer: Tokenizer, content: bytes) -> list[int]:
+    """The tokens of single bytes in a byte-level vocabulary."""
+    spelled = {byte: character for character, byte in BYTE_LEVEL.items()}
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[spelled[byte]] for byte in content]
+
+
+@pytest.mark.parametrize("spelled", [0x80, "</s>"])
+def test_however_many_tokens_have_no_text_only_some_are_decoded_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, spelled: str | int
+) -> None:
+    most = 0
+    decode = TokenDecoder._decoded
+
+    def decoded(self: TokenDecoder, given: list[int]) -> str:
+        nonlocal most
+        most = max(most, len(given))
+        return decode(self, given)
+
+    monkeypatch.setattr(TokenDecoder, "_decoded", decoded)
+    decoder = TokenDecoder(TOKENIZER)
+    text = ""
+    for token in tokens("a", *[spelled] * 1000):
+        text += decoder.step(token)
+        # What the stream decodes with each step.
+        assert len(decoder._untold) < MOST_UNTOLD
+    assert most <= MOST_UNTOLD
+    assert text.startswith("a")
+    assert len(text) > 1000 - MOST_UNTOLD or spelled == "</s>"
+    assert decoder.step(tokens("b")[0]).endswith("b")
+
+
+@given(
+    st.lists(
+        st.sampled_from([*"€😀é".encode(), 0x82, 0x98, 0xFF, 0xED]), min_size=MOST_UNTOLD, max_size=4 * MOST_UNTOLD
+    ),
+    st.integers(0, 80),
+)
+def test_many_bytes_are_told_as_all_of_them_together_would_be(
+    tiny_tokenizer: Tokenizer, drawn: list[int], special: int
+) -> None:
+    given = in_bytes(tiny_tokenizer, bytes(drawn))
+    given.insert(special, 1)
+    end = tiny_tokenizer.encode("a", add_special_tokens=False).ids
+    assert "".join(told([*given, *end], tokenizer=tiny_tokenizer)) == tiny_tokenizer.decode([*given, *end])
+
+
+@pytest.mark.parametrize("wrong", range(1, 3 * LOOKED_AT))
+def test_a_character_behind_any_number_of_wrong_bytes_is_told_whole(tiny_tokenizer: Tokenizer, wrong: int) -> None:
+    given = in_bytes(tiny_tokenizer, b"\xff" * wrong + "😀".encode())
+    assert "".join(told(given, tokenizer=tiny_tokenizer)) == wrong * WRONG + "😀"

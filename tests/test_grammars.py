@@ -15,6 +15,7 @@ from osaurus.chat import InvalidRequest, ServiceUnavailable
 from osaurus.engine import grammars as module
 from osaurus.engine.constraint import Constraint, ConstraintFailed
 from osaurus.engine.grammars import Grammars, on_large_stack
+from osaurus.engine.panics import Panicked
 from osaurus.engine.schemas import SchemaRule, prepared
 
 from .grammar_desk import GrammarDesk
@@ -221,6 +222,17 @@ def test_what_is_raised_there_is_raised_here() -> None:
     with pytest.raises(ZeroDivisionError):
         on_large_stack(lambda: 1 / 0, lambda: done.append(True))
     assert done == [True]
+
+
+def test_a_panic_there_is_an_error_here_and_nobody_waits_for_it() -> None:
+    class Panic(BaseException):
+        """What Rust raises."""
+
+    def panic() -> None:
+        raise Panic("at the disco")
+
+    with pytest.raises(Panicked, match="at the disco"):
+        on_large_stack(panic)
 
 
 def test_where_the_system_has_no_thread_the_place_is_free_again(

@@ -1,9 +1,12 @@
 """From a model folder to a model in memory: what is refused, and what is not done."""
 
 import json
+import os
 import sys
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
@@ -20,6 +23,18 @@ from osaurus.chat import (
 
 from .conftest import write_tiny_model
 from .desk import Desk
+
+PHI3_SMALL_CONFIG = {
+    "model_type": "phi3small",
+    "hidden_size": 64,
+    "dense_attention_every_n_layers": 2,
+    "ff_intermediate_size": 128,
+    "gegelu_limit": 20.0,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "layer_norm_epsilon": 1e-5,
+}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +65,70 @@ def test_a_damaged_tokenizer_is_told_in_plain_words(
     (tmp_path / "broken" / "tokenizer.json").write_bytes(content)
     with pytest.raises(ModelLoadFailed, match=r"its tokenizer \(tokenizer.json, .*\) is damaged or of no known kind"):
         desk.engine.load("broken", tmp_path / "broken")
+
+
+def changed(folder: Path, tokenizer: Tokenizer, **parts: Any) -> Path:
+    """The folder of a tiny model whose tokenizer.json has some parts of its own."""
+    write_tiny_model(folder, tokenizer)
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **parts}))
+    return folder
+
+
+def test_a_tokenizer_that_rust_panics_about_is_damaged_like_any_other(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    folder = changed(tmp_path / "broken", tiny_tokenizer, normalizer=normalizer)
+    with pytest.raises(ModelLoadFailed, match=r"its tokenizer .* is damaged or of no known kind: .*PanicException"):
+        desk.engine.load("broken", folder)
+
+
+@pytest.mark.parametrize("number", [10**6, 2**31])
+def test_a_token_with_a_number_far_beyond_the_others_is_refused_before_anything_counts_up_to_it(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    model = json.loads(tiny_tokenizer.to_str())["model"]
+    model["vocab"]["zzz"] = number
+    folder = changed(tmp_path / "holed", tiny_tokenizer, model=model)
+    # Else it would take minutes, and the memory of the machine.
+    monkeypatch.setattr(import_module("osaurus.engine.loader"), "load_tokenizer", None)
+    with pytest.raises(ModelLoadFailed, match=f"one of its tokens has the number {number}; there may be 1000000"):
+        desk.engine.load("holed", folder)
+
+
+def test_a_vocabulary_may_have_a_hole_and_a_token_may_spell_a_large_number(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    model = json.loads(tiny_tokenizer.to_str())["model"]
+    model["vocab"] |= {"zzz": 10**6 - 1, ":5000000": 400}
+    folder = changed(tmp_path / "holed", tiny_tokenizer, model=model)
+    assert desk.engine.load("holed", folder).tokenizer.token_to_id("zzz") == 10**6 - 1
+
+
+def test_a_tokenizer_has_a_size_beyond_which_it_is_not_read(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    write_tiny_model(tmp_path / "huge", tiny_tokenizer)
+    os.truncate(tmp_path / "huge" / "tokenizer.json", 2**27 + 1)
+    with pytest.raises(ModelLoadFailed, match=r"its tokenizer.json has 134217729 bytes; there may be 134217728"):
+        desk.engine.load("huge", tmp_path / "huge")
+
+
+def test_without_a_tokenizer_a_model_is_refused(desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    write_tiny_model(tmp_path / "mute", tiny_tokenizer)
+    (tmp_path / "mute" / "tokenizer.json").unlink()
+    with pytest.raises(ModelLoadFailed, match=r"its folder has no tokenizer.json"):
+        desk.engine.load("mute", tmp_path / "mute")
+
+
+def test_a_network_that_writes_to_logits_that_it_has_not_is_refused(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    """The code for Phi-3 small has the numbers of tokens in it, and MLX does not check where it writes."""
+    write_tiny_model(tmp_path / "small", tiny_tokenizer, architecture=PHI3_SMALL_CONFIG)
+    with pytest.raises(ModelLoadFailed, match="knows 400 tokens; mlx-lm's code for phi3small needs 100352"):
+        desk.engine.load("small", tmp_path / "small")
 
 
 def test_tokens_that_the_network_does_not_know_are_refused(

@@ -345,7 +345,7 @@ def test_a_model_whose_files_were_replaced_is_loaded_anew_and_its_rows_go_on(
     shutil.rmtree(folder)
     shutil.copytree(tiny_models / "tests" / "other", folder)
     desk.add(2, "Hello", "changing")
-    assert len(desk.engine.resident()) == 2
+    assert len(desk.engine._resident) == 2
     desk.finish()
     assert [desk.texts[1], desk.texts[2]] == expected
     assert [model.id for model in desk.engine.resident()] == ["changing"]
@@ -402,5 +402,6 @@ def test_a_model_whose_files_were_replaced_keeps_its_name(
     write_tiny_model(tmp_path / "tests" / "tiny", tiny_tokenizer, seed=2)
     desk.add(2, "Hello", max_tokens=50)
     assert desk.engine.figures().models_nbytes == {"tiny": 2 * before["tiny"]}
+    assert [(model.id, model.nbytes) for model in desk.engine.resident()] == [("tiny", 2 * before["tiny"])]
     desk.finish()
     assert [counts.name for counts in desk.engine._tally.counts()] == ["tiny"]

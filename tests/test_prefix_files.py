@@ -1,5 +1,6 @@
 """What was read outlasts the process, and nothing on the disk is believed."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -87,6 +88,78 @@ def test_a_damaged_file_is_removed_and_what_it_held_is_read_again(
     # The first was found to be damaged, and all were written anew or left for later to find.
     assert len(set(blocks(tmp_path / "p"))) >= len(before) - 1
     assert ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0] == expected
+
+
+def refusing(code: int) -> Callable[..., Any]:
+    """What the system says where nothing may be changed, or where there is no room."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+def test_of_a_folder_that_has_become_read_only_everything_is_used(
+    backend: Backend, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0]
+    again = desk(backend, tiny_models, tmp_path / "p")
+    for owner, name in ((os, "utime"), (os, "open"), (Path, "unlink")):
+        monkeypatch.setattr(owner, name, refusing(errno.EROFS))
+    text, cached = ask(again, SYSTEM)
+    assert text == expected
+    assert cached > 100
+
+
+def test_a_damaged_file_that_cannot_be_removed_costs_nothing_else(
+    backend: Backend, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0]
+    for path in blocks(tmp_path / "p"):
+        path.write_bytes(b"")
+    again = desk(backend, tiny_models, tmp_path / "p")
+    for owner, name in ((os, "open"), (Path, "unlink")):
+        monkeypatch.setattr(owner, name, refusing(errno.EROFS))
+    again.add(2, "x", max_tokens=64)
+    again.step()
+    assert ask(again, SYSTEM) == (expected, 0)
+    assert isinstance(again.ends[2], Finished)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_where_a_file_cannot_be_written_none_is_tried_for_a_minute_and_the_log_says_so_once(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine import prefix_files
+
+    now, lines, waiting = [100.0], [], list[Callable[[], object]]()
+    monkeypatch.setattr(prefix_files, "monotonic", lambda: now[0])
+    monkeypatch.setattr(prefix_files.log, "warn", lambda *_, **told: lines.append(str(told["error"])))
+    files = prefix_files.PrefixFiles(tmp_path / "p", BUDGET, waiting.append)
+    block = {"keys": mx.zeros((4, 4))}
+
+    def write() -> None:
+        while waiting:
+            waiting.pop()()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refusing(code))
+        for number in range(8):
+            files.write(bytes([number]) * 32, block)
+        assert len(waiting) == 8
+        write()
+    assert len(lines) == 1
+    assert os.strerror(code) in lines[0]
+    assert files.backlog == 0
+    now[0] += 59
+    files.write(b"n" * 32, block)
+    assert waiting == []
+    now[0] += 2
+    files.write(b"n" * 32, block)
+    write()
+    assert len(blocks(tmp_path / "p")) == 1
 
 
 @pytest.mark.parametrize("change", ["layers", "dtype", "names"])

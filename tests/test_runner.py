@@ -11,8 +11,25 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.python.threadpool import ThreadPool
 
-from osaurus.chat import Event, Failed, Finished, ModelLoadFailed, Piece, Sampling, ServiceUnavailable
-from osaurus.engine.runner import LONGEST_STEP, LONGEST_STOP, Crossing, EngineThread, MLXRunner, Row
+from osaurus.chat import (
+    Event,
+    Failed,
+    Finished,
+    InternalError,
+    ModelLoadFailed,
+    Piece,
+    Sampling,
+    ServiceUnavailable,
+)
+from osaurus.engine.runner import (
+    LONGEST_COMMAND,
+    LONGEST_STEP,
+    LONGEST_STOP,
+    Crossing,
+    EngineThread,
+    MLXRunner,
+    Row,
+)
 from osaurus.figures import Figures
 
 from .doubles import MemoryWorker, ScriptedEngine, finished
@@ -81,6 +98,26 @@ def test_a_model_that_cannot_be_loaded_fails_only_the_load() -> None:
     worker.turn()
     assert failures == [worker.engine.failure]
     assert worker.runner.problem is None
+
+
+class Panic(BaseException):
+    """What Rust raises."""
+
+
+def test_a_panic_while_a_model_is_loaded_fails_only_the_load() -> None:
+    worker = MemoryWorker()
+    heard: list[Event] = []
+    worker.runner.submit("tiny", FOLDER, row(), heard.append)
+    worker.turn()
+    worker.engine.failure = Panic("at the disco")
+    failures = outcome(worker.runner.load("damaged", FOLDER))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "step", lambda self: [])
+        worker.turn()
+    assert [type(failure) for failure in failures] == [InternalError]
+    worker.engine.failure = None
+    worker.settle()
+    assert heard[-1] == finished()
 
 
 def test_a_listener_that_raises_does_not_cost_the_others_their_events() -> None:
@@ -222,6 +259,67 @@ def test_another_thread_takes_over_from_one_that_is_stuck_which_ends_if_it_ever_
     assert worker.runner.abandoned == 1
 
 
+def test_another_thread_takes_over_from_one_that_is_stuck_in_a_command() -> None:
+    """A model may be on a disk that does not answer."""
+    worker = MemoryWorker()
+    thread = worker.thread
+    worker.turn()
+    heard: list[Event] = []
+    loads: list[str] = []
+
+    def load(name: str) -> None:
+        loads.append(name)
+        worker.clock.pump([1.0] * (int(LONGEST_COMMAND) + 2))
+        assert [type(event) for event in heard] == [Failed]
+        assert "stuck in one command for 1800 seconds" in str(worker.runner.problem)
+
+    failures = outcome(worker.runner.load("tiny", FOLDER))
+    worker.runner.submit("tiny", FOLDER, row(1), heard.append)
+    # What was asked for behind it is nobody's any more.
+    outcome(worker.runner.load("other", FOLDER))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "load", lambda self, name, folder: load(name))
+        assert not thread.turn(wait=False)
+    assert [type(failure) for failure in failures] == [ServiceUnavailable]
+    assert loads == ["tiny"]
+    assert worker.engine.closed
+    assert worker.engine.rows == {}
+    assert len(worker.started) == 2
+    assert worker.runner.abandoned == 1
+
+
+def test_an_engine_that_takes_for_ever_to_be_made_is_given_up() -> None:
+    worker = MemoryWorker()
+    thread = worker.thread
+
+    def make() -> ScriptedEngine:
+        worker.clock.pump([1.0] * (int(LONGEST_COMMAND) + 2))
+        return worker.engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thread, "_make_engine", make)
+        assert not thread.turn(wait=False)
+    # That there is one now, on a thread that was left behind, helps nobody.
+    assert "stuck in its making" in str(worker.runner.problem)
+    worker.turn()
+    assert worker.runner.problem is None
+
+
+def test_a_model_may_take_long_to_load() -> None:
+    worker = MemoryWorker()
+
+    def load() -> None:
+        worker.clock.pump([1.0] * int(LONGEST_COMMAND - 2))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedEngine, "load", lambda self, *_: load())
+        for _ in range(2):
+            worker.runner.load("tiny", FOLDER)
+        worker.turn()
+    assert worker.runner.problem is None
+    assert len(worker.started) == 1
+
+
 def test_a_machine_that_slept_in_the_middle_of_a_step_was_not_stuck_in_it() -> None:
     worker = MemoryWorker()
     heard: list[Event] = []
@@ -338,8 +436,8 @@ def test_stopping_closes_the_engine_and_ends_its_rows_with_an_error(rows: int) -
     assert [type(event) for event in heard] == [Failed] * rows
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), ModelLoadFailed("no weights")])
-def test_a_command_that_fails_costs_only_its_own_row(error: Exception) -> None:
+@pytest.mark.parametrize("error", [ValueError("a bug"), ModelLoadFailed("no weights"), Panic("at the disco")])
+def test_a_command_that_fails_costs_only_its_own_row(error: BaseException) -> None:
     worker = MemoryWorker()
     heard: list[Event] = []
 

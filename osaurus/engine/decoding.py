@@ -1,9 +1,10 @@
 """From tokens to whole characters, one token at a time.
 
-`DecodeStream` of the tokenizers library does most of it: it holds back what is not a character yet. Two things it does
-not. Where tokens are bytes, a character that was whole becomes several wrong ones when bytes follow that are none; the
-library then refuses to go on, for good. Here it goes on behind what was said. And some decoders take a space from the
-beginning of a text; a text that is continued begins with the text before it.
+`DecodeStream` of the tokenizers library does most of it: it holds back what is not a character yet. Three things it
+does not. Where tokens are bytes, a character that was whole becomes several wrong ones when bytes follow that are none;
+the library then refuses to go on, for good. Here it goes on behind what was said. Bytes that are no character it holds
+back as well, and decodes all of them again with each that follows; here there is an end to that. And some decoders take
+a space from the beginning of a text; a text that is continued begins with the text before it.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,13 @@ from attrs import define, field
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-# Tokens of the text before that are looked at: a character has four bytes at most.
-LOOKED_AT = 8
+# A character has so many bytes at most, each of which may be a token.
+CHARACTER = 4
+# Tokens of the text before that are looked at.
+LOOKED_AT = 2 * CHARACTER
 WRONG = "\ufffd"
+# Of tokens without a text so many are held back; no character has as many.
+MOST_UNTOLD = 16
 
 
 @define
@@ -40,19 +45,35 @@ class TokenDecoder:
         try:
             text: str | None = self._stream.step(self._tokenizer, token)
         except Exception:  # noqa: BLE001 - the library raises nothing more particular
-            text = self._begin_again()
+            return self._begin_again(len(self._untold))
         if text:
             self._untold.clear()
-        return text or ""
+            return text
+        return self._begin_again(self._wrong()) if len(self._untold) == MOST_UNTOLD else ""
 
-    def _begin_again(self) -> str:
-        """Return the text of what has not been told, and go on behind it."""
+    def _wrong(self) -> int:
+        """Return how many of the tokens that have not been told are wrong whatever follows.
+
+        Behind them a character may have begun. What is wrong may be told as one for several tokens: it is not cut.
+        Decoders that take bytes for wrong because others beside them are would find no character among those to come;
+        here there may be one.
+        """
+        untold = self._untold
+        text = self._decoded(untold)
+        for count in range(len(untold) - CHARACTER, len(untold) - 2 * CHARACTER, -1):
+            if self._decoded(untold[:count]) + self._decoded(untold[count:]) == text:
+                return count
+        return len(untold)
+
+    def _begin_again(self, count: int) -> str:
+        """Return the text of so many tokens that have not been told, and go on behind it."""
         # Any whole character will do for what comes before.
         before: list[int] = self._tokenizer.encode("a", add_special_tokens=False).ids
         self._stream = DecodeStream(ids=before, skip_special_tokens=True)
-        text = self._decoded([*before, *self._untold]).removeprefix(self._decoded(before))
-        self._untold.clear()
-        return text
+        told, rest = self._untold[:count], self._untold[count:]
+        self._untold = []
+        text = self._decoded([*before, *told]).removeprefix(self._decoded(before))
+        return text + "".join(map(self.step, rest))
 
     def _decoded(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)

@@ -22,6 +22,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from ..chat import InvalidRequest, ServiceUnavailable
 from .closing import Closers
 from .loose_schemas import patterns_in, without_patterns
+from .panics import panics_as_errors
 from .schemas import SchemaRule
 
 T = TypeVar("T")
@@ -225,7 +226,8 @@ def on_large_stack(function: Callable[[], T], done: Callable[[], object] = lambd
 
     def run() -> None:
         try:
-            outcome.put((function(), None))
+            with panics_as_errors():
+                outcome.put((function(), None))
         except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
             outcome.put((None, error))
         finally:

@@ -4,7 +4,9 @@ from types import CodeType
 from typing import Any
 
 import mlx.nn as nn
-from mlx_lm.models import gemma4_text, llama
+from mlx_lm.models import gemma4_text, llama, phi3small
+
+from ..chat import ModelLoadFailed
 
 GATES: dict[str, type] = {"silu": llama.MLP, "gelu": gemma4_text.MLP}
 
@@ -24,3 +26,15 @@ def _told(code: CodeType) -> tuple[object, ...]:
 def gate_of(module: Any) -> str | None:
     """Return the gate of a feed-forward network whose code is the one that most of mlx_lm's models have."""
     return next((gate for gate, kind in GATES.items() if runs_code_of(module, kind)), None)
+
+
+def check_logits(network: nn.Module) -> None:
+    """Raise ModelLoadFailed if a network's code writes to logits that it does not have.
+
+    Phi-3 small's rules out, by their numbers, tokens that nobody was taught. MLX does not check them: where the
+    vocabulary is a smaller one, that ends the process sooner or later.
+    """
+    if isinstance(network, phi3small.Model):
+        size, least = network.args.vocab_size, 1 + int(network._dummy_tokenizer_ids.max().item())
+        if size < least:
+            raise ModelLoadFailed(f"its network knows {size} tokens; mlx-lm's code for phi3small needs {least}")

@@ -29,10 +29,13 @@ from .checkpoints import Layout
 from .conversation import ChatTemplate
 from .grammars import Grammars
 from .harmony import HARMONY, end_tokens_of, marks_of
+from .known_code import check_logits
+from .panics import Panicked, panics_as_errors
 from .prefixes import BlockLayout
 from .prompt import PromptEncoder, special_tokens
 from .shape import Shaper
 from .thoughts import ThoughtTags
+from .tokenizer_file import check as check_tokenizer
 from .tool_families import known_form, spelled_form
 from .tool_formats import GENERIC, ToolFormat
 from .vocabulary import Vocabulary
@@ -81,7 +84,8 @@ def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room
     NoRoomYet, which is passed on. Raises ModelLoadFailed with the reason, whatever else goes wrong.
     """
     try:
-        return _load(name, folder, backend, memory_limit, make_room)
+        with panics_as_errors():
+            return _load(name, folder, backend, memory_limit, make_room)
     except NoRoomYet:
         raise
     except Exception as error:
@@ -91,10 +95,13 @@ def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room
 
 
 def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
+    check_tokenizer(folder / "tokenizer.json")
     network, config = load_model(folder, lazy=True)
+    check_logits(network)
     # mlx_lm's wrapper knows the model's end-of-sequence tokens and which template renders its conversations.
     try:
-        wrapper = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
+        with panics_as_errors():
+            wrapper = load_tokenizer(folder, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id"))
     except Exception as error:  # Transformers raises what it stumbles over
         raise ModelLoadFailed(
             f"its tokenizer (tokenizer.json, tokenizer_config.json) is damaged or of no known kind: "
@@ -264,8 +271,10 @@ def _marks(added: Mapping[int, Any], tags: ThoughtTags | None, form: ToolFormat 
 def _grammars(tokenizer: Tokenizer, size: int, end_tokens: frozenset[int], marks: dict[int, str]) -> Grammars | None:
     """Return the compiler of grammars for a vocabulary of that many logits, None if it is of no known kind."""
     try:
-        return Grammars.of(tokenizer.to_str(), size, end_tokens, {spelling: token for token, spelling in marks.items()})
-    except ValueError as error:
+        with panics_as_errors():
+            spellings = {spelling: token for token, spelling in marks.items()}
+            return Grammars.of(tokenizer.to_str(), size, end_tokens, spellings)
+    except (ValueError, Panicked) as error:
         log.warn("Answers cannot be held to a schema: {error}", error=error)
         return None
 

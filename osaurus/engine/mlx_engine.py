@@ -106,34 +106,40 @@ class MLXEngine:
 
     def resident(self) -> list[ResidentModel]:
         """Return the models in memory."""
+        # Of two with one name the one whose files are there is the later.
+        models = {model.name: model for model, _ in self._resident.values()}
         return [
             ResidentModel(
                 id=name,
-                nbytes=model.nbytes,
+                nbytes=nbytes,
                 on_gpu=self._backend.device != "cpu",
-                context_length=model.context_length,
+                context_length=models[name].context_length,
             )
-            for name, (model, _) in self._resident.items()
+            for name, nbytes in self._models_nbytes().items()
         ]
 
     def figures(self) -> Figures:
         """Return how it stands; after each step, so it takes microseconds."""
         rows = [batch.rows for _, batch in self._resident.values()]
-        models_nbytes: dict[str, int] = {}
-        for model, _ in self._resident.values():
-            # One whose files were replaced stays beside the new one for as long as it has rows.
-            models_nbytes[model.name] = models_nbytes.get(model.name, 0) + model.nbytes
         return Figures(
             waiting=sum([counts.waiting for counts in rows]),
             reading=sum([counts.reading for counts in rows]),
             writing=sum([counts.writing for counts in rows]),
             parked=sum([counts.parked for counts in rows]),
-            models_nbytes=models_nbytes,
+            models_nbytes=self._models_nbytes(),
             rows_nbytes=sum([batch.claimed for _, batch in self._resident.values()]),
             prefixes_nbytes=self._prefixes.nbytes,
             prefix_files_nbytes=self._prefixes.files_nbytes,
             memory_limit=self._memory_limit,
         )
+
+    def _models_nbytes(self) -> dict[str, int]:
+        """Return what the weights of each model take, by its name."""
+        nbytes: dict[str, int] = {}
+        for model, _ in self._resident.values():
+            # One whose files were replaced stays beside the new one for as long as it has rows.
+            nbytes[model.name] = nbytes.get(model.name, 0) + model.nbytes
+        return nbytes
 
     @property
     def busy(self) -> bool:

@@ -7,9 +7,10 @@ complete, so that whatever a crash or a bad disk leaves behind is noticed and re
 the folder is readable by this user only.
 
 Writing happens elsewhere (`run_elsewhere`), behind a backlog that is bounded: where the disk is too slow, files are
-simply not written. A processor writes some hundred megabytes in the time in which a long prompt is read, and the engine
-wants it as well: while that has steps to do, each file is followed by a rest. When the budget is exceeded, the file
-that was used least recently goes.
+simply not written. Nor are they for a while after one could not be: the disk is full, or read-only by now. A processor
+writes some hundred megabytes in the time in which a long prompt is read, and the engine wants it as well: while that
+has steps to do, each file is followed by a rest. When the budget is exceeded, the file that was used least recently
+goes.
 """
 
 import os
@@ -44,6 +45,8 @@ DIGEST_SIZE = 32
 # While the engine has steps to do, writing rests so many times as long as a file took, and so long at most, in seconds.
 RESTS = 20
 LONGEST_REST = 1.0
+# When one could not be written, none is for so many seconds.
+PAUSE = 60.0
 
 
 def root(model: str) -> bytes:
@@ -70,6 +73,7 @@ class PrefixFiles:
     """The disk space that they take."""
     _backlog: int = field(default=0, init=False)
     _lock: Lock = field(factory=Lock, init=False)
+    _paused_until: float = field(default=0.0, init=False)
 
     @quiet.default
     def _begin_quiet(self) -> Event:
@@ -98,6 +102,10 @@ class PrefixFiles:
         return sum(self._sizes.values())
 
     @property
+    def _paused(self) -> bool:
+        return self._paused_until > 0 and monotonic() < self._paused_until
+
+    @property
     def backlog(self) -> int:
         """The memory that what is on its way takes."""
         return self._backlog
@@ -117,15 +125,19 @@ class PrefixFiles:
             if sha256(content[DIGEST_SIZE:]).digest() != content[:DIGEST_SIZE]:
                 raise ValueError("its checksum is wrong")
             built = build(dict(_unpacked(*item) for item in load(content[DIGEST_SIZE:]).items()))
-            os.utime(path)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            log.warn("{path} of the prefix cache is removed: {error}", path=str(path), error=error)
+            log.warn("{path} of the prefix cache is of no use: {error}", path=str(path), error=error)
             self._remove(name.hex())
             return None
+        # For the server to come. Where that cannot be written, the file is as good.
+        with suppress(OSError):
+            os.utime(path)
         return built
 
     def write(self, name: bytes, arrays: dict[str, mx.array]) -> None:
         """Keep arrays by their names, some time soon."""
+        if self._paused:
+            return
         nbytes = sum(values.nbytes for values in arrays.values())
         with self._lock:
             if name.hex() in self._sizes or self._backlog + nbytes > MOST_BACKLOG or nbytes > self._budget:
@@ -145,6 +157,8 @@ class PrefixFiles:
     def _write(self, name: str, arrays: dict[str, np.ndarray[Any, Any]], nbytes: int) -> None:
         temporary = self._folder / f".{name}.{os.getpid()}"
         try:
+            if self._paused:
+                return
             content = save(arrays)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
@@ -152,8 +166,10 @@ class PrefixFiles:
                 file.write(content)
             temporary.replace(self._folder / name)
         except OSError as error:
-            log.warn("A file of the prefix cache cannot be written: {error}", error=error)
-            temporary.unlink(missing_ok=True)
+            log.warn("Nothing is written to the prefix cache for a minute: {error}", error=error)
+            self._paused_until = monotonic() + PAUSE
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             return
         finally:
             with self._lock:
@@ -171,7 +187,10 @@ class PrefixFiles:
     def _remove(self, name: str) -> None:
         with self._lock:
             self.nbytes -= self._sizes.pop(name, 0)
-        (self._folder / name).unlink(missing_ok=True)
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            log.warn("A file of the prefix cache cannot be removed: {error}", error=error)
 
 
 def _packed(name: str, values: mx.array) -> tuple[str, np.ndarray[Any, Any]]:

@@ -5,9 +5,9 @@ the server runs. The reactor puts commands into a queue; the thread takes them b
 when there is nothing to do. What the thread has to say crosses to the reactor through `Crossing`, once a step for all
 rows together. Only plain values cross.
 
-The thread is supervised. If it dies, or does not finish a step for a long time, whoever waits is told, `problem` says
-what happened, and another thread with a new engine takes over, after a pause that grows while this keeps happening. A
-thread that is stuck cannot be ended from outside: it is abandoned, and ends by itself should it ever go on.
+The thread is supervised. If it dies, or does not finish a step or a command for a long time, whoever waits is told,
+`problem` says what happened, and another thread with a new engine takes over, after a pause that grows while this keeps
+happening. A thread that is stuck cannot be ended from outside: it is abandoned, and ends by itself should it go on.
 
 How to test it: hand in something that only remembers what it should run in place of the pool's `callInThread`, a
 `call_from_thread` that calls, a `task.Clock`, and drive `EngineThread.turn` by hand.
@@ -43,6 +43,7 @@ from ..chat import (
     Tokens,
 )
 from ..figures import Figures
+from .panics import panics_as_errors
 from .prompt import EncodedPrompt
 from .shape import Shape
 
@@ -51,10 +52,11 @@ log = Logger()
 T = TypeVar("T")
 Thunk = Callable[[], object]
 
-# In seconds: how often the thread is looked at, the longest that a step may take, the longest pause before another
-# thread takes over, and how long an orderly end may take.
+# In seconds: how often the thread is looked at, the longest that a step may take, and a command (a large model may come
+# from a slow disk), the longest pause before another thread takes over, and how long an orderly end may take.
 CHECK_EVERY = 1.0
 LONGEST_STEP = 120.0
+LONGEST_COMMAND = 1800.0
 LONGEST_PAUSE = 60.0
 LONGEST_STOP = 10.0
 
@@ -131,6 +133,19 @@ def _explained(error: Exception, request: GenerationRequest | None = None) -> Ap
     return InternalError("The engine failed; the server's log has the reason.")
 
 
+@frozen
+class Work:
+    """What the thread may be stuck in, and for how many seconds it may be at it."""
+
+    name: str
+    longest: float
+
+
+MAKING = Work("in its making", LONGEST_COMMAND)
+COMMAND = Work("in one command", LONGEST_COMMAND)
+STEP = Work("in one step", LONGEST_STEP)
+
+
 @define
 class Crossing:
     """Calls from the engine thread, made on the reactor in the order they were posted.
@@ -167,15 +182,15 @@ class EngineThread:
 
     _make_engine: Callable[[], Engine]
     _crossing: Crossing
-    _on_ready: Callable[[], None]
+    _on_ready: Callable[["EngineThread"], None]
     _on_event: Callable[[int, Event], None]
     _on_end: Callable[["EngineThread", str | None], None]
     _commands: SimpleQueue[Command | None] = field(factory=SimpleQueue, init=False)
     _engine: Engine | None = field(default=None, init=False)
-    steps: int = field(default=0, init=False)
-    """How many steps have been begun; for any thread to read."""
-    stepping: bool = field(default=False, init=False)
-    """Whether a step is under way; for any thread to read."""
+    begun: int = field(default=0, init=False)
+    """How many steps and commands have been begun; for any thread to read."""
+    work: Work | None = field(default=None, init=False)
+    """What is under way; for any thread to read."""
     abandoned: bool = field(default=False, init=False)
     """Whether another thread has taken over; set on the reactor."""
     figures: Figures = field(factory=Figures, init=False)
@@ -200,11 +215,13 @@ class EngineThread:
     def turn(self, *, wait: bool) -> bool:
         """Take the commands that are there, then do one step; False when told to stop. `wait` for one if idle."""
         if self._engine is None:
+            self._begin(MAKING)
             self._engine = self._make_engine()
-            self._crossing.post([self._on_ready])
+            self.work = None
+            self._crossing.post([partial(self._on_ready, self)])
         engine = self._engine
         block = wait and not engine.busy
-        while True:
+        while not self.abandoned:
             try:
                 command = self._commands.get(block=block)
             except Empty:
@@ -212,20 +229,26 @@ class EngineThread:
             if command is None:
                 self._close()
                 return False
+            self._begin(COMMAND)
             command(engine)
+            self.work = None
             block = False
-        if engine.busy:
-            self.steps += 1
-            self.stepping = True
+        if engine.busy and not self.abandoned:
+            self._begin(STEP)
             # What is said before the step is through is told at once: the rest of it may be long.
             for events in engine.step():
                 self.figures = engine.figures()
                 self._crossing.post([partial(self._on_event, row_id, event) for row_id, event in events])
-            self.stepping = False
+            self.work = None
         self.figures = engine.figures()
         if self.abandoned:
             self._close()
         return not self.abandoned
+
+    def _begin(self, work: Work) -> None:
+        # In this order: what is seen to be under way must not be taken for what was before it.
+        self.begun += 1
+        self.work = work
 
     def _close(self) -> None:
         engine, self._engine = self._engine, None
@@ -250,14 +273,14 @@ class MLXRunner:
     _answers: set[Deferred[Any]] = field(factory=set, init=False)
     _watch: LoopingCall = field(init=False)
     _last_seen: tuple[int, int] = field(default=(0, 0), init=False)
-    """How many steps had been begun, and how many times since the last of them was seen under way."""
+    """How much had been begun, and how many times since the last of it was seen under way."""
     _failures: int = field(default=0, init=False)
     _restart: IDelayedCall | None = field(default=None, init=False)
     _ended: Deferred[None] | None = field(default=None, init=False)
     problem: str | None = field(default=None, init=False)
     """Why the engine cannot generate; None while it can."""
     abandoned: int = field(default=0, init=False)
-    """How many threads were left behind in a step that did not end."""
+    """How many threads were left behind in what did not end."""
 
     @_crossing.default
     def _make_crossing(self) -> Crossing:
@@ -329,7 +352,8 @@ class MLXRunner:
 
         def add(engine: Engine) -> None:
             try:
-                engine.add(name, folder, row)
+                with panics_as_errors():
+                    engine.add(name, folder, row)
             except Exception as error:  # noqa: BLE001 - a fault in one row must not cost the thread
                 self._crossing.post([partial(self._deliver, row.id, Failed(_explained(error, row.request)))])
 
@@ -364,7 +388,8 @@ class MLXRunner:
 
         def command(engine: Engine) -> None:
             try:
-                value = question(engine)
+                with panics_as_errors():
+                    value = question(engine)
             except Exception as error:  # noqa: BLE001 - a fault in one question must not cost the thread
                 self._crossing.post([partial(reply, answer.errback, Failure(_explained(error)))])
             else:
@@ -383,8 +408,8 @@ class MLXRunner:
         if deliver is not None:
             deliver(event)
 
-    def _ready(self) -> None:
-        if self._ended is None:
+    def _ready(self, thread: EngineThread) -> None:
+        if thread is self._thread and self._ended is None:
             self.problem = None
 
     def _end(self, thread: EngineThread, reason: str | None) -> None:
@@ -398,20 +423,21 @@ class MLXRunner:
     # Supervision.
 
     def _check(self) -> None:
-        """See whether the thread is stuck in a step.
+        """See whether the thread is stuck.
 
         Looks are counted, not seconds: a machine that slept, or whose clock was set, has lost seconds in no step.
         """
-        steps, looks = self._last_seen
-        if not self._thread.stepping or self._thread.steps != steps:
-            self._last_seen = self._thread.steps, 0
-        elif looks * CHECK_EVERY < LONGEST_STEP:
-            self._last_seen = steps, looks + 1
+        begun, looks = self._last_seen
+        work = self._thread.work
+        if work is None or self._thread.begun != begun:
+            self._last_seen = self._thread.begun, 0
+        elif looks * CHECK_EVERY < work.longest:
+            self._last_seen = begun, looks + 1
         else:
             log.error("The engine thread is stuck; another takes over")
             self._thread.abandoned = True
             self.abandoned += 1
-            self._take_over(f"The engine has been stuck in one step for {LONGEST_STEP:.0f} seconds")
+            self._take_over(f"The engine has been stuck {work.name} for {work.longest:.0f} seconds")
 
     def _take_over(self, reason: str) -> None:
         self._give_up(reason)

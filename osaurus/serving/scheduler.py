@@ -28,6 +28,7 @@ from ..chat import (
     ServiceUnavailable,
     Started,
 )
+from ..engine.panics import panics_as_errors
 from ..engine.prompt import EncodedPrompt
 from ..engine.runner import Encoder, LoadedModel, Row
 from ..library.store import ModelStore
@@ -209,7 +210,7 @@ class Scheduler:
             self._residency.begin(stored.repository, first.keep_alive)
             self._using[generation] = stored.repository
             loaded = await self._load(stored)
-            encoded = await self._blocking(_encode_safely, loaded.model.prompt, requests)
+            encoded = await self._blocking(_encode, loaded.model.prompt, requests)
         except CancelledError:
             return
         except ApiError as error:
@@ -343,6 +344,7 @@ def _fire(line: list[Deferred[None]]) -> None:
         turn.callback(None)
 
 
+@panics_as_errors()
 def _encode(encoder: Encoder, requests: Sequence[GenerationRequest]) -> list[tuple[EncodedPrompt, str]]:
     """Return each request's prompt, as tokens, and what is echoed; those that follow one like it share its prompt."""
     encoded: list[tuple[EncodedPrompt, str]] = []
@@ -353,16 +355,6 @@ def _encode(encoder: Encoder, requests: Sequence[GenerationRequest]) -> list[tup
             prompt = encoder.encode(request)
             encoded.append((prompt, encoder.spell(request.raw) if request.echo else ""))
     return encoded
-
-
-def _encode_safely(encoder: Encoder, requests: Sequence[GenerationRequest]) -> list[tuple[EncodedPrompt, str]]:
-    """Return the same; where the tokenizer or the grammars' compiler panics, which is no Exception, raise one."""
-    try:
-        return _encode(encoder, requests)
-    except Exception:
-        raise
-    except BaseException as panic:
-        raise RuntimeError(f"{type(panic).__name__}: {panic}") from panic
 
 
 def _stopping() -> ServiceUnavailable:

@@ -34,7 +34,7 @@ def kernels_test() -> Path:
         "WITH_TESTS": "ON",
     }
     defined = [f"-D{name}={value}" for name, value in options.items()]
-    for arguments in (["-G", "Ninja", "-S", NATIVE, "-B", BUILD, *defined], ["--build", BUILD]):
+    for arguments in (["-G", "Ninja", "-S", str(NATIVE), "-B", str(BUILD), *defined], ["--build", str(BUILD)]):
         subprocess.run([cmake, *arguments], check=True, stdout=subprocess.DEVNULL, timeout=SECONDS)
     return BUILD / "kernels_test"
 
@@ -49,6 +49,6 @@ def kernels_test() -> Path:
 def test_an_arm_processor_computes_with_the_kernels_that_it_can_run(
     kernels_test: Path, processor: str, sets: list[str]
 ) -> None:
-    emulated = [program("qemu-aarch64"), "-cpu", processor, "-L", LIBRARIES, kernels_test]
+    emulated = [program("qemu-aarch64"), "-cpu", processor, "-L", LIBRARIES, str(kernels_test)]
     ran = subprocess.run(emulated, check=False, capture_output=True, text=True, timeout=SECONDS)
     assert (ran.stdout, ran.returncode) == ("".join(f"{name}: right\n" for name in sets), 0)
