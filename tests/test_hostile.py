@@ -2,20 +2,28 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
+from osaurus.engine.backend import Backend
+
+from .conftest import write_tiny_model
 from .server import Server, serving
 
 MOST_CONNECTIONS = 40
 MIB = 2**20
+LOOPING = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 LINES = [
     b"GET / HTTP/1.1",
@@ -152,3 +160,47 @@ def test_idle_connections_keep_no_one_out_for_long_and_the_server_stands(server:
         with suppress(ConnectionError):
             assert connections[-1].recv(1) == b""
     assert healthy(server)
+
+
+@pytest.fixture(scope="module")
+def with_models(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer, backend: Backend
+) -> Iterator[Server]:
+    """A server with a model whose template loops for ever, and an honest one."""
+    folder = tmp_path_factory.mktemp("templates")
+    for name in ("looping", "honest"):
+        write_tiny_model(folder / "models" / "tests" / name, tiny_tokenizer)
+    config = folder / "models" / "tests" / "looping" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": LOOPING}))
+    with serving(folder, folder / "models") as started:
+        yield started
+
+
+def asked(server: Server, model: str) -> tuple[int, str]:
+    """Ask for an answer; return its status, and what it says."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    request = Request(f"{server.url}/v1/chat/completions", json.dumps(body).encode())
+    try:
+        with urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_a_template_that_loops_for_ever_keeps_nobody_waiting_for_another_model(with_models: Server) -> None:
+    assert asked(with_models, "honest")[0] == 200
+    with ThreadPoolExecutor(4) as pool:
+        looping = [pool.submit(asked, with_models, "looping") for _ in range(4)]
+        # Their model is loaded, and their prompts are being rendered.
+        time.sleep(2)
+        began = time.monotonic()
+        assert [asked(with_models, "honest")[0] for _ in range(5)] == [200] * 5
+        took = time.monotonic() - began
+        assert not all(future.done() for future in looping)
+        answers = [future.result() for future in looping]
+    assert took < 2
+    for status, said in answers:
+        assert status == 400
+        assert "it takes too long" in said
+    assert healthy(with_models)
