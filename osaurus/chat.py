@@ -370,6 +370,12 @@ class InvalidRequest(ApiError):
     status, type, code = 400, "invalid_request_error", "invalid_request"
 
 
+class TemplateStopped(ApiError):
+    """The model's chat template takes more time or memory than one may, or writes more; the message says which."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
 class ContextLengthExceeded(ApiError):
     """The prompt, or the prompt and the tokens asked for, exceed the model's context."""
 

@@ -11,7 +11,7 @@ from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from .serving.scheduler import Blocking
+from .serving.blocking import Blocking
 from .settings import Settings, table
 from .sources import BadSetting, Found, refuse_open_doors
 

@@ -39,6 +39,7 @@ from .logs.output import LogOutput, Wanted, log_output
 from .notify import notify
 from .reload import Reload
 from .service import CannotStart, OsaurusService, Port
+from .serving.blocking import AT_ONCE
 from .serving.catalogue import Catalogue
 from .serving.idleness import Idleness
 from .serving.limits import Limits
@@ -62,9 +63,9 @@ log = Logger()
 
 T = TypeVar("T")
 
-# Tokenising, templates, schemas, hashing and the disk; several, so that long ones do not hold up the others: two may be
-# waiting for schemas to be compiled.
-BLOCKING_THREADS = 4
+# Tokenising, templates, schemas, hashing and the disk; several, so that long ones do not hold up the others: a model
+# whose template or schemas take long has half of them.
+BLOCKING_THREADS = 2 * AT_ONCE
 
 # Of the machine's memory, unless it is set. The rest is for what cannot be foreseen: copies while caches are put
 # together, buffers that MLX keeps for use again, and everybody else.

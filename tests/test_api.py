@@ -26,11 +26,12 @@ from osaurus.dialects.openai import chat_call
 from osaurus.engine.tally import Tally
 from osaurus.foundation.runner import FoundationRunner
 from osaurus.library.store import ModelStore
+from osaurus.serving.blocking import Blocking
 from osaurus.serving.catalogue import Catalogue
 from osaurus.serving.limits import Limits
 from osaurus.serving.pulls import Pulls
 from osaurus.serving.runners import Runner, RunnerForEach
-from osaurus.serving.scheduler import Blocking, Scheduler
+from osaurus.serving.scheduler import Scheduler
 from osaurus.web.access import AccessLog
 from osaurus.web.api import Api
 from osaurus.web.exchange import Observer

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-CONFINED = "from osaurus.library.confinement import confine\nconfine(memory=2**29, seconds=1)\n"
+CONFINED = "from osaurus.confinement import confine\nconfine(memory=2**29, seconds=1)\n"
 
 
 def test_it_may_not_take_all_time() -> None:

@@ -2,20 +2,28 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
+from osaurus.engine.backend import Backend
+
+from .conftest import write_tiny_model
 from .server import Server, serving
 
 MOST_CONNECTIONS = 40
 MIB = 2**20
+LOOPING = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 LINES = [
     b"GET / HTTP/1.1",
@@ -152,3 +160,36 @@ def test_idle_connections_keep_no_one_out_for_long_and_the_server_stands(server:
         with suppress(ConnectionError):
             assert connections[-1].recv(1) == b""
     assert healthy(server)
+
+
+def asked(server: Server, model: str) -> tuple[int, str]:
+    """Ask for an answer; return its status, and what it says."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    request = Request(f"{server.url}/v1/chat/completions", json.dumps(body).encode())
+    try:
+        with urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_templates_that_loop_for_ever_keep_nobody_waiting_for_another_model(
+    tmp_path: Path, tiny_tokenizer: Tokenizer, backend: Backend
+) -> None:
+    for name in ("looping", "honest"):
+        write_tiny_model(tmp_path / "models" / "tests" / name, tiny_tokenizer)
+    config = tmp_path / "models" / "tests" / "looping" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": LOOPING}))
+    with serving(tmp_path, tmp_path / "models") as server, ThreadPoolExecutor(10) as pool:
+        assert asked(server, "honest")[0] == 200
+        # More than there are threads, each for two seconds.
+        looping = [pool.submit(asked, server, "looping") for _ in range(10)]
+        status, said = next(as_completed(looping)).result()
+        assert (status, "it takes too long" in said) == (400, True)
+        began = time.monotonic()
+        assert [asked(server, "honest")[0] for _ in range(5)] == [200] * 5
+        assert time.monotonic() - began < 5
+        assert not all(future.done() for future in looping)
+        assert healthy(server)
+        server.process.kill()

@@ -17,6 +17,7 @@ from osaurus.chat import (
     Message,
     ModelLoadFailed,
     Sampling,
+    TemplateStopped,
     Text,
     Tokens,
 )
@@ -221,3 +222,65 @@ def test_no_class_of_a_models_own_is_imported(
         with suppress(ModelLoadFailed):
             desk.engine.load("evil", folder)
     assert not (tmp_path / "ran").exists()
+
+
+def of_template(desk: Desk, folder: Path, tokenizer: Tokenizer, **settings: Any) -> Any:
+    """What renders the conversations of a model with these settings of its tokenizer."""
+    write_tiny_model(folder, tokenizer)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | settings))
+    return desk.engine.load(folder.name, folder).prompt._template
+
+
+def rendered(template: Any, **variables: Any) -> str:
+    """What becomes of a conversation, up to where the assistant is to speak."""
+    conversation = [{"role": "user", "content": "Hello"}]
+    text = template.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **variables)
+    assert isinstance(text, str)
+    return text
+
+
+def test_a_template_is_given_what_transformers_gives_it(desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
+    source = (
+        "{{ bos_token }}{{ eos_token }}{{ tools is none }}{{ documents is none }}{{ messages[0].content }}"
+        "{{ add_generation_prompt }}{{ enable_thinking }}{{ thinking }}{{ reasoning_effort }}"
+    )
+    template = of_template(desk, tmp_path / "given", tiny_tokenizer, chat_template=source, bos_token="<|im_start|>")
+    expected = "<|im_start|><|im_end|>TrueTrueHelloTrue"
+    assert rendered(template) == expected
+    assert rendered(template, enable_thinking=False, reasoning_effort="low") == expected + "FalseFalselow"
+    assert rendered(template, bos_token="<s>").startswith("<s>")
+
+
+def test_of_several_templates_one_is_for_conversations_with_tools(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    several = [{"name": "default", "template": "none"}, {"name": "tool_use", "template": "{{ tools | length }}"}]
+    template = of_template(desk, tmp_path / "several", tiny_tokenizer, chat_template=several)
+    assert rendered(template) == "none"
+    assert rendered(template, tools=[{}, {}]) == "2"
+    assert rendered(template, tools=None) == "none"
+
+
+def test_a_template_that_mlx_lm_has_in_python_is_no_strangers_and_needs_no_process(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    template = of_template(desk, tmp_path / "python", tiny_tokenizer, chat_template_type="deepseek_v32")
+    assert "Hello" in rendered(template)
+
+
+def test_a_template_may_write_no_more_than_the_context_holds(
+    desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    template = of_template(desk, tmp_path / "writing", tiny_tokenizer, chat_template="{{ 'x' * 200000000 }}")
+    with pytest.raises(TemplateStopped, match="writes too much"):
+        rendered(template)
+
+
+def test_what_renders_ends_with_the_model(desk: Desk) -> None:
+    desk.alone("Hello")
+    process = desk.engine.load("tiny", desk.folder("tiny")).prompt._template._renderer._process.popen
+    assert process.poll() is None
+    desk.engine.unload("tiny")
+    assert process.returncode is not None

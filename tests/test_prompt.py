@@ -23,6 +23,7 @@ from osaurus.chat import (
     InvalidRequest,
     Message,
     Role,
+    TemplateStopped,
     Text,
     Thinking,
     Tokens,
@@ -30,7 +31,7 @@ from osaurus.chat import (
     ToolCall,
     ToolUse,
 )
-from osaurus.engine.prompt import PromptEncoder, special_tokens
+from osaurus.engine.prompt import PromptEncoder, most_characters, special_tokens
 from osaurus.engine.shape import Shaper
 from osaurus.engine.thoughts import ThoughtTags
 from osaurus.engine.tool_formats import ToolFormat, from_json, to_json
@@ -383,6 +384,37 @@ def test_a_template_that_fails_is_told_as_such(source: str, tiny_tokenizer: Toke
     with pytest.raises(ApiError, match="template") as caught:
         encoder(tiny_tokenizer, source=source).encode(ask("hello"))
     assert caught.value.param == "messages"
+
+
+def test_where_rendering_is_stopped_nothing_more_is_rendered(tiny_tokenizer: Tokenizer) -> None:
+    class Stopping:
+        rendered, last = 0, 100
+
+        def apply_chat_template(self, conversation: list[dict[str, Any]], **variables: Any) -> str:
+            self.rendered += 1
+            if self.rendered == self.last:
+                raise TemplateStopped("too slow")
+            return JinjaTemplate().apply_chat_template(conversation, **variables)
+
+    def encode(template: Stopping) -> int:
+        PromptEncoder(tiny_tokenizer, template, SPECIAL, 1000, bounded=True).encode(ask(*TURNS))
+        return template.rendered
+
+    # What the template can do is tried out, then comes the conversation, then three beginnings of others.
+    every = encode(Stopping())
+    assert every > 4
+    for last in range(1, every + 1):
+        stopping = Stopping()
+        stopping.last = last
+        with pytest.raises(TemplateStopped, match="too slow"):
+            encode(stopping)
+        assert stopping.rendered == last
+
+
+@pytest.mark.parametrize("context", [10, 10**9])
+def test_what_is_rendered_is_bounded_by_what_fits(context: int) -> None:
+    # Each character may have a mark.
+    assert most_characters(["a", "four"], context) == min(context * 4 * 5, 2**25)
 
 
 def test_a_conversation_that_comes_to_no_token_is_refused(tiny_tokenizer: Tokenizer) -> None:

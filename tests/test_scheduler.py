@@ -1,6 +1,7 @@
 """Admission: from a request to a row, and the ways it can end on the way."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -26,6 +27,7 @@ from osaurus.chat import (
 )
 from osaurus.engine.runner import Row
 from osaurus.library.store import ModelStore
+from osaurus.serving.blocking import AT_ONCE
 from osaurus.serving.generation import Generation
 from osaurus.serving.limits import Limits
 from osaurus.serving.scheduler import Scheduler
@@ -101,6 +103,32 @@ def test_a_prompt_that_cannot_be_encoded_fails_that_request(stage: Stage, error:
         ContextLengthExceeded if isinstance(error, ContextLengthExceeded) else InternalError
     ]
     assert stage.worker.engine.rows == {}
+
+
+def test_prompts_of_one_model_take_turns_in_being_read(stage: Stage) -> None:
+    reading: list[tuple[Deferred[Any], Callable[[], Any]]] = []
+
+    def blocking(function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        if function.__name__ == "find":
+            return inline(function, *args)
+        reading.append((Deferred(), partial(function, *args)))
+        return reading[-1][0]
+
+    limits = Limits(stage.worker.clock, 10, 100)
+    scheduler = Scheduler(ModelStore(stage.models), stage.worker.runner, stage.worker.residency, limits, blocking)
+    many = [scheduler.submit(ask()) for _ in range(5)]
+    stage.worker.turn()
+    assert len(reading) == AT_ONCE
+    scheduler.submit(ask("other"))
+    stage.worker.turn()
+    assert len(reading) == AT_ONCE + 1
+    many[0].cancel()
+    many[3].cancel()
+    assert len(reading) == AT_ONCE + 1
+    for ended, read in reading:
+        ended.callback(read())
+    assert len(reading) == AT_ONCE + 2
+    assert outcome(many[1].started()) == [Started(3)]
 
 
 def test_a_client_that_leaves_while_the_model_loads_gets_no_row(stage: Stage) -> None:

@@ -35,6 +35,7 @@ def test_a_template_that_names_the_tool_takes_tools(template: str) -> None:
         "",
         "{# tools are not for this model #}" + CHAT_TEMPLATE,
         "{% if tools %}{{ raise_exception('no tools here') }}{% endif %}",
+        "{% if not tools %}{{ raise_exception('no conversation without tools') }}{% endif %}{{ tools }}",
         "{% if tools %}You may use tools.{% endif %}",
         "{{ tools",
         "{{ tools.nothing.at_all }}",
@@ -70,4 +71,4 @@ def test_what_ends_the_process_is_logged_and_what_a_template_raises_is_not(monke
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with capturedLogs() as events:
         assert not takes_tools("{# where the process fails #}" + HERMES)
-    assert "was not found out: its rendering ended with 1" in formatEvent(events[0])
+    assert "was not found out: The process that renders" in formatEvent(events[0])

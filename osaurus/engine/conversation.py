@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from attrs import evolve, frozen
 
-from ..chat import GenerationRequest, JsonFormat, Message, ToolCall, ToolUse
+from ..chat import ApiError, GenerationRequest, JsonFormat, Message, ToolCall, ToolUse
 from .tool_formats import GENERIC, ToolFormat
 
 # Words that stand in no template.
@@ -36,7 +36,10 @@ class ChatTemplate(Protocol):
     def apply_chat_template(
         self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool, **variables: Any
     ) -> str:
-        """Render the conversation, up to where the assistant is to speak."""
+        """Render the conversation, up to where the assistant is to speak.
+
+        Raises whatever a template raises, of ApiErrors only those that end the request: TemplateStopped, say.
+        """
 
 
 @frozen(kw_only=True)
@@ -67,7 +70,7 @@ class TemplateAbilities:
 
     @classmethod
     def found_in(cls, template: ChatTemplate) -> "TemplateAbilities":
-        """Try them out, in conversations as they are had."""
+        """Try them out, in conversations as they are had. Raises the ApiErrors that the template does."""
         user = {"role": "user", "content": "?"}
         definition = {
             "type": "function",
@@ -84,6 +87,8 @@ class TemplateAbilities:
                 text = template.apply_chat_template(
                     conversation, tokenize=False, add_generation_prompt=True, **variables
                 )
+            except ApiError:
+                raise
             except Exception:  # noqa: BLE001 - a template is a program, and was written for what it knows
                 return False
             return all(word in text for word in words)

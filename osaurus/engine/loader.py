@@ -24,6 +24,7 @@ from twisted.logger import Logger
 
 from ..chat import ModelLoadFailed, NoRoomYet
 from ..model_config import THOUGHT_TAGS, context_length
+from ..rendering.renderer import Renderer
 from .backend import Backend
 from .checkpoints import Layout
 from .conversation import ChatTemplate
@@ -32,7 +33,7 @@ from .harmony import HARMONY, end_tokens_of, marks_of
 from .known_code import check_logits
 from .panics import Panicked, panics_as_errors
 from .prefixes import BlockLayout
-from .prompt import PromptEncoder, special_tokens
+from .prompt import PromptEncoder, most_characters, special_tokens
 from .shape import Shaper
 from .thoughts import ThoughtTags
 from .tokenizer_file import check as check_tokenizer
@@ -44,6 +45,9 @@ log = Logger()
 
 # Weights expanded to float32 may take this part of the memory that there is for everything.
 DENSE_SHARE = 0.67
+
+# What chat templates find although nobody has said it.
+UNSAID = {"tools": None, "documents": None}
 
 
 @frozen(kw_only=True, eq=False)
@@ -172,7 +176,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         vocabulary=Vocabulary(backend_tokenizer),
         prompt=PromptEncoder(
             backend_tokenizer,
-            _template(wrapper),
+            _template(wrapper, most_characters(vocabulary, context)),
             special,
             context,
             limit_reason,
@@ -196,29 +200,37 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
 
 @frozen
 class _OwnTemplate:
-    """A chat template as the model has it.
+    """A chat template as the model has it, given the variables that Transformers gives it.
 
     mlx_lm's wrapper has every model think that can, unless told otherwise; some templates mean not to. What most
     call `enable_thinking` is `thinking` to DeepSeek's and Granite's, `reasoning` to Cohere's, and Seed's have a budget.
     """
 
     _tokenizer: Any
+    _renderer: Renderer
 
-    def apply_chat_template(self, conversation: list[dict[str, Any]], **variables: Any) -> str:
+    def apply_chat_template(
+        self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool, **variables: Any
+    ) -> str:
+        assert not tokenize
         if "enable_thinking" in variables:
             wanted = variables["enable_thinking"]
             variables |= {"thinking": wanted, "reasoning": wanted} | ({} if wanted else {"thinking_budget": 0})
-        text: str = self._tokenizer.apply_chat_template(conversation, return_dict=False, **variables)
-        return text
+        # There may be one for conversations with tools.
+        template = self._tokenizer.get_chat_template(tools=variables.get("tools"))
+        given = {"messages": conversation, "add_generation_prompt": add_generation_prompt}
+        return self._renderer.render(template, UNSAID | self._tokenizer.special_tokens_map | variables | given)
 
 
-def _template(wrapper: Any) -> ChatTemplate | None:
-    """Return what renders the model's conversations, None if nothing does."""
+def _template(wrapper: Any, most_characters: int) -> ChatTemplate | None:
+    """Return what renders the model's conversations, to so many characters at most, None if nothing does."""
     if not wrapper.has_chat_template:
         return None
-    # The wrapper has some in Python, in the place of the model's own.
-    template: ChatTemplate = _OwnTemplate(wrapper._tokenizer) if wrapper._chat_template is None else wrapper
-    return template
+    if wrapper._chat_template is not None:
+        # The wrapper has some in Python, in the place of the model's own.
+        template: ChatTemplate = wrapper
+        return template
+    return _OwnTemplate(wrapper._tokenizer, Renderer(most_characters))
 
 
 def _thought_tags(wrapper: Any) -> ThoughtTags | None:

@@ -18,14 +18,14 @@ import json
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from attrs import define, evolve, field, frozen
 from tokenizers import Tokenizer
 
-from ..chat import ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
+from ..chat import ApiError, ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
 from ..model_config import FILL_IN_MARKS
 from .conversation import ChatTemplate, TemplateAbilities, as_given, definitions, in_turns, told
 from .harmony import effort_told, opening
@@ -35,6 +35,9 @@ from .thoughts import ThoughtTags
 # A mark is of characters from this plane of Unicode, which is for private use; drawn, so that no text can foresee it.
 PRIVATE_USE = range(0xF0000, 0xFFFFE)
 MARK_LENGTH = 4
+
+# No conversation that a model can read is rendered to so many characters.
+MOST_CHARACTERS = 2**25
 
 # A boundary nearer to the beginning is not worth stopping at: many templates put as much before everything.
 LEAST_BOUNDARY = 8
@@ -145,7 +148,7 @@ class PromptEncoder:
         There are none unless they are wanted.
 
         Raises InvalidRequest if the template refuses the conversation, a token that is given does not exist or a
-        schema cannot be used, ContextLengthExceeded if the prompt does not fit.
+        schema cannot be used, ContextLengthExceeded if the prompt does not fit, and what else a ChatTemplate raises.
         """
         param = "messages" if request.raw is None else "prompt"
         self._check_tokens("logit_bias", [token for token, _ in request.sampling.bias])
@@ -298,7 +301,7 @@ class PromptEncoder:
         """Return the tokens of a conversation that nobody asked about, none if the template refuses it."""
         try:
             return self._tokenise(self._render(messages, telling, prompted=False))
-        except Exception:  # noqa: BLE001 - a template is a program, and was not written for half a conversation
+        except InvalidRequest:  # a template is a program, and was not written for half a conversation
             return []
 
     def _render(self, messages: Sequence[Message], telling: Telling, *, prompted: bool = True) -> list[str]:
@@ -348,6 +351,8 @@ class PromptEncoder:
             return template.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=prompted, **variables
             )
+        except ApiError:
+            raise
         except Exception as error:  # whatever it raises: a template is a program, and was not written for everything
             raise InvalidRequest(
                 f"The model's chat template refuses this conversation: {error}", param="messages"
@@ -439,6 +444,12 @@ def _stages(stage: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
     if stage is None:
         return []
     return [inner for member in stage[members] for inner in _stages(member, members)] if members in stage else [stage]
+
+
+def most_characters(vocabulary: Iterable[str], context_length: int) -> int:
+    """Return how many characters a rendered conversation can have that fits, each with a mark; bounded in any case."""
+    longest = max(map(len, vocabulary), default=1)
+    return min(context_length * longest * (1 + MARK_LENGTH), MOST_CHARACTERS)
 
 
 def special_tokens(added: Mapping[int, Any]) -> list[str]:

@@ -11,8 +11,8 @@ from ..chat import InstalledModel, InternalError, ModelCard
 from ..library.card import card
 from ..library.folder import UnusableFolder
 from ..library.store import ModelStore
+from .blocking import Blocking
 from .digests import Digests
-from .scheduler import Blocking
 
 log = Logger()
 

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 
 from ..chat import InstalledModel
-from .scheduler import Blocking
+from .blocking import Blocking
 
 
 @define(eq=False)

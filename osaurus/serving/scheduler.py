@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from time import monotonic_ns
-from typing import Any, Protocol, TypeVar
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -33,21 +32,13 @@ from ..engine.prompt import EncodedPrompt
 from ..engine.runner import Encoder, LoadedModel, Row
 from ..library.store import ModelStore
 from .account import Account
+from .blocking import Blocking, Turns
 from .generation import Generation
 from .limits import Limits
 from .residency import Residency
 from .runners import Runner
 
 log = Logger()
-
-T = TypeVar("T")
-
-
-class Blocking(Protocol):
-    """Runs a function that may block on a thread of the second pool, never on the reactor."""
-
-    def __call__(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        """Fire with what the function returns, or fail with what it raises."""
 
 
 @frozen
@@ -69,6 +60,7 @@ class Scheduler:
     _limits: Limits
     _blocking: Blocking
     _row_ids: Iterator[int] = field(factory=lambda: count(1), init=False)
+    _turns: Turns = field(init=False)
     _ending: dict[Generation, Callable[[], None]] = field(factory=dict, init=False)
     _short_of_room: set[object] = field(factory=set, init=False)
     _waiting_for_room: list[Deferred[None]] = field(factory=list, init=False)
@@ -80,6 +72,10 @@ class Scheduler:
     _submitting_again: dict[int, Deferred[None]] = field(factory=dict, init=False)
     _using: dict[Generation, str] = field(factory=dict, init=False)
     _stopping: bool = field(default=False, init=False)
+
+    @_turns.default
+    def _turns_default(self) -> Turns:
+        return Turns(self._blocking)
 
     @property
     def problem(self) -> str | None:
@@ -210,7 +206,7 @@ class Scheduler:
             self._residency.begin(stored.repository, first.keep_alive)
             self._using[generation] = stored.repository
             loaded = await self._load(stored)
-            encoded = await self._blocking(_encode, loaded.model.prompt, requests)
+            encoded = await self._turns.run(stored.repository, _encode, loaded.model.prompt, requests)
         except CancelledError:
             return
         except ApiError as error:

@@ -16,8 +16,9 @@ from twisted.web.http import Request
 from ..chat import Event, GenerationRequest
 from ..dialects import completions, ollama, ollama_generate, openai
 from ..serving.account import Account
+from ..serving.blocking import Blocking
 from ..serving.generation import Generation
-from ..serving.scheduler import Blocking, Scheduler
+from ..serving.scheduler import Scheduler
 from ..serving.stream import TokenStream
 from .answers import begin_stream, body, header, json_answer
 from .exchange import exchange_of

@@ -11,8 +11,9 @@ from twisted.web.http import Request
 
 from ..chat import ModelNotFound
 from ..dialects import ollama_models, openai
+from ..serving.blocking import Blocking
 from ..serving.catalogue import Catalogue
-from ..serving.scheduler import Blocking, Scheduler
+from ..serving.scheduler import Scheduler
 from .answers import body, json_answer
 
 log = Logger()

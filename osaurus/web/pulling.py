@@ -11,9 +11,9 @@ from zope.interface import implementer
 
 from ..chat import ApiError, ModelNotFound
 from ..dialects import ollama, ollama_models
+from ..serving.blocking import Blocking
 from ..serving.catalogue import Catalogue
 from ..serving.pulls import MANIFEST, SUCCESS, Progress, Pulls, Watch
-from ..serving.scheduler import Blocking
 from ..serving.stream import LONGEST_PAUSE, LONGEST_QUIET
 from .answers import begin_stream, body, json_answer
 from .routes import LINES

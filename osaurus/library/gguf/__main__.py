@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from ..confinement import confine
+from ...confinement import confine
 from . import UnsupportedGGUF, convert
 
 # The vocabularies of 256,000 tokens take most of it.
