@@ -168,7 +168,8 @@ def _logprobs(scores: Sequence[TokenScore], places: _Places, text: str) -> dict[
 
 def _alternatives(score: TokenScore) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
-    for other in score.alternatives:
+    # The token itself is told of, too, though it may not be among the best.
+    for other in (*score.alternatives, score):
         # Where two are spelled alike the better, which comes first, is kept.
         found.setdefault(_spelled(other), other.logprob)
     return found
