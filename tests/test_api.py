@@ -785,6 +785,11 @@ def test_a_model_is_copied_and_deleted(tmp_path: Path, tiny_models: Path) -> Non
     assert client.chat(model="tiny").status == 200
 
 
+def test_a_model_that_cannot_be_copied_is_named_by_its_field(client: Client) -> None:
+    error = client.ask("POST", "/api/copy", {"source": "nope", "destination": "mine"}).json["error"]
+    assert (error["code"], error["param"]) == ("model_not_found", "source")
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/embeddings", "/api/push"]
 )

@@ -77,6 +77,7 @@ def test_the_defaults_are_openais() -> None:
         False,
         None,
     )
+    assert (request.prompt_field, request.max_tokens_field) == ("prompt", "max_tokens")
 
 
 @pytest.mark.parametrize(

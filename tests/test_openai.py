@@ -162,6 +162,8 @@ def test_the_newer_name_of_max_tokens_precedes_the_older() -> None:
     assert request(max_completion_tokens=5, max_tokens=9).max_tokens == 5
     assert request(max_completion_tokens=None, max_tokens=9).max_tokens == 9
     assert not request(max_completion_tokens=5).max_tokens_may_shrink
+    assert request(max_completion_tokens=5, max_tokens=9).max_tokens_field == "max_completion_tokens"
+    assert request(max_tokens=9).max_tokens_field == "max_tokens"
 
 
 @pytest.mark.parametrize(

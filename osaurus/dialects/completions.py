@@ -64,6 +64,7 @@ def completion_call(body: bytes) -> Call:
         keep_alive=keep_alive(asked.keep_alive),
         top_logprobs=asked.logprobs,
         echo=asked.echo,
+        prompt_field="prompt",
     )
     return Call(
         requests=tuple(choice for prompt in prompts for choice in several(evolve(request, raw=prompt), asked.n)),

@@ -150,12 +150,15 @@ class Call:
 def chat_call(body: bytes) -> Call:
     """Read the body of a chat completion. Raises InvalidRequest naming the field at fault."""
     chat = parse(ChatBody, body)
-    max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
+    max_tokens, max_tokens_field = chat.max_tokens, "max_tokens"
+    if chat.max_completion_tokens is not None:
+        max_tokens, max_tokens_field = chat.max_completion_tokens, "max_completion_tokens"
     request = GenerationRequest(
         model=chat.model,
         messages=tuple(_message(index, turn) for index, turn in enumerate(chat.messages)),
         max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
         max_tokens_may_shrink=max_tokens is None,
+        max_tokens_field=max_tokens_field,
         sampling=evolve(chat.sampling(), bias=bias(chat.logit_bias or {})),
         stop=chat.stop_strings(),
         keep_alive=keep_alive(chat.keep_alive),
