@@ -19,6 +19,7 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.web.http_headers import Headers
 
 from osaurus.chat import Failed, InternalError, ModelLoadFailed, NoRoomYet, Piece
@@ -284,6 +285,20 @@ def test_an_unknown_path_is_a_json_404(client: Client, path: str) -> None:
 
 def test_a_path_that_is_not_utf8_is_a_json_404(client: Client) -> None:
     assert client.ask("GET", "/v1/%ff").json["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"), [("/v1/%ff", "localhost", 404), ("/v1/models", "evil.example", 403)]
+)
+def test_who_asks_for_the_head_of_what_is_refused_is_told_the_length_alone(
+    client: Client, path: str, host: str, status: int
+) -> None:
+    whole = client.ask("GET", path, Host=host)
+    with capturedLogs() as events:
+        head = client.ask("HEAD", path, Host=host)
+    assert (head.status, head.body, head.headers["content-length"]) == (status, b"", str(len(whole.body)))
+    # Twisted has a line of its own where there is more.
+    assert {event["log_namespace"] for event in events} == {"osaurus.web.access"}
 
 
 @pytest.mark.parametrize(
