@@ -4,6 +4,7 @@ How to test here: `Client.ask` sends a request; it turns the engine by hand unti
 stream half way, use `Client.begin`, `worker.turn` and `stub.flush`.
 """
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -338,6 +339,14 @@ def test_a_bad_body_is_400_and_names_the_field(client: Client, path: str, body: 
     error = answer.json["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "invalid_request", param)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/api/show"])
+def test_a_body_that_is_encoded_is_refused_by_the_encodings_name(client: Client, path: str) -> None:
+    answer = client.ask("POST", path, gzip.compress(json.dumps(HELLO).encode()), Content_Encoding="gzip")
+    assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_request")
+    assert answer.json["error"]["message"].endswith("without Content-Encoding: gzip")
+    assert client.ask("POST", "/api/show", {"model": "tiny"}, Content_Encoding="identity").status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])

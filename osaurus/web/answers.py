@@ -7,9 +7,10 @@ from twisted.web.http import Request, datetimeToString
 from twisted.web.http_headers import Headers
 
 from .. import __version__
-from ..chat import ApiError, MethodNotAllowed, Unauthorized
+from ..chat import ApiError, InvalidRequest, MethodNotAllowed, Unauthorized
 from ..dialects import ollama, openai
 from ..dialects.encoding import encode_json
+from ..dialects.strict import cut
 from .exchange import exchange_of
 from .guard import Guard
 
@@ -28,7 +29,10 @@ def header(request: Request, name: bytes) -> str:
 
 
 def body(request: Request) -> bytes:
-    """Return what the client sent."""
+    """Return what the client sent. Raises InvalidRequest if it is encoded."""
+    encoding = header(request, b"Content-Encoding").strip()
+    if encoding.lower() not in ("", "identity"):
+        raise InvalidRequest(f"Bodies are read as they are; send this one without Content-Encoding: {cut(encoding)}")
     assert request.content is not None, "a request that is routed is complete"
     return bytes(request.content.read())
 
