@@ -150,6 +150,8 @@ class GenerationRequest:
     refused. `context_length`, in tokens, narrows the model's own. `keep_alive` is how long the model is to stay in
     memory afterwards, in seconds; None means the usual time. `top_logprobs` asks for the log probability of every
     token of the answer, and of that many of the most probable ones in its place; None asks for neither.
+
+    `prompt_field` and `max_tokens_field` are what the client calls these, for whoever tells it that they are wrong.
     """
 
     model: str
@@ -170,6 +172,8 @@ class GenerationRequest:
     format: JsonFormat | None = None
     owner: str = ""
     request_id: str = ""
+    prompt_field: str = "messages"
+    max_tokens_field: str = "max_tokens"
 
     def has_prompt_of(self, other: "GenerationRequest") -> bool:
         """Whether both are choices of one prompt."""

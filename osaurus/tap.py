@@ -208,6 +208,7 @@ def makeService(options: Options) -> IService:
     idleness = Idleness(reactor, reactor.stop, patience(chosen))
     connections = Connections(
         Front(api.resource(), guard, reactor, metrics, AccessLog()),
+        guard,
         reactor,
         idleness,
         most=chosen.max_connections,

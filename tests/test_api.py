@@ -4,6 +4,7 @@ How to test here: `Client.ask` sends a request; it turns the engine by hand unti
 stream half way, use `Client.begin`, `worker.turn` and `stub.flush`.
 """
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.web.http_headers import Headers
 
 from osaurus.chat import Failed, InternalError, ModelLoadFailed, NoRoomYet, Piece
@@ -32,6 +34,7 @@ from osaurus.serving.limits import Limits
 from osaurus.serving.pulls import Pulls
 from osaurus.serving.runners import Runner, RunnerForEach
 from osaurus.serving.scheduler import Scheduler
+from osaurus.serving.stream import LONGEST_QUIET
 from osaurus.web.access import AccessLog
 from osaurus.web.api import Api
 from osaurus.web.exchange import Observer
@@ -143,19 +146,31 @@ class Client:
         self.stub.flush()
         return responses
 
-    def begin_stream(self) -> Reader:
-        """Begin a streamed answer; return who reads it."""
+    def begin_stream(self, path: str = "/v1/chat/completions", turns: int = 2, **changes: Any) -> Reader:
+        """Begin a streamed answer; return who reads it, as soon as there is something."""
         responses: list[Any] = []
-        body = json.dumps({**HELLO, "stream": True}).encode()
-        sent = self.stub.request("POST", "http://127.0.0.1:1337/v1/chat/completions", data=body, unbuffered=True)
+        body = json.dumps({**HELLO, "stream": True, **changes}).encode()
+        sent = self.stub.request("POST", f"http://127.0.0.1:1337{path}", data=body, unbuffered=True)
         sent.addCallback(responses.append)
         self.stub.flush()
-        self.worker.turn(2)
-        self.stub.flush()
+        self.worker.turn(turns)
         reader = Reader()
+        if not turns:
+            # The engine does nothing for the request, until the client has waited for long.
+            self.clock.advance(LONGEST_QUIET - 1)
+            self.stub.flush()
+            assert responses == []
+            self.clock.advance(1)
+        self.stub.flush()
         responses[0].deliverBody(reader)
         self.stub.flush()
         return reader
+
+    def finish_stream(self, reader: Reader) -> Answer:
+        """Let the engine go on until it has nothing to do; return what the reader has got."""
+        self.worker.settle()
+        self.stub.flush()
+        return Answer(200, {}, reader.received)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """Send a request and return the answer."""
@@ -275,6 +290,20 @@ def test_a_path_that_is_not_utf8_is_a_json_404(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "host", "status"), [("/v1/%ff", "localhost", 404), ("/v1/models", "evil.example", 403)]
+)
+def test_who_asks_for_the_head_of_what_is_refused_is_told_the_length_alone(
+    client: Client, path: str, host: str, status: int
+) -> None:
+    whole = client.ask("GET", path, Host=host)
+    with capturedLogs() as events:
+        head = client.ask("HEAD", path, Host=host)
+    assert (head.status, head.body, head.headers["content-length"]) == (status, b"", str(len(whole.body)))
+    # Twisted has a line of its own where there is more.
+    assert {event["log_namespace"] for event in events} == {"osaurus.web.access"}
+
+
+@pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
         ("GET", "/v1/chat/completions", "POST"),
@@ -311,6 +340,14 @@ def test_a_bad_body_is_400_and_names_the_field(client: Client, path: str, body: 
     error = answer.json["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "invalid_request", param)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/api/show"])
+def test_a_body_that_is_encoded_is_refused_by_the_encodings_name(client: Client, path: str) -> None:
+    answer = client.ask("POST", path, gzip.compress(json.dumps(HELLO).encode()), Content_Encoding="gzip")
+    assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_request")
+    assert answer.json["error"]["message"].endswith("without Content-Encoding: gzip")
+    assert client.ask("POST", "/api/show", {"model": "tiny"}, Content_Encoding="identity").status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -534,6 +571,90 @@ def test_a_client_that_disconnects_while_the_model_loads_gets_no_row(client: Cli
     assert client.worker.engine.steps == 0
 
 
+# Waiting for the model.
+
+
+WAITING = [
+    ("/v1/chat/completions", {}),
+    ("/v1/completions", {"prompt": "hi"}),
+    ("/api/chat", {}),
+    ("/api/generate", {"prompt": "hi"}),
+    ("/api/chat", {"messages": []}),
+    ("/api/generate", {}),
+]
+
+
+@pytest.mark.parametrize(("path", "changes"), WAITING)
+def test_a_stream_that_waits_for_its_model_begins_after_ten_seconds_and_says_nothing(
+    client: Client, path: str, changes: dict[str, Any]
+) -> None:
+    reader = client.begin_stream(path, turns=0, **changes)
+    once = reader.received
+    client.clock.advance(LONGEST_QUIET)
+    client.stub.flush()
+    # The time is another.
+    assert len(reader.received) == 2 * len(once)
+    answer = client.finish_stream(reader)
+    if path.startswith("/v1"):
+        assert once == b": keep-alive\n\n"
+        *chunks, done = Answer(200, {}, answer.body.removeprefix(2 * once)).data
+        assert done == "[DONE]"
+        said = [choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices(chunks)]
+        assert "".join(said) == "Hello"
+    else:
+        first, second, *rest = answer.lines
+        assert (first["done"], second["done"], rest[-1]["done"]) == (False, False, True)
+        assert (first.get("response"), first.get("message", {}).get("content")) in [("", None), (None, "")]
+        assert "".join(line.get("response") or line.get("message", {}).get("content", "") for line in rest) in (
+            "Hello",
+            "",
+        )
+
+
+def choices(chunks: list[Any]) -> list[Any]:
+    return [choice for chunk in chunks for choice in chunk["choices"]]
+
+
+@pytest.mark.parametrize(("path", "changes"), WAITING)
+def test_what_goes_wrong_after_a_long_wait_is_told_in_the_stream(
+    client: Client, path: str, changes: dict[str, Any]
+) -> None:
+    reader = client.begin_stream(path, turns=0, **changes)
+    client.worker.engine.failure = ModelLoadFailed("no weights")
+    answer = client.finish_stream(reader)
+    if path.startswith("/v1"):
+        [problem, done] = Answer(200, {}, answer.body.removeprefix(b": keep-alive\n\n")).data
+        assert (problem["error"]["code"], done) == ("model_load_failed", "[DONE]")
+    else:
+        assert [line.get("code") for line in answer.lines] == [None, "model_load_failed"]
+
+
+def test_a_prompt_that_is_refused_after_a_long_wait_is_too(client: Client) -> None:
+    client.worker.engine.model.prompt = None
+    reader = client.begin_stream(turns=0)
+    answer = client.finish_stream(reader)
+    assert b'"code":"internal_server_error"' in answer.body
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_who_does_not_stream_is_told_nothing_before_the_answer(client: Client, path: str) -> None:
+    responses = client.begin("POST", path, HELLO)
+    client.clock.advance(5 * LONGEST_QUIET)
+    client.stub.flush()
+    assert responses == []
+
+
+def test_a_client_that_leaves_while_it_waits_gets_no_row_and_is_told_no_more(client: Client) -> None:
+    calls = len(client.clock.getDelayedCalls())
+    reader = client.begin_stream(turns=0)
+    reader.leave()
+    client.stub.flush()
+    client.worker.settle()
+    assert client.worker.engine.steps == 0
+    assert len(client.clock.getDelayedCalls()) == calls
+
+
 # Several answers.
 
 
@@ -687,6 +808,11 @@ def test_a_model_is_copied_and_deleted(tmp_path: Path, tiny_models: Path) -> Non
     assert client.worker.engine.unloads == ["local/mine"]
     assert client.chat(model="mine").status == 404
     assert client.chat(model="tiny").status == 200
+
+
+def test_a_model_that_cannot_be_copied_is_named_by_its_field(client: Client) -> None:
+    error = client.ask("POST", "/api/copy", {"source": "nope", "destination": "mine"}).json["error"]
+    assert (error["code"], error["param"]) == ("model_not_found", "source")
 
 
 @pytest.mark.parametrize(

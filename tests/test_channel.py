@@ -15,6 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from osaurus.web.channel import LONGEST_GOODBYE
+from osaurus.web.guard import Guard
 from osaurus.web.request import BoundedRequest, QuietSite
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
@@ -41,12 +42,14 @@ class Connection:
 
     clock: Clock = field(factory=Clock)
     echo: Echo = field(factory=Echo)
+    guard: Guard = field(factory=Guard)
     wire: StringTransport = field(factory=StringTransport)
     channel: Any = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         request = partial(BoundedRequest, max_body=1000, clock=self.clock, begun=lambda _: None)
-        site = QuietSite(self.echo, requestFactory=request, parsePOSTFormSubmission=False, reactor=self.clock)
+        options = {"requestFactory": request, "parsePOSTFormSubmission": False, "reactor": self.clock}
+        site = QuietSite(self.echo, self.guard, **options)
         self.channel = site.buildProtocol(None)
         self.channel.makeConnection(self.wire)
 
@@ -101,8 +104,20 @@ def test_what_cannot_be_read_is_an_error_in_our_shape(data: bytes, status: int, 
     assert headers["content-type"] == "application/json"
     assert headers["connection"] == "close"
     assert headers["access-control-allow-origin"] == "*"
+    assert headers["access-control-allow-methods"] == "get, post, options"
+    assert headers["access-control-allow-headers"] == "content-type, authorization"
     assert headers["x-request-id"].startswith("req_")
     assert connection.echo.asked == []
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [("https://a.example", True), ("https://b.example", False)])
+def test_pages_of_origins_that_are_named_may_read_it_and_no_others(origin: str, allowed: bool) -> None:
+    connection = Connection(guard=Guard(origins=("https://a.example",)))
+    _, headers, _ = answered(connection.say(HEAD + f"Origin: {origin}\r\n".encode() + b"Content-Length: x\r\n\r\n"))
+    assert headers.get("access-control-allow-origin") == (origin if allowed else None)
+    assert headers["vary"] == "origin"
+    _, headers, _ = answered(Connection(guard=Guard(origins=("https://a.example",))).say(b"nonsense\r\n"))
+    assert "access-control-allow-origin" not in headers
 
 
 def test_headers_within_the_limits_are_taken_request_after_request() -> None:

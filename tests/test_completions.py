@@ -77,6 +77,7 @@ def test_the_defaults_are_openais() -> None:
         False,
         None,
     )
+    assert (request.prompt_field, request.max_tokens_field) == ("prompt", "max_tokens")
 
 
 @pytest.mark.parametrize(
@@ -222,6 +223,13 @@ def test_as_many_alternatives_are_told_as_differ() -> None:
     assert choice["logprobs"]["top_logprobs"] == [
         {r"bytes:\xf0": -0.1, r"bytes:\xf1": -0.5, r"bytes:\xf2": -0.6, "\ufffd": -0.7}
     ]
+
+
+def test_a_token_that_is_none_of_the_best_is_told_of_beside_them() -> None:
+    best = (TokenScore(b"a", -0.1), TokenScore(b"b", -0.2))
+    scores = (TokenScore(b"<s>", None), TokenScore(b"c", -5.0, best), TokenScore(b"d", -6.0), best[0])
+    choice = answer(include_logprobs=True).completion([Completion("cda", finished(), scores)])["choices"][0]
+    assert choice["logprobs"]["top_logprobs"] == [None, {"a": -0.1, "b": -0.2, "c": -5.0}, {"d": -6.0}, {"a": -0.1}]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from osaurus.serving.idleness import Idleness
 from osaurus.web.connections import Connections
 from osaurus.web.exchange import OTHER, WATCHING, Exchange, IExchange
+from osaurus.web.guard import Guard
 
 ADDRESS = IPv4Address("TCP", "127.0.0.1", 1)
 
@@ -71,7 +72,7 @@ class House:
 
     def __attrs_post_init__(self) -> None:
         self.idleness = Idleness(self.clock, lambda: self.ends.append(1), math.inf)
-        self.connections = Connections(self.later, self.clock, self.idleness, most=2, max_body=4)
+        self.connections = Connections(self.later, Guard(), self.clock, self.idleness, most=2, max_body=4)
 
     def connect(self, path: str = "", body: bytes = b"", slow: bool = False) -> Wire:
         wire = Wire()

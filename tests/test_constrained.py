@@ -172,6 +172,24 @@ def test_scores_come_of_every_token(desk: Desk) -> None:
     jsonschema.validate(json.loads(b"".join(score.token for score in scores)), SCHEMA)
 
 
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "tags": {"type": "array", "items": {"type": "string"}}},
+    "required": ["name", "tags"],
+}
+
+
+@pytest.mark.parametrize("room", [40, 400])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_seed_repeats_an_answer_whether_its_tokens_are_scored_or_not(desk: Desk, seed: int, room: int) -> None:
+    asked: dict[str, Any] = {
+        "format": JsonFormat(schema=json.dumps(PERSON), strict=True, asked_by="format"),
+        "sampling": Sampling(temperature=1.0, seed=seed),
+        "max_tokens": room,
+    }
+    assert desk.alone("Hello", **asked, top_logprobs=0) == desk.alone("Hello", **asked)
+
+
 def test_what_is_written_to_end_in_time_has_no_scores(desk: Desk) -> None:
     schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     wanted = JsonFormat(schema=json.dumps(schema), strict=True, asked_by="format")

@@ -77,10 +77,18 @@ def test_what_has_no_alternative_is_written_unasked(
     assert len(taken) > 1
 
 
-def test_where_tokens_are_scored_each_is_drawn(compiled: Callable[[dict[str, Any]], Grammar]) -> None:
-    held = Constraint.of(compiled(PERSON), forces=False)
-    first = int(np.flatnonzero(held.allowed())[0])
-    assert held.take(first, 10_000) == [first]
+def test_where_tokens_are_scored_they_are_the_same_one_by_one(compiled: Callable[[dict[str, Any]], Grammar]) -> None:
+    grammar = compiled(PERSON)
+    # No others may come, though they may spell the same.
+    held = Constraint.of(grammar, forces=True)
+    [first] = np.flatnonzero(held.allowed())
+    at_once = held.take(int(first), 10_000)
+    held, one_by_one = Constraint.of(grammar, forces=False), list[int]()
+    for _ in at_once:
+        [token] = np.flatnonzero(held.allowed())
+        one_by_one += held.take(int(token), 10_000)
+    assert one_by_one == at_once
+    assert held.allowed().sum() > 1
 
 
 def test_a_text_is_over_when_nothing_can_follow(

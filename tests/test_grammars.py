@@ -56,6 +56,8 @@ def refusal(desk: GrammarDesk, schema: Any) -> str:
         ({"$ref": "#"}, "leads to itself"),
         ({"allOf": [{"$ref": "#"}]}, "leads to itself"),
         ({"type": "array", "minItems": -1}, "Expected positive integer"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "of a oneOf fits at a time; use anyOf"),
+        ({"properties": {f"p{number}": {"type": "integer"} for number in range(1000)}}, "it is too large, or"),
         ({"$schema": "http://127.0.0.1:1/schema"}, "not present in a registry"),
     ],
 )
@@ -387,4 +389,4 @@ def test_a_dangerous_schema_is_refused_or_written_to(tiny_tokenizer: Tokenizer, 
 
 @pytest.mark.parametrize("name", ["object", "array"])
 def test_what_only_endless_texts_are_valid_by_is_refused(desk: GrammarDesk, name: str) -> None:
-    assert "Too many items" in refusal(desk, DANGERS["endless"][name])
+    assert "no text that comes to an end is valid by it" in refusal(desk, DANGERS["endless"][name])

@@ -37,6 +37,7 @@ def test_a_wrong_key_is_refused(locked: Client, sent: str) -> None:
     answer = locked.ask("POST", "/v1/chat/completions", HELLO, Authorization=sent)
     assert (answer.status, answer.json["error"]["type"]) == (401, "authentication_error")
     assert answer.json["error"]["code"] == "invalid_api_key"
+    assert answer.headers["www-authenticate"] == "Bearer"
     assert locked.worker.engine.loads == []
 
 

@@ -70,7 +70,7 @@ def parts() -> dict[str, Any]:
         "guard": Guard(),
         "limits": Limits(clock, 10, 100),
         "residency": Residency(clock, lambda _: None, 300.0),
-        "connections": Connections(Resource(), clock, idleness, most=512, max_body=2**25),
+        "connections": Connections(Resource(), Guard(), clock, idleness, most=512, max_body=2**25),
         "idleness": idleness,
         "generating": Generating(None, None, None, clock),  # type: ignore[arg-type]  # nothing is asked of it
         "log_output": Output(),

@@ -144,6 +144,28 @@ def test_what_is_given_is_passed_on() -> None:
     )
 
 
+EXTENSIONS = {"top_k": 40, "min_p": 0.125, "repetition_penalty": 1.5}
+
+
+def test_how_to_sample_may_be_said_beside_the_options_and_counts_where_they_say_nothing() -> None:
+    said = Sampling(top_k=40, min_p=0.125, repetition_penalty=1.5, penalty_window=64)
+    for sampled in (call(**EXTENSIONS), call(options=EXTENSIONS)):
+        assert sampled.request is not None
+        assert sampled.request.sampling == said
+    off = {"top_k": 0, "min_p": 0, "repetition_penalty": 1}
+    assert call(**EXTENSIONS, options=off) == call()
+    assert call(**EXTENSIONS, options=dict.fromkeys(EXTENSIONS)) == call(**EXTENSIONS)
+    assert call(options={**EXTENSIONS, "repeat_penalty": 1.25}) == call(
+        options={**EXTENSIONS, "repetition_penalty": 1.25}
+    )
+
+
+@pytest.mark.parametrize(("field", "value"), [("top_k", -2), ("min_p", 1.5), ("repetition_penalty", 11)])
+def test_what_is_said_beside_the_options_is_checked_like_them(field: str, value: float) -> None:
+    for body, param in (({field: value}, field), ({"options": {field: value}}, f"options.{field}")):
+        assert refusal(**body).param == param
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_whether_to_stream_is_told_from_not_said(stream: bool) -> None:
     assert call(stream=stream).stream is stream

@@ -24,6 +24,7 @@ def test_a_prompt_is_a_users_message() -> None:
     request = asked(prompt="Why?", system="Be brief.", context=[1, 2])
     assert request.messages == (Message("system", "Be brief."), Message("user", "Why?"))
     assert (request.context, request.raw, request.tell_tokens) == ((1, 2), None, True)
+    assert request.prompt_field == "prompt"
 
 
 def test_a_raw_prompt_stands_as_it_is() -> None:

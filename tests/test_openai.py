@@ -152,7 +152,9 @@ def test_what_is_given_is_passed_on() -> None:
 
 
 def test_zero_filters_nothing() -> None:
-    assert request(top_k=0, min_p=0).sampling == Sampling()
+    assert request(top_k=0, min_p=0, repetition_penalty=0).sampling == Sampling()
+    # As vLLM and others have it.
+    assert request(top_k=-1).sampling == Sampling()
 
 
 def test_the_newer_name_of_max_tokens_precedes_the_older() -> None:
@@ -160,6 +162,8 @@ def test_the_newer_name_of_max_tokens_precedes_the_older() -> None:
     assert request(max_completion_tokens=5, max_tokens=9).max_tokens == 5
     assert request(max_completion_tokens=None, max_tokens=9).max_tokens == 9
     assert not request(max_completion_tokens=5).max_tokens_may_shrink
+    assert request(max_completion_tokens=5, max_tokens=9).max_tokens_field == "max_completion_tokens"
+    assert request(max_tokens=9).max_tokens_field == "max_tokens"
 
 
 @pytest.mark.parametrize(
@@ -279,7 +283,7 @@ def test_a_wrong_type_names_its_field(fields: dict[str, Any], param: str) -> Non
         ("max_completion_tokens", [1], [0]),
         ("temperature", [0, 1.5, 2], [-0.01, 2.01, 1e300]),
         ("top_p", [0, 1], [-0.01, 1.01]),
-        ("top_k", [0, 1000], [-1, 2**40]),
+        ("top_k", [-1, 0, 1000], [-2, 2**40]),
         ("min_p", [0, 1], [-0.01, 1.01]),
         ("seed", [-(2**63), 2**63 - 1], [-(2**63) - 1, 2**63]),
     ],

@@ -279,6 +279,16 @@ def test_a_prompt_that_fills_the_context_is_refused_with_both_numbers(tiny_token
     assert encoder(tiny_tokenizer, length + 1).encode(request).max_tokens == 1
 
 
+def test_what_is_too_long_is_told_by_the_names_that_the_client_knows(tiny_tokenizer: Tokenizer) -> None:
+    names: dict[str, Any] = {"prompt_field": "prompt", "max_tokens_field": "max_completion_tokens"}
+    for text in ("one two three four five six seven", "a" * 50_000):
+        problem = too_long(tiny_tokenizer, 8, ask(text, **names))
+        assert problem.param == "prompt"
+        assert problem.message.endswith(" in the prompt. Shorten the prompt.")
+    problem = too_long(tiny_tokenizer, 100, ask("hello", max_tokens=100, may_shrink=False, **names))
+    assert problem.param == "max_completion_tokens"
+
+
 def test_huge_text_is_refused_before_it_is_rendered(tiny_tokenizer: Tokenizer) -> None:
     unrendered = PromptEncoder(tiny_tokenizer, JinjaTemplate("{{ raise_exception('rendered') }}"), SPECIAL, 512)
     with pytest.raises(
@@ -565,7 +575,7 @@ def test_text_begins_as_the_tokeniser_has_it_unless_it_says_so_itself(tiny_token
 def test_tokens_are_taken_as_they_are_if_the_model_has_them(tiny_tokenizer: Tokenizer) -> None:
     assert encoder(tiny_tokenizer).encode(ask(raw=Tokens((5, 6)))).tokens == [5, 6]
     with pytest.raises(InvalidRequest, match="numbered from 0 to 399") as caught:
-        encoder(tiny_tokenizer).encode(ask(raw=Tokens((400,))))
+        encoder(tiny_tokenizer).encode(ask(raw=Tokens((400,)), prompt_field="prompt"))
     assert caught.value.param == "prompt"
 
 
@@ -579,7 +589,7 @@ def test_a_context_stands_before_the_conversation(tiny_tokenizer: Tokenizer) -> 
 
 def test_a_text_too_long_is_told_by_its_own_name(tiny_tokenizer: Tokenizer) -> None:
     with pytest.raises(ContextLengthExceeded, match="in the prompt") as caught:
-        encoder(tiny_tokenizer, 4).encode(ask(raw=Tokens((5, 6, 7, 8))))
+        encoder(tiny_tokenizer, 4).encode(ask(raw=Tokens((5, 6, 7, 8)), prompt_field="prompt"))
     assert caught.value.param == "prompt"
 
 

@@ -42,7 +42,8 @@ class Echo(Resource):
 def connection(clock: Clock | None = None) -> tuple[Any, Wire]:
     clock = clock or Clock()
     factory = partial(BoundedRequest, max_body=LIMIT, clock=clock, begun=lambda _: None)
-    site = QuietSite(Front(Echo(), Guard(), clock), requestFactory=factory, parsePOSTFormSubmission=False)
+    guard = Guard()
+    site = QuietSite(Front(Echo(), guard, clock), guard, requestFactory=factory, parsePOSTFormSubmission=False)
     channel = site.buildProtocol(None)
     transport = Wire()
     channel.makeConnection(transport)
@@ -78,6 +79,16 @@ def test_a_body_beyond_the_limit_is_413_in_our_shape(framing: Any) -> None:
     assert head.startswith(b"HTTP/1.1 413")
     assert b"Access-Control-Allow-Origin: *" in head
     assert json.loads(body)["error"]["code"] == "request_too_large"
+
+
+def test_what_may_be_asked_of_the_server_as_a_whole_is_answered_like_any_preflight() -> None:
+    channel, transport = connection()
+    channel.dataReceived(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    head = transport.value()
+    assert head.startswith(b"HTTP/1.1 204")
+    assert b"Server: osaurus/" in head
+    assert b"X-Request-Id: req_" in head
+    assert b"Access-Control-Allow-Methods: GET, POST, OPTIONS" in head
 
 
 def test_the_connection_serves_the_next_request_after_a_413() -> None:

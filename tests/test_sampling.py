@@ -126,6 +126,22 @@ def test_a_seed_repeats_the_draws(seed: int) -> None:
     assert len(set(draws[0])) > 4
 
 
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_where_there_is_no_choice_nothing_is_drawn(top_p: float) -> None:
+    import mlx.core as mx
+
+    from osaurus.engine.sampling import RowSampler, sample
+
+    logits, only = mx.zeros((1, VOCABULARY)), np.arange(64) == 7
+
+    def drawn(masks: list[npt.NDArray[np.bool_] | None]) -> list[int]:
+        sampler = RowSampler(Sampling(temperature=1, top_p=top_p, seed=5))
+        return [token for mask in masks for token in sample(logits, [sampler], [mask])]
+
+    first, second = drawn([None, None])
+    assert drawn([only, None, only, only, None]) == [7, first, 7, 7, second]
+
+
 def test_draws_follow_the_distribution() -> None:
     import mlx.core as mx
 

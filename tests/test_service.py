@@ -100,7 +100,7 @@ class House:
     def __attrs_post_init__(self) -> None:
         client = self.client
         idleness = Idleness(client.clock, lambda: None, math.inf)
-        self.connections = Connections(client.front, client.clock, idleness, most=10, max_body=2**20)
+        self.connections = Connections(client.front, client.guard, client.clock, idleness, most=10, max_body=2**20)
         self.reload = Reload(Settings(), lambda: None, lambda _: None, inline)  # type: ignore[arg-type,return-value]
         announcement = Announcement(self.folder, exposed=False, models_dir=client.models)
         announcement.publish(("127.0.0.1", 1337))

@@ -167,6 +167,17 @@ def test_where_nothing_is_said_for_long_something_is_said_nevertheless() -> None
     assert clock.getDelayedCalls() == []
 
 
+def test_what_is_heard_and_not_told_does_not_count() -> None:
+    clock, consumer = Clock(), Consumer()
+    generation = Generation(lambda _: None, lambda *_: None)
+    generation.deliver(Started(3))
+    TokenStream(generation, encode, consumer, clock, lambda: None, filler).run()
+    # A call in Ollama's dialect, say, which is told when it is complete.
+    generation.deliver(Piece(""))
+    clock.advance(LONGEST_QUIET)
+    assert consumer.value() == b"~"
+
+
 def test_a_client_that_does_not_read_is_told_nothing() -> None:
     clock, consumer = Clock(), Consumer()
     generation = Generation(lambda _: None, lambda *_: None)

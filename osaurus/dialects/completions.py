@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from attrs import define, evolve, field, frozen
 
 from ..chat import Completion, Finished, FinishReason, GenerationRequest, Piece, Text, Tokens, TokenScore
-from .fields import Choices, ModelName, RepetitionPenalty, keep_alive, refuse, several
+from .fields import Choices, ModelName, keep_alive, refuse, several
 from .openai import NO_STREAM_OPTIONS, Answer, Call, CommonFields, StreamOptions, bias
 from .strict import Between, Items, Unserved, parse
 
@@ -32,7 +32,6 @@ class CompletionBody(CommonFields):
     prompt: Any
     suffix: Annotated[str, Items(0, 2**31)] | None = None
     max_tokens: Annotated[int, Between(1, 2**31)] | None = None
-    top_k: Annotated[int, Between(0, 2**31)] = 0
     stream: bool = False
     stream_options: StreamOptions = NO_STREAM_OPTIONS
     n: Choices = 1
@@ -41,7 +40,6 @@ class CompletionBody(CommonFields):
     response_format: Annotated[Any, Unserved(({"type": "text"},))] = None
     logprobs: Annotated[int, Between(0, 20)] | None = None
     logit_bias: dict[str, Any] | None = None
-    repetition_penalty: RepetitionPenalty = 1
     keep_alive: Any = None
 
 
@@ -61,13 +59,12 @@ def completion_call(body: bytes) -> Call:
         model=asked.model,
         max_tokens=asked.max_tokens or DEFAULT_MAX_TOKENS,
         max_tokens_may_shrink=asked.max_tokens is None,
-        sampling=evolve(
-            asked.sampling(), repetition_penalty=asked.repetition_penalty or 1, bias=bias(asked.logit_bias or {})
-        ),
+        sampling=evolve(asked.sampling(), bias=bias(asked.logit_bias or {})),
         stop=asked.stop_strings(),
         keep_alive=keep_alive(asked.keep_alive),
         top_logprobs=asked.logprobs,
         echo=asked.echo,
+        prompt_field="prompt",
     )
     return Call(
         requests=tuple(choice for prompt in prompts for choice in several(evolve(request, raw=prompt), asked.n)),
@@ -172,7 +169,8 @@ def _logprobs(scores: Sequence[TokenScore], places: _Places, text: str) -> dict[
 
 def _alternatives(score: TokenScore) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
-    for other in score.alternatives:
+    # The token itself is told of, too, though it may not be among the best.
+    for other in (*score.alternatives, score):
         # Where two are spelled alike the better, which comes first, is kept.
         found.setdefault(_spelled(other), other.logprob)
     return found

@@ -86,13 +86,20 @@ MOST_MESSAGES = 10_000
 
 
 @frozen(kw_only=True)
-class SamplingFields:
+class SamplingExtensions:
+    """How tokens are to be drawn, by fields that OpenAI does not have; None where nothing is said."""
+
+    top_k: Annotated[int, Between(-1, 2**31)] | None = None
+    min_p: Fraction | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+
+
+@frozen(kw_only=True)
+class SamplingFields(SamplingExtensions):
     """How tokens are to be drawn; OpenAI has these in the body, Ollama in its options."""
 
     temperature: Temperature = 0.7
     top_p: Fraction = 0.9
-    top_k: Annotated[int, Between(-1, 2**31)] = 0
-    min_p: Fraction = 0
     seed: Seed | None = None
     stop: StopString | StopList | None = None
     presence_penalty: Annotated[float, Between(-2, 2)] = 0
@@ -106,9 +113,10 @@ class SamplingFields:
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=self.top_k if self.top_k > 0 else None,
+            top_k=self.top_k if self.top_k is not None and self.top_k > 0 else None,
             min_p=self.min_p or None,
             seed=self.seed,
+            repetition_penalty=self.repetition_penalty or 1,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
         )

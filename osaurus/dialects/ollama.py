@@ -7,7 +7,7 @@ narrows it. Durations are in nanoseconds.
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from attrs import define, evolve, field, frozen
 
@@ -34,6 +34,7 @@ from .fields import (
     MessageRole,
     ModelName,
     RepetitionPenalty,
+    SamplingExtensions,
     SamplingFields,
     TopLogprobs,
     keep_alive,
@@ -44,6 +45,8 @@ from .fields import (
 )
 from .strict import Between, Items, Unserved, parse
 from .tools import MOST_TOOLS, ToolName, Tools, as_text, ollama_format, tool_use
+
+T = TypeVar("T")
 
 
 @frozen(kw_only=True)
@@ -75,14 +78,17 @@ class Options(SamplingFields):
 
     num_predict: Annotated[int, Between(-2, 2**31)] | None = None
     num_ctx: Annotated[int, Between(1, 2**31)] | None = None
-    repeat_penalty: RepetitionPenalty = 1
+    repeat_penalty: RepetitionPenalty | None = None
     repeat_last_n: Annotated[int, Between(-1, 2**31)] = 64
     logit_bias: Annotated[Any, Unserved(({},))] = None
 
 
 @frozen(kw_only=True)
-class Asked:
-    """What the bodies of chat and generate have in common; unknown keys are ignored."""
+class Asked(SamplingExtensions):
+    """What the bodies of chat and generate have in common; unknown keys are ignored.
+
+    What the extensions say counts where the options say nothing of the kind.
+    """
 
     model: ModelName
     stream: bool | None = None
@@ -151,8 +157,12 @@ def request(asked: Asked) -> GenerationRequest:
         # Ollama bounds an answer by the context, whatever was asked for.
         max_tokens_may_shrink=True,
         sampling=evolve(
-            options.sampling(),
-            repetition_penalty=options.repeat_penalty or 1,
+            evolve(
+                options,
+                top_k=_first(options.top_k, asked.top_k),
+                min_p=_first(options.min_p, asked.min_p),
+                repetition_penalty=_first(options.repeat_penalty, options.repetition_penalty, asked.repetition_penalty),
+            ).sampling(),
             penalty_window=options.repeat_last_n if options.repeat_last_n >= 0 else None,
         ),
         stop=options.stop_strings(),
@@ -162,6 +172,11 @@ def request(asked: Asked) -> GenerationRequest:
         thinking=_thinking(asked.think),
         format=ollama_format(asked.format),
     )
+
+
+def _first(*given: T | None) -> T | None:
+    """Return the first of several values that there is."""
+    return next((value for value in given if value is not None), None)
 
 
 def rfc3339(moment: datetime) -> str:

@@ -25,7 +25,7 @@ class GenerateBody(Asked):
 def generate_call(body: bytes) -> Call:
     """Read the body. Raises InvalidRequest naming the field at fault."""
     asked = parse(GenerateBody, body)
-    wanted = request(asked)
+    wanted = evolve(request(asked), prompt_field="prompt")
     if asked.raw or asked.suffix:
         for name in ("system", "context", "think"):
             if getattr(asked, name):

@@ -37,7 +37,6 @@ from .fields import (
     Content,
     MessageRole,
     ModelName,
-    RepetitionPenalty,
     SamplingFields,
     TopLogprobs,
     keep_alive,
@@ -117,7 +116,6 @@ class ChatBody(CommonFields):
     messages: Annotated[list[_Message], Items(1, MOST_MESSAGES)]
     max_tokens: Annotated[int, Between(1, 2**31)] | None = None
     max_completion_tokens: Annotated[int, Between(1, 2**31)] | None = None
-    top_k: Annotated[int, Between(0, 2**31)] = 0
     stream: bool = False
     stream_options: StreamOptions = NO_STREAM_OPTIONS
     tools: Tools | None = None
@@ -130,7 +128,6 @@ class ChatBody(CommonFields):
     logprobs: bool = False
     top_logprobs: TopLogprobs | None = None
     logit_bias: dict[str, Any] | None = None
-    repetition_penalty: RepetitionPenalty = 1
     keep_alive: Any = None
     reasoning_effort: Annotated[str, OneOf(EFFORTS)] | None = None
     chat_template_kwargs: dict[str, Any] = field(factory=dict)
@@ -153,15 +150,16 @@ class Call:
 def chat_call(body: bytes) -> Call:
     """Read the body of a chat completion. Raises InvalidRequest naming the field at fault."""
     chat = parse(ChatBody, body)
-    max_tokens = chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
+    max_tokens, max_tokens_field = chat.max_tokens, "max_tokens"
+    if chat.max_completion_tokens is not None:
+        max_tokens, max_tokens_field = chat.max_completion_tokens, "max_completion_tokens"
     request = GenerationRequest(
         model=chat.model,
         messages=tuple(_message(index, turn) for index, turn in enumerate(chat.messages)),
         max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
         max_tokens_may_shrink=max_tokens is None,
-        sampling=evolve(
-            chat.sampling(), repetition_penalty=chat.repetition_penalty or 1, bias=bias(chat.logit_bias or {})
-        ),
+        max_tokens_field=max_tokens_field,
+        sampling=evolve(chat.sampling(), bias=bias(chat.logit_bias or {})),
         stop=chat.stop_strings(),
         keep_alive=keep_alive(chat.keep_alive),
         top_logprobs=top_logprobs(chat.logprobs, chat.top_logprobs),

@@ -7,6 +7,7 @@ be encoded again (lone surrogates), is refused.
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from types import UnionType
 from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
@@ -94,8 +95,12 @@ def parse(cls: type[T], body: bytes) -> T:
         raise InvalidRequest(f"The body is not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deeply") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InvalidRequest(f"The body is not JSON: {error}") from error
+    except ValueError as error:
+        # What Python says of it is for whoever runs it.
+        most = sys.get_int_max_str_digits()
+        raise InvalidRequest(f"The body holds a whole number of more than {most} digits") from error
     if not isinstance(value, dict):
         raise InvalidRequest(f"The body must be a JSON object, not {_json_type(value)}")
     try:
@@ -107,7 +112,7 @@ def parse(cls: type[T], body: bytes) -> T:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise InvalidRequest(f"The body is not JSON: {name} is no number there")
 
 
 def _say(error: BaseException, type_: type | None) -> str:

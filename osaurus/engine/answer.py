@@ -33,7 +33,7 @@ class Answer:
     Where a grammar holds the answer and thoughts have been, `opening` is written between the two.
 
     What a model writes in the same token as a mark, and the grammar behind that does not allow, it reads but nobody is
-    told. Where tokens are scored each is drawn, even if there is no choice; so `forces` is false then.
+    told. Where tokens are scored the model is asked for each, even if there is no choice; so `forces` is false then.
     """
 
     text: TextAssembler

@@ -58,10 +58,21 @@ LIMITS: dict[str, Any] = {
     "verbose_errors": False,
 }
 
-# How the compiler's complaints begin; what it says of a pattern is in a later line, and of references in circles odd.
+# How the compiler's complaints begin; what it says of a pattern is in a later line.
 WHERE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
 PATTERN = re.compile(r"regex parse error:.*?^error: ([^\n]+)", re.DOTALL | re.MULTILINE)
-CIRCLE = "NoExtensionBias"
+# Those that speak of the compiler itself, and what they mean for a schema.
+TOO_LARGE = "it is too large, or no text that comes to an end is valid by it"
+MEANT = {
+    "NoExtensionBias": "a $ref leads to itself",
+    "coerce_one_of": "it cannot be seen that only one alternative of a oneOf fits at a time; use anyOf",
+    "Too many items (limit": TOO_LARGE,
+    "too big (limit": TOO_LARGE,
+    "too many states: ": TOO_LARGE,
+    "too many expressions": TOO_LARGE,
+    "fuel exhausted": TOO_LARGE,
+    "schema too large": TOO_LARGE,
+}
 
 _stack_size = threading.Lock()
 
@@ -209,12 +220,14 @@ def _source(rules: Sequence[str], schemas: Sequence[SchemaRule]) -> str:
 
 def _reason(complaint: str) -> str:
     """Return what the compiler complains of, in a line. Behind its first line comes the grammar."""
-    if CIRCLE in complaint:
-        return "a $ref leads to itself"
+    first = complaint.partition("\n")[0]
+    for words, meant in MEANT.items():
+        if words in first:
+            return meant
     pattern = PATTERN.search(complaint)
     if pattern:
         return f"a pattern, or a bound made one: {pattern[1]}"[:300]
-    return WHERE.sub("", complaint.partition("\n")[0]).strip()[:300]
+    return WHERE.sub("", first).strip()[:300]
 
 
 def on_large_stack(function: Callable[[], T], done: Callable[[], object] = lambda: None) -> T:

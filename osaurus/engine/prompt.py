@@ -150,7 +150,7 @@ class PromptEncoder:
         Raises InvalidRequest if the template refuses the conversation, a token that is given does not exist or a
         schema cannot be used, ContextLengthExceeded if the prompt does not fit, and what else a ChatTemplate raises.
         """
-        param = "messages" if request.raw is None else "prompt"
+        param = request.prompt_field
         self._check_tokens("logit_bias", [token for token, _ in request.sampling.bias])
         context = min(self._context_length, request.context_length or self._context_length)
         # Tokenising megabytes only to refuse them would be a gift to nobody: no token is longer than the longest.
@@ -180,7 +180,7 @@ class PromptEncoder:
                 f"the request asks for {len(tokens) + wanted} "
                 f"({len(tokens)} in the {param}, {wanted} in the answer). "
                 f"Shorten the {param} or ask for at most {room} tokens.",
-                param="max_tokens",
+                param=request.max_tokens_field,
             )
         return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking, shape)
 
@@ -213,7 +213,7 @@ class PromptEncoder:
         # Which thoughts of earlier turns are in the prompt is for the template to say.
         least = sum(map(len, parts)) // self._longest
         if least >= context:
-            raise self._too_long(context, f"at least {least}", "messages")
+            raise self._too_long(context, f"at least {least}", request.prompt_field)
         tokens = [*request.context, *self._tokenise(parts)]
         boundaries = self._boundaries(messages, tokens, telling)
         if self._harmony:

@@ -105,6 +105,9 @@ class RowSampler:
         probabilities = np.exp(logits.astype(np.float64) - total)
         # What has no probability at all, for it may not come, is never drawn, whatever rounding does.
         possible = max(int(np.count_nonzero(probabilities)), 1)
+        if possible == 1:
+            # Where there is no choice nothing is drawn: a token may as well have been written unasked.
+            return 0
         if self.sampling.unfiltered:
             return self._draw_of_all(np.cumsum(probabilities[:possible]), whole)
         number = kept(probabilities, self.sampling, whole)

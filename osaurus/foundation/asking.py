@@ -53,7 +53,8 @@ class RequestReader:
         most = self._context_length if request.max_tokens is None else request.max_tokens
         if most > self._context_length and not request.max_tokens_may_shrink:
             raise ContextLengthExceeded(
-                f"The model's context is {self._context_length} tokens; the request asks for {most}", param="max_tokens"
+                f"The model's context is {self._context_length} tokens; the request asks for {most}",
+                param=request.max_tokens_field,
             )
         return EncodedPrompt([], min(most, self._context_length))
 

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..chat import InstalledModel, InternalError, ModelCard
+from ..chat import InstalledModel, InternalError, ModelCard, ModelNotFound
 from ..library.card import card
 from ..library.folder import UnusableFolder
 from ..library.store import ModelStore
@@ -50,6 +50,8 @@ class Catalogue:
         """Have a model under another name as well. Raises ModelNotFound, InvalidRequest, Forbidden, InternalError."""
         try:
             await self._blocking(self._store.copy, await self.find(source), destination)
+        except ModelNotFound as error:
+            raise ModelNotFound(error.message, param="source") from error
         except OSError as error:
             raise InternalError(f"{source} cannot be copied: {error}") from error
 

@@ -6,7 +6,8 @@ more. The thread that generates and the row's neighbours never wait for a client
 `LONGEST_PAUSE` is dropped.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -21,6 +22,19 @@ from .generation import Generation
 MOST_WAITING = 2**16
 LONGEST_PAUSE = 120.0
 LONGEST_QUIET = 10.0
+
+T = TypeVar("T")
+
+
+async def patiently(awaited: Awaitable[T], fill: Callable[[], object], clock: IReactorTime) -> T:
+    """Return what is awaited, or raise what it does; `fill` each time that takes another `LONGEST_QUIET`."""
+    filling = LoopingCall(fill)
+    filling.clock = clock
+    filling.start(LONGEST_QUIET, now=False)
+    try:
+        return await awaited
+    finally:
+        filling.stop()
 
 
 @implementer(IPushProducer)
@@ -86,8 +100,9 @@ class TokenStream:
         self._generation.cancel()
 
     def _event(self, event: Event) -> None:
-        self._heard = True
-        self._waiting.append(self._encode(event))
+        said = self._encode(event)
+        self._heard = self._heard or bool(said)
+        self._waiting.append(said)
         self._ended += isinstance(event, Finished)
         self._complete = isinstance(event, Failed) or self._ended == self._generation.choices
         self._flush()

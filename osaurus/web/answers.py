@@ -4,12 +4,15 @@ import re
 from typing import Any
 
 from twisted.web.http import Request, datetimeToString
+from twisted.web.http_headers import Headers
 
 from .. import __version__
-from ..chat import ApiError, MethodNotAllowed
+from ..chat import ApiError, InvalidRequest, MethodNotAllowed, Unauthorized
 from ..dialects import ollama, openai
 from ..dialects.encoding import encode_json
+from ..dialects.strict import cut
 from .exchange import exchange_of
+from .guard import Guard
 
 OLLAMA_SDKS = ("ollama-python/", "ollama-js/", "ollama/")
 
@@ -26,36 +29,36 @@ def header(request: Request, name: bytes) -> str:
 
 
 def body(request: Request) -> bytes:
-    """Return what the client sent."""
+    """Return what the client sent. Raises InvalidRequest if it is encoded."""
+    encoding = header(request, b"Content-Encoding").strip()
+    if encoding.lower() not in ("", "identity"):
+        raise InvalidRequest(f"Bodies are read as they are; send this one without Content-Encoding: {cut(encoding)}")
     assert request.content is not None, "a request that is routed is complete"
     return bytes(request.content.read())
 
 
-def common_headers(request_id: str) -> dict[str, str]:
-    """Return the headers that every answer has, be there a request or none that could be read."""
+def common_headers(request_id: str, sent: Headers, guard: Guard) -> dict[str, str]:
+    """Return the headers that every answer has, where these were sent; be the request complete or not to be read."""
     return {
         "Date": datetimeToString().decode("ascii"),
         "Server": f"osaurus/{__version__}",
         "X-Request-Id": request_id,
-        "Access-Control-Allow-Origin": "*",
         "Access-Control-Expose-Headers": ", ".join(EXPOSED_HEADERS),
+        "Access-Control-Allow-Headers": ", ".join(_allowed_headers(_last(sent, "Access-Control-Request-Headers"))),
+        **guard.origin_headers(_last(sent, "Origin")),
     }
 
 
-def stamp(request: Request, request_id: str) -> None:
-    """Set the headers that every answer to a request has."""
-    for name, value in common_headers(request_id).items():
-        request.setHeader(name, value)
-    request.setHeader("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
-    request.setHeader("Access-Control-Allow-Headers", ", ".join(_allowed_headers(request)))
+def _last(sent: Headers, name: str) -> str:
+    return sent.getRawHeaders(name.encode("ascii"), [b""])[-1].decode("latin-1")
 
 
-def _allowed_headers(request: Request) -> list[str]:
-    """Return the request headers that a page may send: ours, and those it asks for that are plain names.
+def _allowed_headers(wanted: str) -> list[str]:
+    """Return the request headers that a page may send: ours, and those it wants to that are plain names.
 
     The OpenAI SDK sends a set of its own from browsers, which grows with its versions.
     """
-    asked = header(request, b"Access-Control-Request-Headers").split(",")[:MOST_REFLECTED_HEADERS]
+    asked = wanted.split(",")[:MOST_REFLECTED_HEADERS]
     names = [name for name in map(str.strip, asked) if HEADER_NAME.fullmatch(name)]
     ours = {name.lower() for name in ALLOWED_HEADERS}
     return [*ALLOWED_HEADERS, *(name for name in names if name.lower() not in ours)]
@@ -85,6 +88,8 @@ def error_answer(request: Request, error: ApiError) -> bytes:
     if error.status >= 500 and not error.mendable:
         # OpenAI's SDKs would ask twice more.
         request.setHeader("X-Should-Retry", "false")
+    if isinstance(error, Unauthorized):
+        request.setHeader("WWW-Authenticate", "Bearer")
     if isinstance(error, MethodNotAllowed):
         request.setHeader("Allow", ", ".join(error.allow))
     request.responseHeaders.addRawHeader("Vary", "User-Agent")

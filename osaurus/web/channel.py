@@ -16,6 +16,7 @@ reset the connection, with the answer lost on its way; so it is closed when the 
 moment later.
 """
 
+from typing import Any
 from uuid import uuid4
 
 from twisted.logger import Logger
@@ -38,6 +39,8 @@ REASONS = {400: b"Bad Request", 431: b"Request Header Fields Too Large"}
 class ToldChannel(HTTPChannel):
     """A connection on which requests arrive; one that cannot be read is refused, and is the last."""
 
+    # A QuietSite, which has made this.
+    site: Any
     _head_size = 0
     _head_lines = 0
     _refused = False
@@ -81,8 +84,10 @@ class ToldChannel(HTTPChannel):
         self.clearLineBuffer()
         request_id = f"req_{uuid4().hex}"
         body = encode_json(openai.error(error))
+        # Of a request that was begun, what has come by now.
+        sent = self.requests[-1].requestHeaders if self.requests else Headers()
         headers = Headers()
-        for name, value in common_headers(request_id).items():
+        for name, value in common_headers(request_id, sent, self.site.guard).items():
             headers.setRawHeaders(name, [value])
         headers.setRawHeaders("Connection", ["close"])
         headers.setRawHeaders("Content-Type", ["application/json"])

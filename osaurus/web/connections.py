@@ -20,16 +20,22 @@ from twisted.web.resource import IResource
 
 from ..serving.idleness import Idleness
 from .exchange import OTHER, IExchange
+from .guard import Guard
 from .request import BoundedRequest, QuietSite
 from .tls import BoundedFactory
 
 
 class Connections(BoundedFactory):
-    """Connections on which `root` answers; one beyond `most` is closed at once. Bodies have `max_body` bytes."""
+    """Connections on which `root` answers, and the guard says which pages may read that no request could be read.
 
-    def __init__(self, root: IResource, clock: IReactorTime, idleness: Idleness, *, most: int, max_body: int) -> None:
+    One beyond `most` is closed at once. Bodies have `max_body` bytes.
+    """
+
+    def __init__(
+        self, root: IResource, guard: Guard, clock: IReactorTime, idleness: Idleness, *, most: int, max_body: int
+    ) -> None:
         # A JSON body that a client forgot to label would be taken apart as a form.
-        site = QuietSite(root, requestFactory=self._request, parsePOSTFormSubmission=False)
+        site = QuietSite(root, guard, requestFactory=self._request, parsePOSTFormSubmission=False)
         super().__init__(site, maxConnectionCount=most)
         self._clock = clock
         self._idleness = idleness

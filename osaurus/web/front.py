@@ -12,8 +12,8 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
 from ..chat import ApiError, NotFound
-from .answers import error_answer, stamp
-from .exchange import Observer, begin
+from .answers import common_headers, error_answer
+from .exchange import Exchange, Observer, begin
 from .guard import Guard
 
 # The longer first.
@@ -38,35 +38,40 @@ class Front(Resource):
     def render(self, request: Request) -> bytes | int:
         """Answer a request."""
         exchange = begin(request, self._clock, self._observers)
-        stamp(request, exchange.id)
-        self._guard.allow_origin(request)
+        for name, value in common_headers(exchange.id, request.requestHeaders, self._guard).items():
+            request.setHeader(name, value)
+        try:
+            asked = self._asked(request, exchange)
+            if request.method == b"OPTIONS":
+                request.setResponseCode(NO_CONTENT)
+                return b""
+            self._guard.check(request, asked)
+            refusal: ApiError | None = getattr(request, "refusal", None)
+            if refusal is not None:
+                raise refusal
+        except ApiError as error:
+            body = error_answer(request, error)
+            # Its length is told; Twisted would complain of the rest.
+            return b"" if request.method == b"HEAD" else body
+        # Klein takes the name apart, for nothing here, and fails where it is missing or no name.
+        request.requestHeaders.setRawHeaders("Host", ["localhost"])
+        rendered: bytes | int = self._api.render(request)
+        return rendered
+
+    def _asked(self, request: Request, exchange: Exchange) -> str:
+        """Take the prefix off the path, have the rest end in a slash, and return it as it was. Raises NotFound."""
         try:
             path = _segments(request)
         except ValueError:
-            return error_answer(request, NotFound("The path is none"))
+            raise NotFound("The path is none") from None
         taken = next((len(prefix) for prefix in PREFIXES if path[: len(prefix)] == prefix), 0)
         exchange.path = b"/".join([b"", *path]).decode("utf-8", "replace")
-        request.prepath, request.postpath = path[:taken], path[taken:]
+        rest = path[taken:]
+        request.prepath, request.postpath = path[:taken], rest if rest[-1:] == [b""] else [*rest, b""]
         try:
-            asked = b"/".join(request.postpath).decode("utf-8")
+            return b"/".join(rest).decode("utf-8")
         except UnicodeDecodeError:
-            return error_answer(request, NotFound("The path is not UTF-8"))
-        if request.method == b"OPTIONS":
-            request.setResponseCode(NO_CONTENT)
-            return b""
-        try:
-            self._guard.check(request, asked)
-        except ApiError as error:
-            return error_answer(request, error)
-        refusal: ApiError | None = getattr(request, "refusal", None)
-        if refusal is not None:
-            return error_answer(request, refusal)
-        # Klein takes the name apart, for nothing here, and fails where it is missing or no name.
-        request.requestHeaders.setRawHeaders("Host", ["localhost"])
-        if request.postpath[-1:] != [b""]:
-            request.postpath.append(b"")
-        rendered: bytes | int = self._api.render(request)
-        return rendered
+            raise NotFound("The path is not UTF-8") from None
 
 
 def _segments(request: Request) -> list[bytes]:

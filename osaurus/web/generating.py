@@ -1,29 +1,28 @@
 """The routes that generate text, in both dialects.
 
-A route reads the body with its dialect, hands the request to the scheduler and sends what comes back. Model and prompt
-are resolved before the first header goes out, so that a stream that cannot begin has its real status.
+A route reads the body with its dialect, hands the request to the scheduler and sends what comes back.
 """
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 from attrs import define, evolve
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
 
-from ..chat import Event, GenerationRequest
+from ..chat import GenerationRequest
 from ..dialects import completions, ollama, ollama_generate, openai
 from ..serving.account import Account
 from ..serving.blocking import Blocking
 from ..serving.generation import Generation
 from ..serving.scheduler import Scheduler
-from ..serving.stream import TokenStream
-from .answers import begin_stream, body, header, json_answer
+from .answers import body, header, json_answer
 from .exchange import exchange_of
 from .guard import Guard
 from .routes import EVENTS, LINES
+from .streaming import Stream
 
 
 @define(eq=False)
@@ -64,7 +63,6 @@ class Generating:
     ) -> bytes | None:
         call = await self._blocking(read, body(request))
         generation = self._submit(request, call.requests, call.prompts)
-        await generation.started()
         asked = call.requests[0]
         answer = kind(
             id=f"{kind.prefix}-{uuid4().hex}",
@@ -76,13 +74,12 @@ class Generating:
             include_logprobs=asked.top_logprobs is not None,
             only_calls=asked.tools is not None and asked.tools.forced,
         )
-        if not call.stream:
-            return json_answer(request, answer.completion(await generation.completions()))
-        begin_stream(request, EVENTS)
-        if opening := answer.opening():
-            request.write(opening)
-        await self._stream(generation, answer.event, lambda: openai.FILLER, request)
-        return None
+        if call.stream:
+            stream = Stream(request, EVENTS, answer.event, lambda: openai.FILLER, self._clock)
+            await stream.send(generation, answer.opening())
+            return None
+        await generation.started()
+        return json_answer(request, answer.completion(await generation.completions()))
 
     async def _ollama(
         self, request: Request, read: Callable[[bytes], ollama.Call], spoken: ollama.Spoken
@@ -90,40 +87,41 @@ class Generating:
         call = await self._blocking(read, body(request))
         answer = ollama.Answer(model=call.model, spoken=spoken)
         # Ollama's Go client expects a stream and asks for one in this way alone.
-        stream = LINES in header(request, b"Accept") if call.stream is None else call.stream
-        if call.request is None:
-            if call.keep_alive == 0:
-                await self._scheduler.unload(call.model)
-                idle = answer.idle("unload", 0, self._now())
-            else:
-                loaded = await self._scheduler.load(call.model, call.keep_alive)
-                idle = answer.idle("load", loaded.duration, self._now())
-            if stream:
-                request.setHeader("Content-Type", LINES)
-                return ollama.line(idle)
-            return json_answer(request, idle)
-        generation = self._submit(request, (call.request,))
-        await generation.started()
-        if not stream:
-            [completion] = await generation.completions()
-            return json_answer(request, answer.completion(completion, self._now()))
-        begin_stream(request, LINES)
-        await self._stream(
-            generation, lambda event: answer.event(event, self._now()), lambda: answer.filler(self._now()), request
+        streams = LINES in header(request, b"Accept") if call.stream is None else call.stream
+        stream = Stream(
+            request,
+            LINES,
+            lambda event: answer.event(event, self._now()),
+            lambda: answer.filler(self._now()),
+            self._clock,
         )
-        return None
+        if call.request is None:
+            if not streams:
+                return json_answer(request, await self._idle(call, answer))
+            idle = await stream.resolved(self._idle(call, answer))
+            stream.begin()
+            return b"" if idle is None else ollama.line(idle)
+        generation = self._submit(request, (call.request,))
+        if streams:
+            await stream.send(generation, b"")
+            return None
+        await generation.started()
+        [completion] = await generation.completions()
+        return json_answer(request, answer.completion(completion, self._now()))
+
+    async def _idle(self, call: ollama.Call, answer: ollama.Answer) -> dict[str, Any]:
+        """Load or unload the model; return the answer to that."""
+        if call.keep_alive == 0:
+            await self._scheduler.unload(call.model)
+            return answer.idle("unload", 0, self._now())
+        loaded = await self._scheduler.load(call.model, call.keep_alive)
+        return answer.idle("load", loaded.duration, self._now())
 
     def _submit(self, request: Request, asked: tuple[GenerationRequest, ...], prompts: int = 1) -> Generation:
         exchange, owner = exchange_of(request), self._guard.owner(request)
         requests = [evolve(one, owner=owner, request_id=exchange.id) for one in asked]
         exchange.account = Account(requests, self._logs_content)
         return self._scheduler.submit(*requests, account=exchange.account, prompts=prompts)
-
-    def _stream(
-        self, generation: Generation, encode: Callable[[Event], bytes], filler: Callable[[], bytes], request: Request
-    ) -> Deferred[None]:
-        drop = request.transport.abortConnection  # type: ignore[union-attr]  # every stream transport has it
-        return TokenStream(generation, encode, request, self._clock, drop, filler).run()
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.seconds(), UTC)

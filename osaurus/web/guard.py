@@ -68,18 +68,18 @@ class Guard:
         key = self._fitting(request) or "\0".join(_given(request))
         return sha256(key.encode()).hexdigest()
 
-    def allow_origin(self, request: Request) -> None:
-        """Set the headers that say which pages may read the answer."""
+    def origin_headers(self, origin: str) -> dict[str, str]:
+        """Return the headers that say which pages may read an answer, and ask for what, to one of this origin."""
+        methods = {"Access-Control-Allow-Methods": "GET, POST, OPTIONS"}
         if "*" in self._origins:
-            request.setHeader("Access-Control-Allow-Origin", "*")
-            return
-        request.responseHeaders.addRawHeader("Vary", "Origin")
-        origin = _header(request, b"Origin")
-        if origin in self._origins:
-            request.setHeader("Access-Control-Allow-Origin", origin)
-            request.setHeader("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
-        else:
-            request.responseHeaders.removeHeader("Access-Control-Allow-Origin")
+            return {**methods, "Access-Control-Allow-Origin": "*"}
+        if origin not in self._origins:
+            return {**methods, "Vary": "Origin"}
+        return {
+            "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
+            "Access-Control-Allow-Origin": origin,
+            "Vary": "Origin",
+        }
 
     def _check_origin(self, request: Request) -> None:
         origin = _header(request, b"Origin")

@@ -14,10 +14,12 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from ..chat import ApiError, RequestTooLarge
 from .channel import ToldChannel
+from .guard import Guard
 
 log = Logger()
 
@@ -88,6 +90,9 @@ class BoundedRequest(Request):
         if self._received > self._max_body:
             limit = f"{self._max_body / 2**20:g} MiB"
             self.refusal = RequestTooLarge(f"The body has {self._received} bytes; the limit is {limit}")
+        if self.path == b"*":
+            # Twisted would answer `OPTIONS *` by itself, without what every answer has.
+            self.path = b"/*"
         super().process()
 
 
@@ -98,6 +103,10 @@ class QuietSite(Site):
     """
 
     protocol = ToldChannel  # type: ignore[assignment]  # Twisted has a function here that makes its own
+
+    def __init__(self, root: IResource, guard: Guard, **options: Any) -> None:
+        super().__init__(root, **options)
+        self.guard = guard
 
     def log(self, request: Any) -> None:
         """Write nothing."""

@@ -232,7 +232,7 @@ def upstream(tiny_models: Path) -> Iterator[Upstream]:
     engine = HeldEngine()
     client = Client(tiny_models, worker=MemoryWorker(engine), guard=Guard(api_keys=(KEY,), hosts=(NAME,)))
     idleness = Idleness(client.clock, lambda: None, math.inf)
-    site = Connections(client.front, client.clock, idleness, most=100, max_body=MOST_BODY)
+    site = Connections(client.front, client.guard, client.clock, idleness, most=100, max_body=MOST_BODY)
     with TemporaryDirectory(prefix="osu") as folder:
         path = Path(folder) / "socket"
         ports = [reactor.listenTCP(0, site, interface="127.0.0.1"), reactor.listenUNIX(str(path), site)]
