@@ -154,9 +154,13 @@ class Batch:
         return self._claim([*self._reading.readers, *self._writing])
 
     def _claim(self, rows: Sequence[Progress]) -> int:
-        # Merged caches are as long as the longest of them in every row.
+        # Merged caches are as long as the longest of them in every row, and grow by a step at a time: those that are
+        # put together here to whole steps, mlx_lm's own from wherever they are.
         longest = max((len(progress.row.prompt) + progress.row.max_tokens for progress in rows), default=0)
-        return len(rows) * longest * self._model.token_nbytes
+        grown = longest + (-longest % KVCache.step if self._plain else KVCache.step)
+        # A row that may be as long as there is memory for is not refused for the rest of its last step.
+        grown = min(grown, self._model.context_length)
+        return len(rows) * (grown * self._model.token_nbytes + self._model.row_nbytes)
 
     def _has_room(self, reading: Sequence[Progress]) -> bool:
         """Tell whether there is room for these rows, the first of which is to begin, beside those that write.
