@@ -19,8 +19,10 @@ be merged write one at a time, through the same loop.
 Everything here runs on the thread that owns MLX.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic_ns, perf_counter
+from traceback import clear_frames
 from typing import Any
 
 import mlx.core as mx
@@ -255,11 +257,17 @@ class Batch:
         yield events
 
     def _end_all(self) -> list[tuple[int, Event]]:
-        """Let all rows leave but those that stand still; return their ends. In an except clause."""
+        """Let all rows leave that read or write; return their ends. In an except clause."""
         failed = [*self._writing, *self._reading.clear()]
         log.failure("A step failed; its rows are ended", request_ids=_requests(failed))
         self._writing, self._caches, self._logits, self._launched = [], [], None, None
-        return [(progress.row.id, _failed()) for progress in failed]
+        ends: list[tuple[int, Event]] = [(progress.row.id, _failed()) for progress in failed]
+        # If there was no memory, those who come next need it: what the failed step held, and what is kept of prefixes.
+        failed.clear()
+        clear_frames(getattr(sys.exception(), "__traceback__", None))
+        self._prefixes.squeeze(0)
+        mx.clear_cache()
+        return ends
 
     def _write(self, events: list[tuple[int, Event]]) -> tuple[float, int, bool]:
         """Draw what rows write, append to `events` what they say, and set the next pass in motion.
