@@ -13,8 +13,8 @@ What rows have read and written is kept for those that begin alike (`keeping`).
 
 mlx_lm's BatchGenerator was the first design. It draws one step ahead (so a sampler may not look at its logits), calls
 a sampler for every row, reads in chunks of a fixed size and decodes rows once more after their end. What is built on
-is the layer below: mlx_lm's cache classes, with `merge`, `extend`, `filter` and `extract`. Models whose caches cannot
-be merged write one at a time, through the same loop.
+is the layer below: mlx_lm's cache classes, with `merge`, `extend`, `filter` and `extract`. Models whose rows do not go
+together (`batchable`) write one at a time, through the same loop.
 
 Everything here runs on the thread that owns MLX.
 """
@@ -93,7 +93,6 @@ class Batch:
     _tally: ModelTally
     _speculation: bool
     _pace: Pace = field(init=False)
-    _batchable: bool = field(init=False)
     _plain: bool = field(init=False)
     """Whether caches are plain keys and values, so that what was wrong can be taken back."""
     _speculates: bool = field(init=False)
@@ -114,15 +113,11 @@ class Batch:
 
     @_keeper.default
     def _make_keeper(self) -> Keeper:
-        return Keeper(self._model, self._prefixes, self._batchable)
+        return Keeper(self._model, self._prefixes)
 
     @_reading.default
     def _make_reading(self) -> Reading:
         return Reading(self._model, self._keeper, self._pace, self._tally, self._plain)
-
-    @_batchable.default
-    def _find_batchable(self) -> bool:
-        return all(hasattr(cache, "merge") for cache in make_prompt_cache(self._model.network))
 
     @_speculates.default
     def _find_speculates(self) -> bool:
@@ -130,7 +125,7 @@ class Batch:
 
     @_plain.default
     def _find_plain(self) -> bool:
-        return self._batchable and all(type(cache) is KVCache for cache in make_prompt_cache(self._model.network))
+        return self._model.batchable and all(type(cache) is KVCache for cache in make_prompt_cache(self._model.network))
 
     def __len__(self) -> int:
         return len(self._reading) + len(self._writing) + len(self._parked) + len(self._ends)
@@ -483,11 +478,11 @@ class Batch:
 
     def _join(self, events: list[tuple[int, Event]]) -> bool:
         """Let rows that have read all but their last token write; return whether there were any."""
-        most = MOST_WRITING if self._batchable else 1
+        most = MOST_WRITING if self._model.batchable else 1
         joining = self._reading.ready(most - len(self._writing))
         if not joining:
             return False
-        if self._batchable:
+        if self._model.batchable:
             layers = list(zip(*(progress.cache for progress in joining), strict=True))
             before = self._caches or [None] * len(layers)
             self._caches = [join(cache, others) for cache, others in zip(before, layers, strict=True)]

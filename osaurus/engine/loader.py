@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from ..chat import ModelLoadFailed, NoRoomYet
 from ..model_config import THOUGHT_TAGS, context_length
 from .backend import Backend
+from .batchable import batchable
 from .checkpoints import Layout, single_caches
 from .conversation import ChatTemplate
 from .grammars import Grammars
@@ -49,7 +50,8 @@ class Model:
     `identity` is that of its files. `key` differs for all that compute something else: other weights, other numbers,
     other kernels, another mlx_lm. `nbytes` is what its weights take, `row_nbytes` what each row takes beside them,
     however long it is, and `token_nbytes` what each of its tokens does. `layout` is that of caches that cannot be cut,
-    `block` that of what others are cut into; both are None where nothing is known of them.
+    `block` that of what others are cut into; both are None where nothing is known of them. `batchable` says whether
+    rows may be computed together.
     `marks` are the added tokens that thoughts and calls are told by, and what each spells: to the tokenizer most have
     no text.
     """
@@ -71,6 +73,7 @@ class Model:
     row_nbytes: int
     layout: Layout | None
     block: BlockLayout | None
+    batchable: bool
 
 
 def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
@@ -185,6 +188,7 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         row_nbytes=row_nbytes,
         layout=layout,
         block=BlockLayout.of(caches),
+        batchable=batchable(name, network, vocabulary_size),
     )
 
 
