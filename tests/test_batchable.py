@@ -1,11 +1,12 @@
 """Whether the rows of a network may be computed together, on networks of mlx_lm's that are right and that are not."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
-from twisted.logger import globalLogPublisher
+from twisted.logger import LogEvent, capturedLogs
 
 from osaurus.engine.backend import Backend
 
@@ -45,18 +46,9 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Tokenizer, 
     return folder
 
 
-@pytest.fixture
-def lines() -> Any:
-    """What the log is told meanwhile, as formatted."""
-    found: list[str] = []
-
-    def hear(event: dict[str, Any]) -> None:
-        if event.get("log_format"):
-            found.append(event["log_format"].format(**event))
-
-    globalLogPublisher.addObserver(hear)
-    yield found
-    globalLogPublisher.removeObserver(hear)
+def reasons(events: Sequence[LogEvent]) -> list[str]:
+    """Why models answer one request at a time, as the log was told."""
+    return [str(event["reason"]) for event in events if "one request at a time" in (event.get("log_format") or "")]
 
 
 def loaded(backend: Backend, models: Path, name: str) -> Any:
@@ -65,22 +57,22 @@ def loaded(backend: Backend, models: Path, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_rows_of_a_network_that_is_right_are_computed_together(
-    backend: Backend, models: Path, lines: list[str], name: str
-) -> None:
-    assert loaded(backend, models, name).batchable
-    assert not any("one request at a time" in line for line in lines)
+def test_rows_of_a_network_that_is_right_are_computed_together(backend: Backend, models: Path, name: str) -> None:
+    with capturedLogs() as events:
+        assert loaded(backend, models, name).batchable
+    assert reasons(events) == []
 
 
 @pytest.mark.parametrize(
     ("name", "reason"), [("raising", "together they fail with"), ("off", "together they are off by")]
 )
 def test_rows_of_a_network_that_is_wrong_say_what_each_says_alone(
-    backend: Backend, models: Path, lines: list[str], name: str, reason: str
+    backend: Backend, models: Path, name: str, reason: str
 ) -> None:
     desk = another(backend, models)
-    alone = [desk.alone(prompt, name=name) for prompt in PROMPTS]
-    assert [reason in line for line in lines if "answers one request at a time" in line] == [True]
+    with capturedLogs() as events:
+        alone = [desk.alone(prompt, name=name) for prompt in PROMPTS]
+    assert [reason in told for told in reasons(events)] == [True]
     for number, prompt in enumerate(PROMPTS):
         desk.add(number, prompt, name=name)
     together = desk.finish()
@@ -135,8 +127,8 @@ def test_tokens_that_are_never_written_are_not_compared_and_those_that_become_so
             logits[..., place] = float("-inf")
             return logits
 
-    assert batchable("masked", Masked(in_company=False), 300)  # type: ignore[arg-type]
-    assert not batchable("masked", Masked(in_company=True), 300)  # type: ignore[arg-type]
+    assert batchable("masked", Masked(in_company=False), 300)
+    assert not batchable("masked", Masked(in_company=True), 300)
 
 
 def test_trying_disturbs_nothing_that_is_drawn(backend: Backend, models: Path) -> None:

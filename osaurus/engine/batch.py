@@ -154,7 +154,7 @@ class Batch:
         # Merged caches are as long as the longest of them in every row, and grow by a step at a time: those that are
         # put together here to whole steps, mlx_lm's own from wherever they are.
         longest = max((len(progress.row.prompt) + progress.row.max_tokens for progress in rows), default=0)
-        grown = longest + (-longest % KVCache.step if self._plain else KVCache.step)
+        grown: int = longest + (-longest % KVCache.step if self._plain else KVCache.step)
         # A row that may be as long as there is memory for is not refused for the rest of its last step.
         grown = min(grown, self._model.context_length)
         return len(rows) * (grown * self._model.token_nbytes + self._model.row_nbytes)
