@@ -2,13 +2,15 @@
 
 mlx_lm writes its networks for one row; most serve several of unlike lengths as well, with caches that know each row's
 own. Some take one position for all rows, or a mask without rows: they raise, or say something else. Neither caches nor
-code tell, so it is tried when a model is loaded: what comes of a sequence in one pass must come of its beginnings, of
-unlike lengths, as rows of one batch.
+code tell, so it is tried when a model is loaded: what comes of a sequence as it is read by itself must come of its
+beginnings, of unlike lengths, as rows of one batch.
 
 What rounding explains is allowed, and a mixture of experts may choose others for it: this is no test of precision. A
 network is wrong only if it is wrong each time.
 """
 
+from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -17,13 +19,14 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 from twisted.logger import Logger
 
+from .checkpoints import single_caches
 from .joining import join
 
 log = Logger()
 
 # How many tokens of the sequence each row has, the last of which the batch reads. With none before it, empty caches
 # join; with two, such as remember more than that. The more, the more positions matter, and the longer it takes.
-LENGTHS = (1, 3, 7, 11)
+LENGTHS = (1, 3, 8, 17)
 
 TRIES = 3
 
@@ -58,14 +61,18 @@ def batchable(name: str, network: nn.Module, vocabulary_size: int) -> bool:
 
 def _off(network: nn.Module, sequence: list[int]) -> float:
     """Return how far logits in company are off, at most; infinity if some are none."""
-    rows: list[list[Any]] = [make_prompt_cache(network) for _ in LENGTHS]
-    for length, caches in zip(LENGTHS, rows, strict=True):
-        if length > 1:
-            network(mx.array([sequence[: length - 1]]), cache=caches)
+    caches = make_prompt_cache(network)
+    for cache in single_caches(caches):
+        # Room for no more than this: of a large network's it would be much.
+        cache.step = len(sequence)
+    rows: list[list[Any]] = []
+    logits: list[mx.array] = []
+    for length, following in pairwise((*LENGTHS, LENGTHS[-1] + 1)):
+        rows.append(deepcopy(caches))
+        logits.append(network(mx.array([sequence[length - 1 : following - 1]]), cache=caches)[0, 0])
     merged = [join(None, layer) for layer in zip(*rows, strict=True)]
-    last = [length - 1 for length in LENGTHS]
-    together = network(mx.array([[sequence[place]] for place in last]), cache=merged)[:, -1]
-    alone = network(mx.array([sequence]), cache=make_prompt_cache(network))[0, mx.array(last)]
+    together = network(mx.array([[sequence[length - 1]] for length in LENGTHS]), cache=merged)[:, -1]
+    alone = mx.stack(logits)
     found, expected = (np.array(logits.astype(mx.float32)) for logits in (together, alone))
     off = 0.0
     for theirs, own in zip(found, expected, strict=True):
