@@ -88,6 +88,33 @@ RECURRENT_CONFIG = {
     "max_position_embeddings": 1024,
 }
 
+# A recurrent layer and attention side by side: the caches of each layer are a list.
+LISTED_CONFIG = {
+    "architectures": ["FalconH1ForCausalLM"],
+    "model_type": "falcon_h1",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "mamba_d_ssm": 64,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 1024,
+}
+
+# By what their caches are like.
+ARCHITECTURES = {
+    "tiny": TINY_CONFIG,
+    "rotating": ROTATING_CONFIG,
+    "recurrent": RECURRENT_CONFIG,
+    "listed": LISTED_CONFIG,
+}
+
 
 @pytest.fixture(scope="session")
 def backend() -> Backend:

@@ -129,6 +129,54 @@ def test_a_step_that_fails_ends_its_rows_with_an_error_and_the_next_row_is_serve
     assert desk.alone("Hello") == alone
 
 
+def test_a_row_that_waits_is_served_after_a_step_that_fails(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = desk.alone("Hello")
+    monkeypatch.setattr("osaurus.engine.reading.MOST_READING", 1)
+    desk.add(1, "A prompt that nobody has read")
+    desk.add(2, "Hello")
+    desk.step()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("osaurus.engine.batch.join", fail)
+        desk.step()
+    assert isinstance(desk.ends[1], Failed)
+    desk.finish()
+    assert isinstance(desk.ends[2], Finished)
+    assert desk.texts[2] == alone
+
+
+def test_a_step_that_fails_gives_back_what_it_held(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlx.core as mx
+
+    desk.engine.load("tiny", desk.folder("tiny"))
+    before = mx.get_active_memory()
+    desk.alone("A prompt that is kept for others. " * 8)
+    assert desk.engine._prefixes.nbytes > 0
+    desk.add(1, "Hello")
+    while 1 not in desk.texts:
+        desk.step()
+    # It still reads when the other's step fails.
+    monkeypatch.setattr(Pace, "chunk", lambda *_: 64)
+    desk.add(2, "x" * 400)
+    desk.step()
+
+    def fail(logits: mx.array, *_: Any) -> None:
+        mx.eval(logits + 1)
+        raise MemoryError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("osaurus.engine.batch.sample", fail)
+        desk.step()
+    assert all(isinstance(desk.ends[number], Failed) for number in (1, 2))
+    assert desk.engine._prefixes.nbytes == 0
+    assert mx.get_cache_memory() == 0
+    assert mx.get_active_memory() <= before
+    assert desk.alone("Hello") != ""
+
+
 def test_a_short_prompt_does_not_wait_for_a_long_one(desk: Desk) -> None:
     desk.add(1, "x" * 450, max_tokens=4)
     desk.add(2, "Hello", max_tokens=4)
@@ -174,7 +222,10 @@ def test_a_row_that_ended_in_a_step_that_fails_is_told_its_end(desk: Desk, monke
     assert not desk.engine.busy
 
 
-@pytest.mark.parametrize("where", ["osaurus.engine.batch.join", "osaurus.engine.keeping.Keeper.taken"])
+@pytest.mark.parametrize(
+    "where",
+    ["osaurus.engine.batch.join", "osaurus.engine.keeping.Keeper.taken", "osaurus.engine.keeping.Keeper.fetched"],
+)
 def test_a_row_is_told_of_a_failure_on_its_way_from_one_place_to_the_next(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

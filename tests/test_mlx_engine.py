@@ -27,7 +27,7 @@ from osaurus.engine.backend import Backend
 from osaurus.engine.runner import MLXRunner, Row
 from osaurus.figures import Figures
 
-from .conftest import write_tiny_model
+from .conftest import ARCHITECTURES, write_tiny_model
 from .desk import GREEDY, PROMPTS, Desk, another
 
 
@@ -60,6 +60,46 @@ def test_what_a_token_takes_is_what_its_keys_and_values_take(sizes: tuple[int, i
     assert sizes[1] == 2 * 2 * 2 * 16 * (4 if backend.kernels is None else 2)
 
 
+def nbytes(cache: Any) -> int:
+    """What a cache takes, of one row or of several."""
+    members = getattr(cache, "caches", None)
+    return int(cache.nbytes) if members is None else sum(map(nbytes, members))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_rows_claim_is_what_their_caches_take(
+    backend: Backend, tmp_path: Path, tiny_tokenizer: Tokenizer, name: str
+) -> None:
+    write_tiny_model(tmp_path / "tests" / name, tiny_tokenizer, architecture=ARCHITECTURES[name])
+    desk = another(backend, tmp_path)
+    # Short answers; the prompts begin unlike, so that none waits for another.
+    for number in range(8):
+        desk.add(number, f"{number} Hello", name=name)
+    [(_, batch)] = desk.engine._resident.values()
+    most = 0.0
+    while desk.engine.busy:
+        desk.step()
+        taken = sum(map(nbytes, [*batch._caches, *(cache for row in batch._reading.readers for cache in row.cache)]))
+        assert taken <= batch.claimed
+        most = max(most, taken / max(batch.claimed, 1))
+    assert most > 0.25
+
+
+def test_the_state_of_a_row_has_its_place_in_memory(backend: Backend, whole_models: Path) -> None:
+    loaded = another(backend, whole_models).engine.load("recurrent", whole_models / "tests" / "recurrent")
+    assert loaded.row_nbytes > 0
+    beside = loaded.nbytes + 300 * loaded.token_nbytes
+    assert (
+        limited(backend, whole_models, beside + loaded.row_nbytes)
+        .engine.load("recurrent", whole_models / "tests" / "recurrent")
+        .context_length
+        == 300
+    )
+    desk = limited(backend, whole_models, beside)
+    with pytest.raises(ContextLengthExceeded, match=r"GiB of weights and \d+\.\d+ GiB of an answer's state"):
+        desk.add(1, "x" * 400, name="recurrent")
+
+
 def test_models_stay_as_long_as_there_is_room(desk: Desk) -> None:
     desk.alone("Hello")
     desk.alone("Hello", name="other")
@@ -81,7 +121,7 @@ def test_the_model_that_was_used_least_recently_goes_first(
     weights, token = sizes
     for name in ("a", "b", "c"):
         write_tiny_model(tmp_path / "tests" / name, tiny_tokenizer)
-    desk = limited(backend, tmp_path, 2 * weights + 100 * token)
+    desk = limited(backend, tmp_path, 2 * weights + 256 * token)
     for name in ("a", "b", "a", "c"):
         desk.alone("Hello", name=name)
     assert set(desk.engine._resident) == {"a", "c"}
@@ -148,15 +188,16 @@ def test_what_is_kept_of_prefixes_makes_room_for_rows(
     backend: Backend, tiny_models: Path, sizes: tuple[int, int]
 ) -> None:
     weights, token = sizes
-    desk = limited(backend, tiny_models, weights + 850 * token)
-    desk.alone("y" * 400)
+    desk = limited(backend, tiny_models, weights + 700 * token)
+    for letter in "yz":
+        desk.alone(letter * 200)
     kept = desk.engine._prefixes.nbytes
     assert kept > 300 * token
     desk.add(1, "x" * 100, max_tokens=400)
     desk.step()
     [(_, batch)] = desk.engine._resident.values()
     assert batch.claimed > 400 * token
-    assert 0 < desk.engine._prefixes.nbytes <= 850 * token - batch.claimed < kept
+    assert 0 < desk.engine._prefixes.nbytes <= 700 * token - batch.claimed < kept
 
 
 def test_of_two_models_whose_rows_wait_for_each_other_one_is_answered(
@@ -177,11 +218,11 @@ def test_a_row_is_not_kept_out_by_those_of_another_model_that_come_later(
     backend: Backend, tiny_models: Path, sizes: tuple[int, int]
 ) -> None:
     weights, token = sizes
-    desk = limited(backend, tiny_models, 2 * weights + 300 * token)
+    desk = limited(backend, tiny_models, 2 * weights + 600 * token)
     desk.add(0, "Hello", name="other", max_tokens=60)
     desk.step()
-    # It fits by itself only.
-    desk.add(1, "Hello", max_tokens=240)
+    # It fits by itself only, two of the others fit together.
+    desk.add(1, "Hello", max_tokens=440)
     for number in range(2, 8):
         desk.add(number, f"Hi {number}", name="other", max_tokens=40)
         for _ in range(20):

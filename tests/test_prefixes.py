@@ -154,3 +154,28 @@ def test_owners_do_not_wait_for_each_other(desk: Desk) -> None:
     desk.finish()
     ends = [desk.ends[number] for number in (0, 1)]
     assert [end.usage.cached_tokens for end in ends if isinstance(end, Finished)] == [0, 0]
+
+
+def test_what_could_not_be_computed_is_not_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlx.core as mx
+    from mlx_lm.models.cache import KVCache
+
+    from osaurus.engine.prefixes import BLOCK, BlockLayout
+
+    cache = KVCache()
+    cache.update_and_fetch(mx.ones((1, 2, 2 * BLOCK, 8)), mx.ones((1, 2, 2 * BLOCK, 8)))
+    layout = BlockLayout.of([cache])
+    assert layout is not None
+    prefixes, tokens = desk.engine._prefixes, list(range(2 * BLOCK))
+
+    def fail(*_: Any) -> None:
+        raise MemoryError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("osaurus.engine.prefixes.mx.eval", fail)
+        with pytest.raises(MemoryError):
+            prefixes.put("model", tokens, [cache])
+    assert prefixes.nbytes == 0
+    assert prefixes.take("model", tokens, layout) == (0, [])
+    prefixes.put("model", tokens, [cache])
+    assert prefixes.take("model", tokens, layout)[0] == 2 * BLOCK

@@ -13,14 +13,16 @@ What rows have read and written is kept for those that begin alike (`keeping`).
 
 mlx_lm's BatchGenerator was the first design. It draws one step ahead (so a sampler may not look at its logits), calls
 a sampler for every row, reads in chunks of a fixed size and decodes rows once more after their end. What is built on
-is the layer below: mlx_lm's cache classes, with `merge`, `extend`, `filter` and `extract`. Models whose caches cannot
-be merged write one at a time, through the same loop.
+is the layer below: mlx_lm's cache classes, with `merge`, `extend`, `filter` and `extract`. Models whose rows do not go
+together (`batchable`) write one at a time, through the same loop.
 
 Everything here runs on the thread that owns MLX.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic_ns, perf_counter
+from traceback import clear_frames
 from typing import Any
 
 import mlx.core as mx
@@ -91,7 +93,6 @@ class Batch:
     _tally: ModelTally
     _speculation: bool
     _pace: Pace = field(init=False)
-    _batchable: bool = field(init=False)
     _plain: bool = field(init=False)
     """Whether caches are plain keys and values, so that what was wrong can be taken back."""
     _speculates: bool = field(init=False)
@@ -112,15 +113,11 @@ class Batch:
 
     @_keeper.default
     def _make_keeper(self) -> Keeper:
-        return Keeper(self._model, self._prefixes, self._batchable)
+        return Keeper(self._model, self._prefixes)
 
     @_reading.default
     def _make_reading(self) -> Reading:
         return Reading(self._model, self._keeper, self._pace, self._tally, self._plain)
-
-    @_batchable.default
-    def _find_batchable(self) -> bool:
-        return all(hasattr(cache, "merge") for cache in make_prompt_cache(self._model.network))
 
     @_speculates.default
     def _find_speculates(self) -> bool:
@@ -128,7 +125,7 @@ class Batch:
 
     @_plain.default
     def _find_plain(self) -> bool:
-        return self._batchable and all(type(cache) is KVCache for cache in make_prompt_cache(self._model.network))
+        return self._model.batchable and all(type(cache) is KVCache for cache in make_prompt_cache(self._model.network))
 
     def __len__(self) -> int:
         return len(self._reading) + len(self._writing) + len(self._parked) + len(self._ends)
@@ -154,9 +151,13 @@ class Batch:
         return self._claim([*self._reading.readers, *self._writing])
 
     def _claim(self, rows: Sequence[Progress]) -> int:
-        # Merged caches are as long as the longest of them in every row.
+        # Merged caches are as long as the longest of them in every row, and grow by a step at a time: those that are
+        # put together here to whole steps, mlx_lm's own from wherever they are.
         longest = max((len(progress.row.prompt) + progress.row.max_tokens for progress in rows), default=0)
-        return len(rows) * longest * self._model.token_nbytes
+        grown: int = longest + (-longest % KVCache.step if self._plain else KVCache.step)
+        # A row that may be as long as there is memory for is not refused for the rest of its last step.
+        grown = min(grown, self._model.context_length)
+        return len(rows) * (grown * self._model.token_nbytes + self._model.row_nbytes)
 
     def _has_room(self, reading: Sequence[Progress]) -> bool:
         """Tell whether there is room for these rows, the first of which is to begin, beside those that write.
@@ -251,11 +252,17 @@ class Batch:
         yield events
 
     def _end_all(self) -> list[tuple[int, Event]]:
-        """Let all rows leave but those that stand still; return their ends. In an except clause."""
+        """Let all rows leave that read or write; return their ends. In an except clause."""
         failed = [*self._writing, *self._reading.clear()]
         log.failure("A step failed; its rows are ended", request_ids=_requests(failed))
         self._writing, self._caches, self._logits, self._launched = [], [], None, None
-        return [(progress.row.id, _failed()) for progress in failed]
+        ends: list[tuple[int, Event]] = [(progress.row.id, _failed()) for progress in failed]
+        # If there was no memory, those who come next need it: what the failed step held, and what is kept of prefixes.
+        failed.clear()
+        clear_frames(getattr(sys.exception(), "__traceback__", None))
+        self._prefixes.squeeze(0)
+        mx.clear_cache()
+        return ends
 
     def _write(self, events: list[tuple[int, Event]]) -> tuple[float, int, bool]:
         """Draw what rows write, append to `events` what they say, and set the next pass in motion.
@@ -471,11 +478,11 @@ class Batch:
 
     def _join(self, events: list[tuple[int, Event]]) -> bool:
         """Let rows that have read all but their last token write; return whether there were any."""
-        most = MOST_WRITING if self._batchable else 1
+        most = MOST_WRITING if self._model.batchable else 1
         joining = self._reading.ready(most - len(self._writing))
         if not joining:
             return False
-        if self._batchable:
+        if self._model.batchable:
             layers = list(zip(*(progress.cache for progress in joining), strict=True))
             before = self._caches or [None] * len(layers)
             self._caches = [join(cache, others) for cache, others in zip(before, layers, strict=True)]

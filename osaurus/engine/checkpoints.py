@@ -54,7 +54,7 @@ class Layout:
 
         None if they are plain keys and values, which the PrefixCache cuts, or of a kind that is not known here.
         """
-        single = _single(read)
+        single = single_caches(read)
         if all(type(cache) is KVCache for cache in read) or not all(_known(cache) for cache in single):
             return None
         made_of = [(values.shape, values.dtype, _most(cache)) for cache in single for values in _arrays(cache)]
@@ -65,7 +65,7 @@ class Layout:
 
         Raises ValueError if the caches are not what they should be.
         """
-        single = _single(caches)
+        single = single_caches(caches)
         if any(getattr(cache, "offset", length) != length for cache in single):
             raise ValueError(f"not all caches hold {length} tokens")
         arrays = [values for cache in single for values in _arrays(cache)]
@@ -77,7 +77,7 @@ class Layout:
         caches = self._make()
         # Caches write into their arrays: each has its own, and memory is copied when that happens.
         rest = iter([mx.array(values) for values in arrays])
-        for cache in _single(caches):
+        for cache in single_caches(caches):
             if type(cache) is ArraysCache:
                 cache.cache = [next(rest) for _ in cache.cache]
                 continue
@@ -97,9 +97,9 @@ class Layout:
                 raise ValueError(f"{found} in the place of {(expected, dtype)}")
 
 
-def _single(caches: Iterable[Any]) -> list[Any]:
+def single_caches(caches: Iterable[Any]) -> list[Any]:
     """Return caches with the members of lists of caches in the place of these."""
-    return [one for cache in caches for one in (_single(cache.caches) if type(cache) is CacheList else [cache])]
+    return [one for cache in caches for one in (single_caches(cache.caches) if type(cache) is CacheList else [cache])]
 
 
 def _known(cache: Any) -> bool:

@@ -19,11 +19,10 @@ MOST_FETCHED = 8
 
 @define(eq=False)
 class Keeper:
-    """Keeps what rows of one model have read. `cuttable` says whether caches of several rows can be taken apart."""
+    """Keeps what rows of one model have read."""
 
     _model: Model
     _prefixes: PrefixCache
-    _cuttable: bool
 
     def keep(self, progress: Progress, *, leaving: bool = False) -> None:
         """Keep what a row has read since. At once, bit by bit: a long prompt's copies would be a gap in all streams."""
@@ -43,9 +42,13 @@ class Keeper:
         """Keep what a row that leaves has read and written; `caches` are those of all rows, it has this place."""
         layout, tokens = self._model.layout, progress.sequence[: progress.in_cache]
         if layout is not None:
-            self._prefixes.put_whole(self._scope(progress), tokens, _part(caches, index), layout, lasting=False)
-        elif self._cuttable and len(tokens) // BLOCK > len(progress.row.prompt) // BLOCK:
-            self._prefixes.put(self._scope(progress), tokens, _part(caches, index))
+            self._prefixes.put_whole(self._scope(progress), tokens, self._part(caches, index), layout, lasting=False)
+        elif len(tokens) // BLOCK > len(progress.row.prompt) // BLOCK:
+            self._prefixes.put(self._scope(progress), tokens, self._part(caches, index))
+
+    def _part(self, caches: Sequence[Any], index: int) -> Sequence[Any]:
+        """Return the caches of the row at this place; one that writes by itself has them to itself."""
+        return [cache.extract(index) for cache in caches] if self._model.batchable else caches
 
     def taken(self, progress: Progress) -> tuple[int, list[Any]]:
         """Return how much of what a row is to read was read before, and caches that hold it."""
@@ -71,7 +74,3 @@ class Keeper:
         How fast an answer begins tells what was read before; nobody should learn that way what others ask.
         """
         return self._model.key + progress.row.owner
-
-
-def _part(caches: Sequence[Any], index: int) -> list[Any]:
-    return [cache.extract(index) for cache in caches]

@@ -26,7 +26,8 @@ from ..chat import ModelLoadFailed, NoRoomYet
 from ..model_config import THOUGHT_TAGS, context_length
 from ..rendering.renderer import Renderer
 from .backend import Backend
-from .checkpoints import Layout
+from .batchable import batchable
+from .checkpoints import Layout, single_caches
 from .conversation import ChatTemplate
 from .grammars import Grammars
 from .harmony import HARMONY, end_tokens_of, marks_of
@@ -56,9 +57,10 @@ class Model:
 
     `harmony` says that it writes messages on channels, whose marks are among `marks`.
     `identity` is that of its files. `key` differs for all that compute something else: other weights, other numbers,
-    other kernels, another mlx_lm. `nbytes` is what its weights take, `token_nbytes` what each token of a row takes
-    beside them. `layout` is that of caches that cannot be cut, `block` that of what others are cut into; both are None
-    where nothing is known of them.
+    other kernels, another mlx_lm. `nbytes` is what its weights take, `row_nbytes` what each row takes beside them,
+    however long it is, and `token_nbytes` what each of its tokens does. `layout` is that of caches that cannot be cut,
+    `block` that of what others are cut into; both are None where nothing is known of them. `batchable` says whether
+    rows may be computed together.
     `marks` are the added tokens that thoughts and calls are told by, and what each spells: to the tokenizer most have
     no text.
     """
@@ -77,8 +79,10 @@ class Model:
     context_length: int
     nbytes: int
     token_nbytes: int
+    row_nbytes: int
     layout: Layout | None
     block: BlockLayout | None
+    batchable: bool
 
 
 def load(name: str, folder: Path, backend: Backend, memory_limit: int, make_room: Callable[[int], None]) -> Model:
@@ -151,13 +155,14 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
     caches, vocabulary_size = _read_a_token(network)
     if packed is not None:
         nbytes += packed.expanded_nbytes(network)
-    token_nbytes, layout = _token_nbytes(caches), Layout.of(network, caches)
+    token_nbytes, row_nbytes, layout = _token_nbytes(caches), _row_nbytes(caches), Layout.of(network, caches)
     context, limit_reason = context_length(config), ""
-    fitting = (memory_limit - nbytes) // max(token_nbytes, 1)
+    fitting = max(memory_limit - nbytes - row_nbytes, 0) // max(token_nbytes, 1)
     if fitting < context:
+        state = f" and {_gigabytes(row_nbytes)} of an answer's state" if row_nbytes else ""
         limit_reason = (
-            f" here: each token takes {token_nbytes} bytes beside {_gigabytes(nbytes)} of weights, and the memory "
-            f"limit is {_gigabytes(memory_limit)} (the model's own is {context})"
+            f" here: each token takes {token_nbytes} bytes beside {_gigabytes(nbytes)} of weights{state}, and the "
+            f"memory limit is {_gigabytes(memory_limit)} (the model's own is {context})"
         )
         context = fitting
     log.info(
@@ -193,8 +198,10 @@ def _load(name: str, folder: Path, backend: Backend, memory_limit: int, make_roo
         context_length=context,
         nbytes=nbytes,
         token_nbytes=token_nbytes,
+        row_nbytes=row_nbytes,
         layout=layout,
         block=BlockLayout.of(caches),
+        batchable=batchable(name, network, vocabulary_size),
     )
 
 
@@ -316,15 +323,17 @@ def _read_a_token(network: nn.Module) -> tuple[list[Any], int]:
 
 
 def _token_nbytes(caches: list[Any]) -> int:
-    """Return how many bytes the caches of a row grow by with each token.
-
-    What of a cache does not grow, as in recurrent layers, is small beside the rest.
-    """
+    """Return how many bytes the caches of a row grow by with each token."""
     return sum((keys.nbytes + values.nbytes) // keys.shape[2] for keys, values in _keys_and_values(caches))
 
 
+def _row_nbytes(caches: list[Any]) -> int:
+    """Return how many bytes of a row's caches do not grow: the states of recurrent layers."""
+    return sum(cache.nbytes for cache in single_caches(caches) if getattr(cache, "keys", None) is None)
+
+
 def _keys_and_values(caches: list[Any]) -> list[tuple[mx.array, mx.array]]:
-    return [(cache.keys, cache.values) for cache in caches if getattr(cache, "keys", None) is not None]
+    return [(cache.keys, cache.values) for cache in single_caches(caches) if getattr(cache, "keys", None) is not None]
 
 
 def _gigabytes(nbytes: int) -> str:

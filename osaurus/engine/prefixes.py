@@ -179,16 +179,20 @@ class PrefixCache:
         known, whole = len(path) * BLOCK, len(tokens) // BLOCK * BLOCK
         if known == whole:
             return
-        parent = path[-1] if path else None
-        added = []
+        blocks = []
         for start in range(known, whole, BLOCK):
             end = start + BLOCK
             # Of a single layer's it would make no copy.
             keys = mx.contiguous(mx.concatenate([cache.keys[..., start:end, :] for cache in caches]))
             values = mx.contiguous(mx.concatenate([cache.values[..., start:end, :] for cache in caches]))
-            parent = self._add(model, parent, tuple(tokens[start:end]), keys, values)
+            blocks.append((tuple(tokens[start:end]), keys, values))
+        # Before others can find them: where this fails they hold nothing.
+        mx.eval([array for _, *arrays in blocks for array in arrays])
+        parent = path[-1] if path else None
+        added = []
+        for block, keys, values in blocks:
+            parent = self._add(model, parent, block, keys, values)
             added.append(parent)
-        mx.eval([array for node in added for array in (node.keys, node.values)])
         if self._files is not None:
             self._unwritten |= {node.name: node for node in added[: MOST_UNWRITTEN - len(self._unwritten)]}
         self._evict()

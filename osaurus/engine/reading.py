@@ -81,9 +81,8 @@ class Reading:
         return False
 
     def clear(self) -> list[Progress]:
-        """Let all rows leave; return them."""
-        rows = [*self.readers, *self.waiting]
-        self.waiting.clear()
+        """Let all readers leave; return them."""
+        rows = list(self.readers)
         self.readers.clear()
         return rows
 
@@ -94,24 +93,32 @@ class Reading:
         for progress in list(self.waiting):
             if len(self.readers) == MOST_READING:
                 return
-            if not progress.echoes and (self._read_by_another(progress) or not self._keeper.fetched(progress, writing)):
-                continue
             try:
+                if not progress.echoes and (
+                    self._read_by_another(progress) or not self._keeper.fetched(progress, writing)
+                ):
+                    continue
                 if not admit([progress, *self.readers]):
                     return
+                progress.read, cache = (0, []) if progress.echoes else self._keeper.taken(progress)
+                progress.cache = cache or make_prompt_cache(self._model.network)
             except NoRoomYet as error:
                 self.waiting.remove(progress)
                 events.append((progress.row.id, Failed(error)))
                 continue
-            progress.read, cache = (0, []) if progress.echoes else self._keeper.taken(progress)
-            progress.cache = cache or make_prompt_cache(self._model.network)
-            # Not before: where that fails, it is still somewhere.
-            self.waiting.remove(progress)
+            except Exception:
+                # It ends with those that read: among those that wait it would fail again and again.
+                self._begin(progress)
+                raise
+            self._begin(progress)
             if not progress.begun:
                 progress.begun, progress.cached = monotonic_ns(), progress.read
                 self._tally.began(len(progress.row.prompt), progress.cached)
             progress.kept = progress.read
-            self.readers.append(progress)
+
+    def _begin(self, progress: Progress) -> None:
+        self.waiting.remove(progress)
+        self.readers.append(progress)
 
     def _read_by_another(self, progress: Progress) -> bool:
         """Whether another row is just reading what this one begins with, so that it had better wait for it.
