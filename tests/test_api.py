@@ -20,7 +20,7 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.web.http_headers import Headers
 
 from osaurus.chat import Failed, InternalError, ModelLoadFailed, NoRoomYet, Piece
@@ -597,7 +597,7 @@ def test_a_stream_that_waits_for_its_model_begins_after_ten_seconds_and_says_not
     answer = client.finish_stream(reader)
     if path.startswith("/v1"):
         assert once == b": keep-alive\n\n"
-        *chunks, done = Answer(200, {}, answer.body.removeprefix(2 * once)).data
+        *chunks, done = Answer(200, {}, answer.body.rpartition(once)[2]).data
         assert done == "[DONE]"
         said = [choice.get("text") or choice.get("delta", {}).get("content") or "" for choice in choices(chunks)]
         assert "".join(said) == "Hello"
@@ -621,7 +621,9 @@ def test_what_goes_wrong_after_a_long_wait_is_told_in_the_stream(
 ) -> None:
     reader = client.begin_stream(path, turns=0, **changes)
     client.worker.engine.failure = ModelLoadFailed("no weights")
-    answer = client.finish_stream(reader)
+    with capturedLogs() as events:
+        answer = client.finish_stream(reader)
+    assert f"POST {path} failed: " in "".join(map(str, map(formatEvent, events)))
     if path.startswith("/v1"):
         [problem, done] = Answer(200, {}, answer.body.removeprefix(b": keep-alive\n\n")).data
         assert (problem["error"]["code"], done) == ("model_load_failed", "[DONE]")

@@ -25,6 +25,13 @@ SCHEMAS: list[dict[str, Any]] = [
     {"type": "number", "minimum": 0.001, "maximum": 0.002},
     {"type": "integer", "minimum": 192, "multipleOf": 25},
     {"type": "integer", "exclusiveMaximum": -1234567},
+    *(
+        {"type": "object", "properties": {"a": number, "b": {"type": "string"}}, "required": ["a", "b"]}
+        for number in (
+            {"type": "integer", "minimum": 1, "multipleOf": 25},
+            {"type": "number", "exclusiveMinimum": 0, "multipleOf": 25},
+        )
+    ),
     {"enum": ["a long value", ["another", 1], {"x": None}]},
     {"const": {"deep": [[[{"er": "in"}]]]}},
     {"type": "array", "items": {"type": "string", "minLength": 2}, "minItems": 5},

@@ -144,7 +144,9 @@ def test_tokens_that_the_network_does_not_know_are_refused(
     assert number == tiny_tokenizer.get_vocab_size()
     prompt = desk.engine.load("grown", tmp_path / "grown").prompt
     for raw in (Tokens((5, number)), Text(text="Hello <|new|>")):
-        request = GenerationRequest(model="grown", raw=raw, max_tokens=4, max_tokens_may_shrink=True)
+        request = GenerationRequest(
+            model="grown", raw=raw, max_tokens=4, max_tokens_may_shrink=True, prompt_field="prompt"
+        )
         with pytest.raises(
             InvalidRequest, match=f"no token {number}; they are numbered from 0 to {number - 1}"
         ) as caught:
@@ -273,7 +275,7 @@ def test_a_template_that_mlx_lm_has_in_python_is_no_strangers_and_needs_no_proce
 def test_a_template_may_write_no_more_than_the_context_holds(
     desk: Desk, tmp_path: Path, tiny_tokenizer: Tokenizer
 ) -> None:
-    template = of_template(desk, tmp_path / "writing", tiny_tokenizer, chat_template="{{ 'x' * 200000000 }}")
+    template = of_template(desk, tmp_path / "writing", tiny_tokenizer, chat_template="{{ 'x' * 40000000 }}")
     with pytest.raises(TemplateStopped, match="writes too much"):
         rendered(template)
 

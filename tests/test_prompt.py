@@ -650,6 +650,15 @@ def test_tools_that_a_template_cannot_render_are_told_in_words(tiny_tokenizer: T
         assert "weather" in tiny_tokenizer.decode(encoded.tokens)
 
 
+def test_a_conversation_that_a_template_refuses_for_another_reason_is_refused(tiny_tokenizer: Tokenizer) -> None:
+    # Mistral's wants a result behind each call. It is no matter of the tools.
+    source = "{% if messages[-1].role == 'tool' and tools %}{{ raise_exception('no call before it') }}{% endif %}"
+    prompt = PromptEncoder(tiny_tokenizer, JinjaTemplate(source + TELLS_TOOLS), (), 2**20)
+    asked = ask("x", tools=ToolUse(tools=(WEATHER,)))
+    with pytest.raises(InvalidRequest, match="no call before it"):
+        prompt.encode(evolve(asked, messages=(*asked.messages, Message("tool", "sunny", call_id="1"))))
+
+
 def test_a_conversation_that_a_template_refuses_in_words_as_well_is_refused(tiny_tokenizer: Tokenizer) -> None:
     source = "{% if messages[-1].content == 'no' %}{{ raise_exception('not ' + messages[0].role) }}{% endif %}"
     prompt = PromptEncoder(tiny_tokenizer, JinjaTemplate(source + TELLS_TOOLS), (), 2**20)

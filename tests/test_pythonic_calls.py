@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from osaurus.engine.argument_values import ValueIsOpen
 from osaurus.engine.pythonic_calls import parse, written
 
 
@@ -65,8 +66,30 @@ def test_strings_that_are_escaped_come_back(text: str, number: int) -> None:
         "[a(x=b)]",
         "[a(x='it's fine')]",
         '[a(x="1")] and [b(y=2)]',
+        "[a(x=1)]  # a comment",
+        "[a(ª=1)]",
+        "[ﬁ(x=1)]",
+        "[a(x={1: 2})]",
+        "[a(x={'b': {None: 3}})]",
+        "[a(x={'b': 1, 'b': 2})]",
+        "[a(x={**b})]",
     ],
 )
 def test_anything_else_is_no_call(said: str) -> None:
     with pytest.raises((ValueError, SyntaxError)):
         parse(said, [])
+
+
+@pytest.mark.parametrize(
+    "begun", ["[a(x='", "[a(x=\"it's ", "[a(1 2, x='", "a(x=1)\nb(y='\\'", '[unknown(x="\\', "# It's a comment"]
+)
+def test_within_a_string_nobody_knows_yet(begun: str) -> None:
+    with pytest.raises(ValueIsOpen):
+        parse(begun, [])
+
+
+@pytest.mark.parametrize("quotes", ['\\"', '"', "'", "\"'"])
+def test_many_quotes_take_no_time(quotes: str) -> None:
+    # Quadratic work on these would take minutes.
+    with pytest.raises((ValueError, SyntaxError)):
+        parse('[a(x="' + quotes * 60_000 + "b", [])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from osaurus.chat import ServiceUnavailable, TemplateStopped
+from osaurus.rendering import renderer as module
 from osaurus.rendering.renderer import Renderer, TemplateRefused
 
 FOR_EVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -133,10 +134,13 @@ def test_one_that_writes_too_much_is_stopped(renderer: Renderer, template: str) 
     assert process(renderer).pid == before
 
 
-def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Have another program rendered with."""
+def stand_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, code: str, before: str = "channel.sendall(b'\\0\\0\\0\\0')"
+) -> None:
+    """Have another program rendered with, which does this when it has said that it listens, and something before."""
     program = folder / "program"
-    program.write_text(f"#!{sys.executable}\nimport os, socket, time\nchannel = socket.socket(fileno=0)\n{code}")
+    beginning = f"#!{sys.executable}\nimport os, socket, time\nchannel = socket.socket(fileno=0)\n"
+    program.write_text(f"{beginning}{before}\n{code}")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
 
@@ -155,6 +159,32 @@ def test_an_answer_that_does_not_come_is_not_waited_for(
     with pytest.raises(TemplateStopped, match="takes too long"):
         # More than the socket holds: it is not taken either.
         Renderer(100, patience=0.3).render("x" * 10**7, {})
+
+
+@pytest.mark.parametrize("before", ["time.sleep(60)", "raise SystemExit(1)"])
+def test_a_process_that_does_not_come_is_no_fault_of_the_templates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    stand_in(tmp_path, monkeypatch, "", before)
+    monkeypatch.setattr(module, "START_PATIENCE", 0.3)
+    with pytest.raises(ServiceUnavailable, match="cannot be had"):
+        Renderer(100, patience=60).render("", {})
+
+
+def test_a_process_that_takes_long_to_start_has_its_time_to_render_nevertheless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = "channel.recv(2**16)\nchannel.sendall(b'\\0\\0\\0\\x02tx')\ntime.sleep(60)"
+    stand_in(tmp_path, monkeypatch, answer, "time.sleep(2.5)\nchannel.sendall(b'\\0\\0\\0\\0')")
+    assert Renderer(100, patience=2).render("", {}) == "x"
+
+
+@pytest.mark.parametrize("name", ["OSU_API_KEYS", "HF_TOKEN"])
+def test_the_process_has_none_of_our_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "a-secret")
+    told = f"channel.recv(2**16)\nchannel.sendall(b'\\0\\0\\0\\x02t' + (b'1' if {name!r} in os.environ else b'0'))"
+    stand_in(tmp_path, monkeypatch, told)
+    assert Renderer(100).render("", {}) == "0"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -180,7 +210,7 @@ def test_a_process_that_was_killed_is_replaced_and_nobody_notices(renderer: Rend
     ("number", "reason"),
     [
         (signal.SIGSEGV, r"it ends the process that renders it \(SIGSEGV\)"),
-        (signal.SIGKILL, "it takes too much memory"),
+        (signal.SIGKILL, "it was killed"),
     ],
 )
 def test_a_process_that_dies_while_it_renders_costs_one_rendering(number: int, reason: str) -> None:

@@ -156,10 +156,11 @@ def test_where_nothing_is_said_for_long_something_is_said_nevertheless() -> None
     TokenStream(generation, encode, consumer, clock, lambda: None, filler).run()
     clock.advance(LONGEST_QUIET)
     assert consumer.value() == b"~"
+    clock.advance(1)
     generation.deliver(Piece("a"))
-    clock.advance(LONGEST_QUIET)
+    clock.advance(LONGEST_QUIET - 1)
     assert consumer.value() == b"~a"
-    clock.advance(LONGEST_QUIET)
+    clock.advance(1)
     assert consumer.value() == b"~a~"
     generation.deliver(finished())
     clock.advance(2 * LONGEST_QUIET)

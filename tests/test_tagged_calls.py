@@ -205,7 +205,6 @@ def test_a_call_within_a_value_is_part_of_it() -> None:
         (GLM, "f is what I would call here"),
         (GLM, "f x=1"),
         (GLM, "f\n<arg_key>x</arg_key>\n<arg_value>1</arg_value>\nand so on"),
-        (GLM, "unknown"),
         (GLM, "f f"),
         (QWEN3_CODER, "I call <function=f>\n</function>"),
         (QWEN3_CODER, "<function=f>\n<parameter=x>\n1\n</parameter>\n"),
@@ -239,7 +238,9 @@ def test_a_text_goes_on_if_it_ends_within_a_value() -> None:
     assert goes_on(QWEN3_CODER, said)
     assert goes_on(QWEN3_CODER, said + "</parameter>")
     assert not goes_on(QWEN3_CODER, said + "</parameter></function>")
-    assert not goes_on(QWEN3_CODER, "<function=unknown>\n<parameter=x>\n<a>")
+    # Whatever it is that is called, and whatever is wrong with it.
+    assert goes_on(QWEN3_CODER, "<function=unknown>\n<parameter=x>\n<a>")
+    assert goes_on(QWEN3_CODER, "f <function=f>\n<parameter=x>\n<a>")
     assert not goes_on(GLM, "f is")
 
 

@@ -72,3 +72,11 @@ def test_what_ends_the_process_is_logged_and_what_a_template_raises_is_not(monke
     with capturedLogs() as events:
         assert not takes_tools("{# where the process fails #}" + HERMES)
     assert "was not found out: The process that renders" in formatEvent(events[0])
+
+
+def test_that_nothing_could_be_rendered_for_a_while_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{{ tools }} for a while"
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "/nowhere")
+        assert not takes_tools(template)
+    assert takes_tools(template)

@@ -30,7 +30,7 @@ QWEN = ToolFormat("<tool_call>", "</tool_call>", QWEN3_CODER)
 
 
 def scan(
-    parts: Sequence[str], form: ToolFormat = GENERIC, marked: bool = True, cut: bool = False
+    parts: Sequence[str], form: ToolFormat = GENERIC, marked: bool = True
 ) -> tuple[str, tuple[ToolCall, ...], int]:
     """Return the text, the calls, and how many of these are complete."""
     scanner = CallScanner(form, TOOLS, marked)
@@ -40,7 +40,7 @@ def scan(
         text, calls = scanner.feed(part)
         said += text
         pieces += calls
-    text, calls = scanner.flush(cut=cut)
+    text, calls = scanner.flush()
     return said + text, gathered([*pieces, *calls]), scanner.complete
 
 
@@ -248,6 +248,18 @@ def by_name(value: str) -> str:
     return f"[call]f[ARGS]{json.dumps({'x': value})}[/call]"
 
 
+def in_other_form(parse: Parser) -> str:
+    """Return what is between the marks of a call."""
+    return {
+        from_json: '[{"name": "f", "arguments": {"x": "1"}}]',
+        pythonic_calls.parse: "[f(x='1')]",
+        MISTRAL: 'f[ARGS]{"x": "1"}',
+        FUNCTION_GEMMA: "call:f{x:<escape>1<escape>}",
+        GLM: "f<arg_key>x</arg_key><arg_value>1</arg_value>",
+        QWEN3_CODER: in_qwen("1"),
+    }[parse]
+
+
 def in_gemmas(value: str) -> str:
     return f"[call]call:f{{x:<escape>{value}<escape>}}[/call]"
 
@@ -262,7 +274,7 @@ def test_calls_in_a_value_are_part_of_it_in_every_form(parse: Parser, write: Cal
     assert scan(list(write(value)), form) == ("", (called(value),), 1)
     # Where it is cut off, or has too many ends to find its own, nothing in it is a call.
     begun = write(value)[:-12]
-    assert scan([begun], form, cut=True) == (begun, (), 0)
+    assert scan([begun], form) == (begun, (), 0)
     assert scan([write(value * 8)], form) == (write(value * 8), (), 0)
 
 
@@ -281,11 +293,44 @@ def test_a_call_of_glm_that_is_cut_off_is_none(space: str) -> None:
     assert scan([two + "</tool_call>"], form) == ("", (ToolCall("f", '{"x": "1", "y": "2"}'),), 1)
 
 
-def test_a_call_behind_one_that_never_ends_is_a_call() -> None:
+def test_what_follows_a_call_that_never_ends_may_be_part_of_a_value_of_it() -> None:
     broken = "<tool_call>\n<function=f>\n<parameter=x>\n1\n</tool_call>"
     answer = f"{broken}\n<tool_call>\n{in_qwen('2', 'weather')}\n</tool_call>"
-    assert scan(list(answer), QWEN) == (f"{broken}\n", (called("2", "weather"),), 1)
-    # Where it was cut off within the value, they are part of that.
-    assert scan([answer], QWEN, cut=True) == (answer, (), 0)
+    assert scan([answer], QWEN) == (answer, (), 0)
     # The end is not looked for without an end.
     assert scan([broken * 100], QWEN) == (broken * 100, (), 0)
+
+
+@pytest.mark.parametrize(
+    ("parse", "refused"),
+    [
+        (from_json, '[{"name": "unknown", "arguments": {"x": "VALUE"}}]'),
+        (from_json, '[{"name": f, "arguments": {"x": "VALUE"}}]'),
+        (from_json, '[{"name": "f", "name": "f", "arguments": {"x": "VALUE"}}]'),
+        (pythonic_calls.parse, '[unknown(x="VALUE")]'),
+        (pythonic_calls.parse, '[f(1 2, x="VALUE")]'),
+        (pythonic_calls.parse, '[f(x="VALUE")] # Done'),
+        (MISTRAL, 'unknown[ARGS]{"x": "VALUE"}'),
+        (MISTRAL, 'f {"x": "VALUE"}'),
+        (FUNCTION_GEMMA, "call:unknown{x:<escape>VALUE<escape>}"),
+        (GLM, "unknown<arg_key>x</arg_key><arg_value>VALUE</arg_value>"),
+        (GLM, "f f<arg_key>x</arg_key><arg_value>VALUE</arg_value>"),
+        (QWEN3_CODER, "<function=unknown><parameter=x>VALUE</parameter></function>"),
+        (QWEN3_CODER, "f<function=f><parameter=x>VALUE</parameter></function>"),
+    ],
+)
+def test_calls_in_a_value_of_a_call_that_is_refused_are_none(parse: Parser, refused: str) -> None:
+    form = ToolFormat("[call]", "[/call]", parse)
+    inner = {
+        from_json: "[{}]",
+        pythonic_calls.parse: "[f()]",
+        MISTRAL: "f[ARGS]{}",
+        FUNCTION_GEMMA: "call:f{}",
+        GLM: "f",
+        QWEN3_CODER: "<function=f></function>",
+    }[parse]
+    answer = f"[call]{refused.replace('VALUE', f'see [/call] [call]{inner}[/call] ok')}[/call]"
+    assert scan(list(answer), form) == (answer, (), 0)
+    # What comes behind it is.
+    again = f"{answer} [call]{in_other_form(parse)}[/call]"
+    assert scan(list(again), form) == (f"{answer} ", (called("1"),), 1)

@@ -63,6 +63,11 @@ FAMILIES = {
         '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Paris", "days": 2, "sunny": true}'  # noqa: RUF001
         "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",  # noqa: RUF001
     ),
+    "Hunyuan": (
+        "'<tool_calls><tool_call>' + call.name",
+        '<tool_calls><tool_call>weather\n```json\n{"city": "Paris", "days": 2, "sunny": true}\n```</tool_call>'
+        "</tool_calls>",
+    ),
     "Granite 3": (
         "<|tool_call|>",
         '<|tool_call|>[{"name": "weather", "arguments": {"city": "Paris", "days": 2, "sunny": true}}]',

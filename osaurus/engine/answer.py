@@ -85,7 +85,7 @@ class Answer:
         if reason is None:
             piece = self._hold(piece)
         elif not stopped:
-            piece += self.text.flush(cut=reason == "length")
+            piece += self.text.flush()
         if reason == "stop" and self.text.calls is not None and self.text.calls.complete:
             reason = "tool_calls"
         return Written(tokens, piece, reason)

@@ -7,6 +7,7 @@ the model so; a value that was guessed breaks nothing, and is wrong.
 
 import ast
 import json
+import re
 from math import isfinite
 from typing import Any
 
@@ -23,21 +24,37 @@ JOINED = ("$ref", "allOf", "anyOf", "oneOf", "patternProperties")
 PYTHONS = {"True": True, "False": False, "None": None}
 
 
+STRING = re.compile(r'"(?:[^"\\]|\\.)*+("|\\?\Z)', re.DOTALL)
+
+
 class ValueIsOpen(ValueError):
     """A text ends within the value of an argument."""
+
+
+def no_call(text: str, reason: str) -> ValueError:
+    """Return why a text is no call: where it ends within a string, nobody can tell yet, whatever came before."""
+    if any(string[1] != '"' for string in STRING.finditer(text)):
+        return ValueIsOpen("a string does not end")
+    return ValueError(reason)
 
 
 def json_at(text: str, place: int) -> tuple[Any, int]:
     """Return the JSON value that begins in a place of a text, and where it ends; strings may hold lines as they are.
 
-    Raises ValueError if there is none, ValueIsOpen if the text ends within a string.
+    Raises ValueError if there is none or a name is given twice, ValueIsOpen if the text ends within a string.
     """
     try:
-        return json.JSONDecoder(strict=False).raw_decode(text, place)
-    except json.JSONDecodeError as error:
-        if error.msg.startswith("Unterminated string"):
-            raise ValueIsOpen("a string does not end") from error
-        raise
+        return json.JSONDecoder(strict=False, object_pairs_hook=named_once).raw_decode(text, place)
+    except ValueError as error:
+        raise no_call(text, str(error)) from error
+
+
+def named_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of an object. Raises ValueError if there are two of one name."""
+    named = dict(members)
+    if len(named) < len(members):
+        raise ValueError("a name is given twice")
+    return named
 
 
 def takes(parameters: Schema, name: str) -> bool:

@@ -40,7 +40,8 @@ MOST_OF_A_KIND = {WITHIN[1]: 2}
 # and ended with the same, and multiples often end in zeros.
 OFTEN = [(re.compile(rb" ?[\]}]+"), 32), (re.compile(rb'"'), 4), (re.compile(rb"0"), 3)]
 
-# What may come is asked anew for each token at first, and in a long run for so much of it at a time.
+# What may come is asked anew for each token at first, and in a long string for so much of it at a time. Elsewhere an
+# end would be passed by: a number may go on where it might end.
 RUN = 8
 
 # Where both of these may come a string is being written.
@@ -95,7 +96,7 @@ class Closers:
                     # What began a string ends it, too.
                     used[:] = 0
                     run = 0
-                chosen = self._choose(may, within, used, 1 + run // RUN)
+                chosen = self._choose(may, within, used, 1 + run // RUN if within else 1)
                 forced = chosen[: matcher.validate_tokens(chosen)]
                 if not forced:
                     break

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import frozen
 
-from .argument_values import ValueIsOpen
+from .argument_values import ValueIsOpen, named_once
 
 NAME = re.compile(r"([{,]\s*)([^\s{}\[\],:\"]{1,256})(?=\s*:)")
 HEAD = re.compile(r"\s*+call:([^\s{}]{1,256})(?=\{)")
@@ -37,7 +37,7 @@ class GemmaForm:
             head = HEAD.match(written, place)
             if head is None:
                 raise ValueError("no call begins here")
-            arguments, place = json.JSONDecoder().raw_decode(written, head.end())
+            arguments, place = json.JSONDecoder(object_pairs_hook=named_once).raw_decode(written, head.end())
             calls.append({"name": head[1], "arguments": arguments})
         return calls
 

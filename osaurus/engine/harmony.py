@@ -38,7 +38,8 @@ MOST_HEADER = 256
 # Between two messages that are both thought, or both text.
 GAP = "\n\n"
 
-# Its calls are told by tokens, so that it has no marks that are looked for in text.
+# Its calls are told by tokens, so that it has no marks that are looked for in text; a parser says that no grammar holds
+# them.
 HARMONY = ToolFormat("", "", from_json)
 
 # The models know `low`, `medium` and `high`.
@@ -102,7 +103,7 @@ class HarmonyCalls(CallScanner):
         """Return text, which has no calls in it, and the calls that were taken."""
         return text, self._told()
 
-    def flush(self, *, cut: bool = False) -> tuple[str, tuple[CallPiece, ...]]:  # noqa: ARG002 - they come whole
+    def flush(self) -> tuple[str, tuple[CallPiece, ...]]:
         """Return the calls that were taken."""
         return "", self._told()
 

@@ -1,11 +1,11 @@
-"""Calls whose arguments are JSON, behind a name between marks: of Mistral, Kimi and DeepSeek."""
+"""Calls whose arguments are JSON, behind a name between marks: of Mistral, Kimi, DeepSeek and Hunyuan."""
 
 import re
 from typing import Any
 
 from attrs import field, frozen
 
-from .argument_values import json_at
+from .argument_values import json_at, no_call
 from .tool_formats import from_json
 
 SPACE = re.compile(r"\s*+")
@@ -41,16 +41,17 @@ class NamedForm:
         while place < len(text):
             head = self._head.match(text, place)
             if head is None:
-                raise ValueError("no call begins here")
+                raise no_call(text, "no call begins here")
             arguments, end = json_at(text, head.end())
             tail = self._tail.match(text, end)
             if tail is None:
-                raise ValueError("no call ends here")
+                raise no_call(text, "no call ends here")
             calls.append({"name": head[1], "arguments": arguments})
             place = tail.end()
         return calls
 
 
+HUNYUAN = NamedForm(head=r"<tool_call>([^\s<]{1,256})\n```json\n", tail=r"```\s*+</tool_call>")
 MISTRAL = NamedForm(
     # A further call begins with the mark that began the first; between name and arguments there may be an id.
     head=r"(?:\[TOOL_CALLS\]\s*+)?([^\s\[\]{}]{1,256})\s*+(?:\[CALL_ID\]\w{1,64})?\[ARGS\]",

@@ -109,16 +109,13 @@ class TextAssembler:
         """Whether what comes next is thought, not answer."""
         return self._thoughts is not None and self._thoughts.thinking
 
-    def flush(self, *, cut: bool = False) -> Piece:
-        """Return what was held back, at the end; an incomplete character is dropped.
-
-        With `cut` the model would have gone on.
-        """
+    def flush(self) -> Piece:
+        """Return what was held back, at the end; an incomplete character is dropped."""
         thought, text = self._thoughts.flush() if self._thoughts is not None else ("", "")
         calls: tuple[CallPiece, ...] = ()
         if self.calls is not None:
             text, calls = self.calls.feed(text)
-            more, others = self.calls.flush(cut=cut)
+            more, others = self.calls.flush()
             text, calls = text + more, calls + others
         text, stopped = self._scanner.feed(text)
         if not stopped:

@@ -25,7 +25,18 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 from tokenizers import Tokenizer
 
-from ..chat import ApiError, ContextLengthExceeded, GenerationRequest, InvalidRequest, Message, Text, Thinking, Tokens
+from ..chat import (
+    ApiError,
+    ContextLengthExceeded,
+    GenerationRequest,
+    InvalidRequest,
+    Message,
+    TemplateStopped,
+    Text,
+    Thinking,
+    Tokens,
+    ToolUse,
+)
 from ..model_config import FILL_IN_MARKS
 from .conversation import ChatTemplate, TemplateAbilities, as_given, definitions, in_turns, told
 from .harmony import effort_told, opening
@@ -41,6 +52,10 @@ MOST_CHARACTERS = 2**25
 
 # A boundary nearer to the beginning is not worth stopping at: many templates put as much before everything.
 LEAST_BOUNDARY = 8
+
+
+class TemplateRefuses(InvalidRequest):
+    """The model's chat template does not render the conversation; the message says why."""
 
 
 @frozen
@@ -159,14 +174,17 @@ class PromptEncoder:
             raise self._too_long(context, f"at least {least}", param)
         try:
             shape, (tokens, boundaries, thinking) = self._shaped(request, context, in_words=False)
-        except InvalidRequest as error:
-            # Some templates cannot render every schema: Hermes' has functions that go round in circles.
-            if request.tools is None or error.param != "messages":
+        except TemplateRefuses as error:
+            error.param = param
+            if request.tools is None or self._renders(request.tools):
                 raise
             try:
                 shape, (tokens, boundaries, thinking) = self._shaped(request, context, in_words=True)
-            except InvalidRequest:
+            except TemplateRefuses:
                 raise error from None
+        except TemplateStopped as error:
+            error.param = param
+            raise
         if not tokens:
             raise InvalidRequest(f"There is no token in the {param}; say something", param=param)
         self._check_tokens(param, tokens)
@@ -183,6 +201,14 @@ class PromptEncoder:
                 param=request.max_tokens_field,
             )
         return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking, shape)
+
+    def _renders(self, tools: ToolUse) -> bool:
+        """Whether the template renders these tools: Hermes' has functions that some schemas send round in circles."""
+        try:
+            self._render([Message("user", "?")], Telling(self._abilities, definitions(tools, self._abilities)))
+        except TemplateRefuses:
+            return False
+        return True
 
     def _shaped(
         self, request: GenerationRequest, context: int, *, in_words: bool
@@ -301,7 +327,7 @@ class PromptEncoder:
         """Return the tokens of a conversation that nobody asked about, none if the template refuses it."""
         try:
             return self._tokenise(self._render(messages, telling, prompted=False))
-        except InvalidRequest:  # a template is a program, and was not written for half a conversation
+        except TemplateRefuses:  # a template is a program, and was not written for half a conversation
             return []
 
     def _render(self, messages: Sequence[Message], telling: Telling, *, prompted: bool = True) -> list[str]:
@@ -324,7 +350,7 @@ class PromptEncoder:
     ) -> list[str]:
         try:
             return self._render_given(conversation, variables, prompted)
-        except InvalidRequest:
+        except TemplateRefuses:
             # Gemma's and Mistral's templates want turns, Qwen's no system message but the first.
             turns = in_turns(conversation)
             if turns == conversation:
@@ -354,9 +380,7 @@ class PromptEncoder:
         except ApiError:
             raise
         except Exception as error:  # whatever it raises: a template is a program, and was not written for everything
-            raise InvalidRequest(
-                f"The model's chat template refuses this conversation: {error}", param="messages"
-            ) from error
+            raise TemplateRefuses(f"The model's chat template refuses this conversation: {error}") from error
 
     def _tokenise(self, parts: Sequence[str]) -> list[int]:
         tokens = _encode(self._tokenizer, parts[0])

@@ -4,13 +4,15 @@ import ast
 import re
 from collections.abc import Sequence
 from typing import Any
+from unicodedata import normalize
 
 from .argument_values import ValueIsOpen
 
 # What templates write of JSON, and Python has other names for.
 LITERALS = {"true": True, "false": False, "null": None}
 
-QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"|' + r"'(?:[^'\\]|\\.)*+'", re.DOTALL)
+# Strings; the last may have no end.
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+(?P<end>"|\\?\Z)|' + r"'(?:[^'\\]|\\.)*+(?P<other_end>'|\\?\Z)", re.DOTALL)
 # An escape that Python knows, or else what it would not have in a string.
 SPECIAL = re.compile(r"""\\[\\'"abfnrtvxuUN0-7]|[\\\n\r]""")
 ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
@@ -21,15 +23,14 @@ def parse(text: str, _: list[dict[str, Any]]) -> Any:
 
     Models write lines into strings as they are, which Python does not know.
     """
-    written = QUOTED.sub(lambda quoted: SPECIAL.sub(_escaped, quoted[0]), text.strip())
+    text = text.strip()
+    if any((quoted["end"] or quoted["other_end"]) not in ('"', "'") for quoted in QUOTED.finditer(text)):
+        raise ValueIsOpen("a string does not end")
+    beside = QUOTED.sub("", text)
+    if "#" in beside or normalize("NFKC", beside) != beside:
+        raise ValueError("a comment, or a name that Python reads as another")
     calls: list[dict[str, Any]] = []
-    try:
-        lines = ast.parse(written).body
-    except SyntaxError as error:
-        if error.msg.startswith("unterminated"):
-            raise ValueIsOpen("a string does not end") from error
-        raise
-    for line in lines:
+    for line in ast.parse(QUOTED.sub(lambda quoted: SPECIAL.sub(_escaped, quoted[0]), text)).body:
         if not isinstance(line, ast.Expr):
             raise ValueError("no calls")
         calls += map(_call, line.value.elts if isinstance(line.value, ast.List) else [line.value])
@@ -58,5 +59,12 @@ def _call(node: ast.expr) -> dict[str, Any]:
 
 
 class _Literals(ast.NodeTransformer):
+    def visit_Dict(self, node: ast.Dict) -> ast.expr:
+        names = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise ValueError("a member without a name, or given twice")
+        self.generic_visit(node)
+        return node
+
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(LITERALS[node.id]) if node.id in LITERALS else node

@@ -57,12 +57,8 @@ class Shaper:
     """
 
     _grammars: "Grammars | None"
-    _format: ToolFormat | None
-
-    @property
-    def format(self) -> ToolFormat | None:
-        """The model's own form of calls."""
-        return self._format
+    format: ToolFormat | None
+    """The model's own form of calls."""
 
     def shape(self, request: GenerationRequest, *, in_words: bool = False) -> Shape:
         """Return what the answer must be. Raises InvalidRequest for schemas that cannot be used.
@@ -76,7 +72,7 @@ class Shaper:
             held = GENERIC if in_words else self._held
             grammar = self._called(tools, held, None if tools.forced else wanted)
             return Shape(grammar=grammar, format=held, tools=tools.tools, parallel=tools.parallel)
-        form = self._format if self._format is not None and not in_words else GENERIC
+        form = self.format if self.format is not None and not in_words else GENERIC
         if form.parse is not None:
             # What no grammar holds is no less from strangers.
             for tool in tools.tools:
@@ -94,7 +90,7 @@ class Shaper:
     @property
     def _held(self) -> ToolFormat:
         """The form in which a grammar holds calls."""
-        return self._format if self._format is not None and self._format.parse is None else GENERIC
+        return self.format if self.format is not None and self.format.parse is None else GENERIC
 
     def _formatted(self, wanted: JsonFormat) -> "Grammar":
         grammars = self._needed(wanted.asked_by)

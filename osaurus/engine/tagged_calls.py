@@ -5,13 +5,12 @@ follows is another argument or the end of the call, and if all arguments that be
 of a text must be part of a call: of what is left over nobody knows what it was to mean.
 """
 
-import json
 import re
 from typing import Any
 
 from attrs import evolve, field, frozen
 
-from .argument_values import ValueIsOpen, argument_types, value_of
+from .argument_values import ValueIsOpen, argument_types, json_at, no_call, value_of
 
 SPACE = re.compile(r"\s*")
 STRING = frozenset({"string"})
@@ -53,16 +52,28 @@ class TaggedForm:
     def __call__(self, text: str, definitions: list[dict[str, Any]]) -> Any:
         """Return the calls that a text is. Raises ValueError if it is anything else, ValueIsOpen if it goes on."""
         if self.or_json and text.lstrip().startswith("{"):
-            return json.loads(text)
+            said, end = json_at(text.strip(), 0)
+            if end < len(text.strip()):
+                raise no_call(text, "more than a call")
+            return said
+        try:
+            return self._calls(text, definitions)
+        except ValueError as error:
+            # Whatever came before, nobody can tell yet.
+            if sum(1 for _ in self._argument.finditer(text)) > text.count(self.value_end):
+                raise ValueIsOpen("a value does not end") from error
+            raise
+
+    def _calls(self, text: str, definitions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         functions = [definition["function"] for definition in definitions]
         schemas = {function["name"]: function.get("parameters") or {} for function in functions}
         calls: list[dict[str, Any]] = []
         place = _behind_space(text, 0)
         while place < len(text):
             head = self._call.match(text, place)
-            if head is None or head[1] not in schemas or (calls and not self.call_end):
+            if head is None or (calls and not self.call_end):
                 raise ValueError("no call begins here")
-            arguments, place = self._arguments(text, head.end(), schemas[head[1]])
+            arguments, place = self._arguments(text, head.end(), schemas.get(head[1], {}))
             if not text.startswith(self.call_end, place):
                 raise ValueError("no call ends here")
             place = _behind_space(text, place + len(self.call_end))

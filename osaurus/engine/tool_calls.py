@@ -115,8 +115,8 @@ class CallScanner:
                 break
         return said, self._told()
 
-    def flush(self, *, cut: bool = False) -> tuple[str, tuple[CallPiece, ...]]:
-        """Return what was held back, once no more text can come; with `cut` the model would have gone on."""
+    def flush(self) -> tuple[str, tuple[CallPiece, ...]]:
+        """Return what was held back, once no more text can come."""
         held, self.held = self.held, ""
         if self.calling:
             self._state = "speaking"
@@ -126,13 +126,8 @@ class CallScanner:
             marked = self._called.whole or self._called.needs_end
             if not marked and self._parsed(self._called.calls_in(held, self._tools) or ()):
                 return "", self._told()
-            if cut or not self._ends:
-                return self._called.begin + held, ()
-            # It never ended, so it was none, and there may be calls in what was taken for a value of it.
-            text, behind = self._given_up(held)
-            more, calls = self.feed(behind)
-            rest, others = self.flush()
-            return text + more + rest, calls + others
+            # What looks like calls in it may be part of a value that did not end.
+            return self._called.begin + held, ()
         if self._state == "beginning" and self._parsed(bare_calls_in(held, self._tools)):
             return "", self._told()
         return held if held.strip() or not self.complete else "", ()
@@ -234,7 +229,8 @@ class CallScanner:
                 # Nobody knows where it ends, so what is behind may be part of a value.
                 self._forms = ()
             if calls is not None or not self._forms:
-                return self._given_up(text)
+                self._state = "speaking"
+                return called.begin + text[:behind], text[behind:]
             self._looked = behind
         self._looked = max(self._looked, len(text) - len(called.end) + 1)
         self.held = text
@@ -244,12 +240,6 @@ class CallScanner:
         """Whether a tool that is known is named at the beginning of a text, as far as it has come."""
         heads = [f"{tool.name}>" for tool in self._tools]
         return any(text.startswith(head) or head.startswith(text) for head in heads)
-
-    def _given_up(self, text: str) -> tuple[str, str]:
-        """Say that what was begun is no call; return it up to the first mark that could end it, and what is behind."""
-        inside, mark, behind = text.partition(self._called.end)
-        self._state = "speaking"
-        return self._called.begin + inside + mark, behind
 
     def _parsed(self, calls: Sequence[ToolCall]) -> bool:
         """Tell of whole calls, as many as there may be; return whether there were any."""

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from . import pythonic_calls
 from .gemma_calls import FUNCTION_GEMMA, GEMMA_4
-from .named_calls import DEEPSEEK, KIMI_K2, MISTRAL
+from .named_calls import DEEPSEEK, HUNYUAN, KIMI_K2, MISTRAL
 from .tagged_calls import (
     DEEPSEEK_V3_2,
     GLM,
@@ -39,8 +39,11 @@ class Parsing:
 # By the modules of mlx_lm's parsers, what parses these forms here.
 KNOWN = {
     "qwen3_coder": Parsing(QWEN3_CODER),
-    "glm47": Parsing(GLM),
-    "longcat": Parsing(LONGCAT),
+    "glm47": Parsing(GLM, ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")),
+    "longcat": Parsing(
+        LONGCAT,
+        ("<longcat_arg_key>", "</longcat_arg_key>", "<longcat_arg_value>", "</longcat_arg_value>"),
+    ),
     "minimax_m2": Parsing(MINIMAX_M2),
     "minicpm5": Parsing(MINICPM5),
     "kimi_k3": Parsing(KIMI_K3),
@@ -57,7 +60,8 @@ JSON_TOOLS = "json_tools"
 DEEPSEEK_MARKS = ("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>")  # noqa: RUF001 - as DeepSeek spells them
 
 # Forms that it does not know, each with what is spelled in the templates that have it, in this order: of Nemotron Nano
-# v2, Command R7B and A, Apertus, Seed-OSS, DeepSeek V3.2 and V4, DeepSeek until V3.1, Granite 3, MiniMax M1 and OLMo 3.
+# v2, Command R7B and A, Apertus, Seed-OSS, DeepSeek V3.2 and V4, DeepSeek until V3.1, Granite 3, Hunyuan, MiniMax M1
+# and OLMo 3.
 MORE = (
     (("<TOOLCALL>",), ToolFormat("<TOOLCALL>", "</TOOLCALL>", from_json)),
     (("<|START_ACTION|>",), ToolFormat("<|START_ACTION|>", "<|END_ACTION|>", from_json)),
@@ -72,6 +76,7 @@ MORE = (
         ToolFormat("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", DEEPSEEK, inner=DEEPSEEK_MARKS),  # noqa: RUF001
     ),
     (("<|tool_call|>",), ToolFormat("<|tool_call|>", "", from_json, write=to_json)),
+    (("<tool_calls><tool_call>",), ToolFormat("<tool_calls>", "</tool_calls>", HUNYUAN)),
     (("<tool_calls>",), ToolFormat("<tool_calls>", "</tool_calls>", from_json)),
     (("<function_calls>",), ToolFormat("<function_calls>", "</function_calls>", pythonic_calls.parse)),
 )

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import frozen
 
 from ..chat import Tool, ToolCall
-from .argument_values import ValueIsOpen, json_at, takes
+from .argument_values import ValueIsOpen, json_at, no_call, takes
 from .tagged_calls import QWEN3_CODER
 
 # Longer texts are no calls: some parsers take quadratic time.
@@ -75,7 +75,7 @@ def from_json(text: str, _: list[dict[str, Any]]) -> Any:
         rest = rest[end:].lstrip().removeprefix(";").lstrip()
         if not rest:
             return said
-    raise ValueError("more than calls")
+    raise no_call(text, "more than calls")
 
 
 def to_json(calls: Sequence[tuple[str, dict[str, Any]]]) -> str:

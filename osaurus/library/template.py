@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from twisted.logger import Logger
 
-from ..chat import ApiError
+from ..chat import ServiceUnavailable, TemplateStopped
 from ..rendering.renderer import Renderer, TemplateRefused
 
 log = Logger()
@@ -33,17 +33,26 @@ VARIABLES = {
 }
 
 
-@lru_cache(maxsize=256)
 def takes_tools(template: str) -> bool:
     """Return whether a chat template tells the model of the tools that it is given. Logs if that is not found out."""
     if "tool" not in template:
         return False
+    try:
+        return _tells_tools(template)
+    except ServiceUnavailable as error:
+        log.warn("Whether a chat template takes tools was not found out: {why}", why=error)
+        return False
+
+
+@lru_cache(maxsize=256)
+def _tells_tools(template: str) -> bool:
+    """Return the same. Raises ServiceUnavailable if nothing can be rendered now, which is not remembered."""
     renderer = Renderer(MOST_CHARACTERS)
     try:
         told, untold = (renderer.render(template, {**VARIABLES, "tools": tools}) for tools in ([TOOL], None))
     except TemplateRefused:
         return False
-    except ApiError as error:
-        log.warn("Whether a chat template takes tools was not found out: {why}", why=error)
+    except TemplateStopped as error:
+        log.warn("A chat template is taken for one that takes no tools: {why}", why=error)
         return False
     return SENTINEL in told and SENTINEL not in untold

@@ -1,1 +1,1 @@
-"""Chat templates, rendered by a process that can do no harm: they are programs of strangers'."""
+"""Chat templates, rendered by a process of its own, bounded in time and memory: they are programs of strangers'."""

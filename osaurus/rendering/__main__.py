@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=0) as channel:
+        send(channel, b"")
         while True:
             # What was used is given again, for each rendering.
             confine(memory=given.memory, seconds=math.ceil(process_time()) + given.seconds)

@@ -45,7 +45,7 @@ class _Generation(Extension):
 class _Dictionary:
     """Makes what the type `dict` does, and has none of the type's other attributes."""
 
-    def __call__(self, *given: Any, **members: Any) -> dict[Any, Any]:
+    def __call__(self, /, *given: Any, **members: Any) -> dict[Any, Any]:
         return dict(*given, **members)
 
     def fromkeys(self, *given: Any) -> dict[Any, Any]:
@@ -55,11 +55,11 @@ class _Dictionary:
 class _Namespace(Namespace):
     """Jinja's, without names that begin with an underscore: with those a way out of the sandbox begins."""
 
-    # No `self`, which may be among the members.
-    def __init__(*given: Any, **members: Any) -> None:
-        for name in dict(*given[1:], **members):
+    def __init__(self, /, *given: Any, **members: Any) -> None:
+        made = dict(*given, **members)
+        for name in made:
             _refuse_private(name)
-        Namespace.__init__(*given, **members)
+        super().__init__(made)
 
     def __setitem__(self, name: str, value: Any) -> None:
         _refuse_private(name)

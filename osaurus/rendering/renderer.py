@@ -7,6 +7,7 @@ second, to ask one less than a thousandth, so that it stays while it may be aske
 """
 
 import marshal
+import os
 import signal
 import socket
 import subprocess
@@ -25,8 +26,13 @@ from .framing import EXCESS, NO_MEMORY, REFUSAL, TooLong, decoded, receive, send
 MOST_MEMORY = 2**30
 MOST_SECONDS = 2
 
-# By the clock, for each rendering: where memory is not bounded, one may wait for the disk instead of computing.
+# By the clock, for each rendering: where memory is not bounded, one may wait for the disk instead of computing. And for
+# the process to be there: what it imports may have to come from a slow disk.
 PATIENCE = 10.0
+START_PATIENCE = 60.0
+
+# What of our environment is no business of a template's: keys, and tokens of hubs.
+PRIVATE = ("OSU_", "HF_", "HUGGING_FACE_")
 
 # What a character takes at most, in bytes, and what else may be in an answer.
 CHARACTER, AROUND = 4, 2**14
@@ -48,14 +54,26 @@ class _Process:
         """Start one. Raises OSError."""
         # -P: what lies in the current folder is not imported.
         command: list[str] = [sys.executable, "-P", "-m", "osaurus.rendering", *map(str, bounds)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                popen = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)  # noqa: S603 - ourselves
+                popen = subprocess.Popen(  # noqa: S603 - ourselves
+                    command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=environment
+                )
             except BaseException:
                 ours.close()
                 raise
-        return cls(popen, ours)
+        process = cls(popen, ours)
+        try:
+            # It says that it listens: until then it does not render.
+            receive(ours, 0, monotonic() + START_PATIENCE)
+        except BaseException as error:
+            status = process.end()
+            if isinstance(error, EOFError):
+                raise OSError(f"it ended with {status}") from error
+            raise
+        return process
 
     def end(self) -> int:
         """Have it ended; return its status."""
@@ -134,9 +152,11 @@ class Renderer:
         """Return what is wrong where a process has ended with this status."""
         if status == -signal.SIGXCPU:
             return _stopped(f"takes too long: more than {self._seconds} s on the processor")
-        if status in (NO_MEMORY, -signal.SIGKILL):
-            # Nobody here kills it unheard: it is the system, where memory is short.
+        if status == NO_MEMORY:
             return _stopped(f"takes too much memory; {self._memory / 2**30:g} GiB are the most")
+        if status == -signal.SIGKILL:
+            # Nobody here kills it unheard.
+            return _stopped("was killed, perhaps by the system for want of memory")
         if status < 0:
             return _stopped(f"ends the process that renders it ({signal.Signals(-status).name})")
         return _no_process(f"it ended with {status}")

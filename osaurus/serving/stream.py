@@ -54,8 +54,7 @@ class TokenStream:
     _waiting: list[bytes] = field(factory=list, init=False)
     _patience: IDelayedCall | None = field(default=None, init=False)
     _parked: bool = field(default=False, init=False)
-    _quiet: LoopingCall = field(init=False)
-    _heard: bool = field(default=False, init=False)
+    _quiet: IDelayedCall | None = field(default=None, init=False)
     _gone: bool = field(default=False, init=False)
     _ended: int = field(default=0, init=False)
     _complete: bool = field(default=False, init=False)
@@ -65,16 +64,10 @@ class TokenStream:
     def _make_done(self) -> Deferred[None]:
         return Deferred(lambda _: self.stopProducing())
 
-    @_quiet.default
-    def _make_quiet(self) -> LoopingCall:
-        quiet = LoopingCall(self._fill)
-        quiet.clock = self._clock
-        return quiet
-
     def run(self) -> Deferred[None]:
         """Begin; fires when everything is written. Cancelling it ends the answer."""
         self._consumer.registerProducer(self, True)
-        self._quiet.start(LONGEST_QUIET, now=False)
+        self._quiet = self._clock.callLater(LONGEST_QUIET, self._fill)
         self._generation.listen(self._event)
         return self._done
 
@@ -101,7 +94,8 @@ class TokenStream:
 
     def _event(self, event: Event) -> None:
         said = self._encode(event)
-        self._heard = self._heard or bool(said)
+        if said and self._quiet is not None and self._quiet.active():
+            self._quiet.reset(LONGEST_QUIET)
         self._waiting.append(said)
         self._ended += isinstance(event, Finished)
         self._complete = isinstance(event, Failed) or self._ended == self._generation.choices
@@ -113,13 +107,13 @@ class TokenStream:
 
     def _fill(self) -> None:
         """Say something where nothing was said for a while, so that nobody takes the connection for dead."""
-        if not self._heard and not self._waiting and self._patience is None:
+        self._quiet = self._clock.callLater(LONGEST_QUIET, self._fill)
+        if not self._waiting and self._patience is None:
             self._consumer.write(self._filler())
-        self._heard = False
 
     def _end_of_quiet(self) -> None:
-        if self._quiet.running:
-            self._quiet.stop()
+        if self._quiet is not None and self._quiet.active():
+            self._quiet.cancel()
 
     def _no_longer_paused(self) -> None:
         if self._patience is not None and self._patience.active():

@@ -131,8 +131,7 @@ class Api:
         match problem:
             case ApiError():
                 error = problem
-                if error.status >= 500:
-                    log.error("{what} failed: {error}", what=what, error=error, request_id=exchange.id)
+                exchange.failed(error)
             case NoSuchMethod():
                 allow = tuple(sorted(problem.valid_methods or ()))
                 error = MethodNotAllowed(

@@ -9,12 +9,16 @@ from uuid import uuid4
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.server import Request
 from zope.interface import Interface, implementer
 
+from ..chat import ApiError
 from ..serving.account import Account
+
+log = Logger()
 
 # In the place of a route, where none was taken: for unknown paths, and whoever was not let in.
 OTHER = "other"
@@ -61,6 +65,12 @@ class Exchange:
     seconds: float = 0.0
     account: Account | None = None
     """Of the answers that were generated."""
+
+    def failed(self, error: ApiError) -> None:
+        """Take note of an error that the client is told of. One that is not the client's goes into the log."""
+        self.error = error.code
+        if error.status >= 500:
+            log.error("{what} failed: {error}", what=f"{self.method} {self.path}", error=error, request_id=self.id)
 
     @property
     def watching(self) -> bool:

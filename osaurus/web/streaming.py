@@ -40,9 +40,11 @@ class Stream:
         """Write an answer, `opening` before it. Raises ApiError if it fails before anything is written."""
         if await self.resolved(generation.started()) is None:
             return
+        # Whoever had to wait hears at once that this is over.
+        beginning = opening or (self._filler() if self._request.startedWriting else b"")
         self.begin()
-        if opening:
-            self._request.write(opening)
+        if beginning:
+            self._request.write(beginning)
         drop = self._request.transport.abortConnection  # type: ignore[union-attr]  # every stream transport has it
         await TokenStream(generation, self._encode, self._request, self._clock, drop, self._filler).run()
 
@@ -56,7 +58,7 @@ class Stream:
         except ApiError as error:
             if not self._request.startedWriting:
                 raise
-            exchange_of(self._request).error = error.code
+            exchange_of(self._request).failed(error)
             self._request.write(self._encode(Failed(error)))
             return None
 
