@@ -90,11 +90,13 @@ def test_a_damaged_file_is_removed_and_what_it_held_is_read_again(
     assert ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0] == expected
 
 
-def refusing(code: int) -> Callable[..., Any]:
-    """What the system says where nothing may be changed, or where there is no room."""
+def refusing(code: int, done: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    """What the system says in this folder, where nothing may be changed or there is no room; elsewhere it is done."""
 
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise OSError(code, os.strerror(code))
+    def refuse(path: Any, *given: Any, **named: Any) -> Any:
+        if folder in Path(path).parents:
+            raise OSError(code, os.strerror(code))
+        return done(path, *given, **named)
 
     return refuse
 
@@ -105,7 +107,7 @@ def test_of_a_folder_that_has_become_read_only_everything_is_used(
     expected = ask(desk(backend, tiny_models, tmp_path / "p"), SYSTEM)[0]
     again = desk(backend, tiny_models, tmp_path / "p")
     for owner, name in ((os, "utime"), (os, "open"), (Path, "unlink")):
-        monkeypatch.setattr(owner, name, refusing(errno.EROFS))
+        monkeypatch.setattr(owner, name, refusing(errno.EROFS, getattr(owner, name), tmp_path))
     text, cached = ask(again, SYSTEM)
     assert text == expected
     assert cached > 100
@@ -119,7 +121,7 @@ def test_a_damaged_file_that_cannot_be_removed_costs_nothing_else(
         path.write_bytes(b"")
     again = desk(backend, tiny_models, tmp_path / "p")
     for owner, name in ((os, "open"), (Path, "unlink")):
-        monkeypatch.setattr(owner, name, refusing(errno.EROFS))
+        monkeypatch.setattr(owner, name, refusing(errno.EROFS, getattr(owner, name), tmp_path))
     again.add(2, "x", max_tokens=64)
     again.step()
     assert ask(again, SYSTEM) == (expected, 0)
@@ -145,7 +147,7 @@ def test_where_a_file_cannot_be_written_none_is_tried_for_a_minute_and_the_log_s
             waiting.pop()()
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refusing(code))
+        patch.setattr(os, "open", refusing(code, os.open, tmp_path))
         for number in range(8):
             files.write(bytes([number]) * 32, block)
         assert len(waiting) == 8

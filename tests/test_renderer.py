@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -139,8 +140,10 @@ def stand_in(
 ) -> None:
     """Have another program rendered with, which does this when it has said that it listens, and something before."""
     program = folder / "program"
-    beginning = f"#!{sys.executable}\nimport os, socket, time\nchannel = socket.socket(fileno=0)\n"
-    program.write_text(f"{beginning}{before}\n{code}")
+    written = folder / "program.py"
+    written.write_text(f"import os, socket, time\nchannel = socket.socket(fileno=0)\n{before}\n{code}")
+    # Its own path may have spaces.
+    program.write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, str(written)])}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
 

@@ -50,7 +50,7 @@ class Stream:
         """Read it to its end; return all its events."""
         for line in self.answer:
             text = line.decode().strip().removeprefix("data: ")
-            if text:
+            if text and not text.startswith(":"):
                 self.events.append(text if text == "[DONE]" else json.loads(text))
         return self.events
 
@@ -58,7 +58,10 @@ class Stream:
 @contextmanager
 def streaming(server: Server, tokens: int) -> Iterator[Stream]:
     with urlopen(counting(server.url, tokens), timeout=120) as answer:
-        yield Stream(answer, [json.loads(answer.readline().decode().removeprefix("data: "))])
+        lines = (line.decode() for line in iter(answer.readline, b""))
+        # Where the model takes long to load there are comments first.
+        begun = next(line for line in lines if line.startswith("data: "))
+        yield Stream(answer, [json.loads(begun.removeprefix("data: "))])
 
 
 def said(events: list[Any]) -> str:
