@@ -23,6 +23,9 @@ from .hub import FakeHub, running_hub
 if TYPE_CHECKING:
     from .commandline import CommandLine
 
+# pytest-twisted has tests run on greenlets: to walk such a stack to its end, for the backtrace of a panic, is to crash.
+os.environ["RUST_BACKTRACE"] = "0"
+
 CACHE = Path(__file__).parent.parent / ".cache"
 
 CHAT_TEMPLATE = (
