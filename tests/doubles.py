@@ -16,7 +16,19 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from osaurus.chat import Event, Failed, Finished, GenerationRequest, Piece, ResidentModel, Text, Timings, Tokens, Usage
+from osaurus.chat import (
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Piece,
+    ResidentModel,
+    Text,
+    Timings,
+    Tokens,
+    Tool,
+    Usage,
+)
 from osaurus.engine.prompt import EncodedPrompt
 from osaurus.engine.runner import EngineThread, MLXRunner, Row
 from osaurus.figures import Figures
@@ -31,6 +43,18 @@ def finished(tokens: int = 2, reason: Any = "stop") -> Finished:
         reason=reason,
         usage=Usage(prompt_tokens=3, completion_tokens=tokens),
         timings=Timings(total=40, load=10, prompt=20, generation=10),
+    )
+
+
+def tool(name: str, parameters: dict[str, Any]) -> Tool:
+    """A function that a model may call, with the schema of its arguments."""
+    definition = {"type": "function", "function": {"name": name, "parameters": parameters}}
+    return Tool(
+        name=name,
+        definition=json.dumps(definition),
+        parameters=json.dumps(parameters),
+        strict=False,
+        asked_by="tools[0]",
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osaurus.chat import CallPiece, Tool, ToolCall, gathered
+from osaurus.chat import CallPiece, ToolCall, gathered
 from osaurus.engine import pythonic_calls
 from osaurus.engine.gemma_calls import FUNCTION_GEMMA
 from osaurus.engine.named_calls import MISTRAL
@@ -16,13 +16,9 @@ from osaurus.engine.tagged_calls import GLM, QWEN3_CODER
 from osaurus.engine.tool_calls import CallScanner
 from osaurus.engine.tool_formats import GENERIC, MOST_CHARACTERS, Parser, ToolFormat, from_json
 
+from .doubles import tool
 
-def tool(name: str) -> Tool:
-    definition = json.dumps({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}})
-    return Tool(name=name, definition=definition, parameters="{}", strict=False, asked_by="tools[0]")
-
-
-TOOLS = (tool("f"), tool("weather"))
+TOOLS = (tool("f", {"type": "object"}), tool("weather", {"type": "object"}))
 # A form that no grammar holds.
 NATIVE = ToolFormat("[call]", "[/call]", from_json)
 TO_THE_END = ToolFormat("[call]", "", from_json)

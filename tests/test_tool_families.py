@@ -6,26 +6,18 @@ from typing import Any
 
 import pytest
 
-from osaurus.chat import Tool
 from osaurus.engine.backend import Backend
 from osaurus.engine.tool_calls import CallScanner
 from osaurus.engine.tool_families import known_form, spelled_form
 from osaurus.engine.tool_formats import ToolFormat
 
+from .doubles import tool
+
 PARAMETERS: dict[str, Any] = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "sunny": {"type": "boolean"}},
 }
-DEFINITION = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
-TOOLS = (
-    Tool(
-        name="weather",
-        definition=json.dumps(DEFINITION),
-        parameters=json.dumps(PARAMETERS),
-        strict=False,
-        asked_by="tools[0]",
-    ),
-)
+TOOLS = (tool("weather", PARAMETERS),)
 ARGUMENTS = {"city": "Paris", "days": 2, "sunny": True}
 
 DSML = """<｜DSML｜NAME>

@@ -8,22 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from osaurus.chat import Tool, ToolCall
+from osaurus.chat import ToolCall
 from osaurus.engine.backend import Backend
 from osaurus.engine.tool_families import known_form
 from osaurus.engine.tool_formats import MOST_CALLS, MOST_CHARACTERS, bare_calls_in, calls_in, from_json
 
+from .doubles import tool
+
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
-DEFINITION = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
-TOOLS = [
-    Tool(
-        name="weather",
-        definition=json.dumps(DEFINITION),
-        parameters=json.dumps(PARAMETERS),
-        strict=False,
-        asked_by="tools[0]",
-    )
-]
+TOOLS = [tool("weather", PARAMETERS)]
 
 # What each family writes between its marks, by mlx_lm's parser for it.
 FAMILIES = {
@@ -146,7 +139,7 @@ def test_several_bare_calls_may_stand_between_semicolons() -> None:
         {"name": "weather", "arguments": None},
         {"name": "weather", "arguments": {"town": "Rome"}},
         {"name": "weather", "parameters": PARAMETERS},
-        [DEFINITION],
+        [json.loads(TOOLS[0].definition)],
         {"weather": "fine", "name": "Rome"},
         [],
     ],

@@ -23,7 +23,7 @@ JOINED = ("$ref", "allOf", "anyOf", "oneOf", "patternProperties")
 # How templates write what Jinja makes a text of.
 PYTHONS = {"True": True, "False": False, "None": None}
 
-
+# Strings of JSON; the last may have no end.
 STRING = re.compile(r'"(?:[^"\\]|\\.)*+("|\\?\Z)', re.DOTALL)
 
 

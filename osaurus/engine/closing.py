@@ -84,24 +84,20 @@ class Closers:
         tokens: list[int] = []
         used = np.zeros_like(self._often)
         within = False
-        run = 0
         while len(tokens) < most and not matcher.is_error() and not matcher.is_accepting():
             forced = matcher.compute_ff_tokens()
             if forced:
                 used[:] = 0
-                run = 0
             else:
                 may = allowed(matcher)
                 if within != (within := bool(may[self._letters].all())):
                     # What began a string ends it, too.
                     used[:] = 0
-                    run = 0
-                chosen = self._choose(may, within, used, 1 + run // RUN if within else 1)
+                chosen = self._choose(may, within, used, 1 + int(used.sum()) // RUN if within else 1)
                 forced = chosen[: matcher.validate_tokens(chosen)]
                 if not forced:
                     break
                 used[forced] += 1
-                run += len(forced)
             forced = forced[: most - len(tokens)]
             if not matcher.consume_tokens(forced):
                 break

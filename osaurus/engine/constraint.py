@@ -133,11 +133,11 @@ class Constraint:
 
     def _still(self, known: list[int], matcher: LLMatcher, room: int) -> list[int] | None:
         """Return how the text may end in so many tokens, by how it could have ended before; None if that is no help."""
-        fits = matcher.validate_tokens(known)
         tried = matcher.deep_copy()
-        if len(known) // 2 < fits < len(known) and tried.consume_tokens(known[: min(fits, room)]):
+        fits = matcher.validate_tokens(known)
+        begun = known[: min(fits, room)]
+        if len(known) // 2 < fits < len(known) and tried.consume_tokens(begun):
             # It has become too long, in a string of so many letters, say.
-            begun = known[: min(fits, room)]
             rest = self._closers.walk(tried, room - len(begun))
             return begun + rest if tried.is_accepting() else None
         # In a string what ended it before ends it still; or what was begun or ended differently is brought to where

@@ -8,8 +8,6 @@ from attrs import field, frozen
 from .argument_values import json_at, no_call
 from .tool_formats import from_json
 
-SPACE = re.compile(r"\s*+")
-
 
 @frozen
 class NamedForm:

@@ -124,7 +124,7 @@ class PromptEncoder:
 
     @_longest.default
     def _longest_default(self) -> int:
-        return max(map(len, self._tokenizer.get_vocab()), default=1)
+        return _longest_of(self._tokenizer.get_vocab())
 
     @_tokens.default
     def _count_tokens(self) -> int:
@@ -173,22 +173,14 @@ class PromptEncoder:
         if least >= context:
             raise self._too_long(context, f"at least {least}", param)
         try:
-            shape, (tokens, boundaries, thinking) = self._shaped(request, context, in_words=False)
-        except TemplateRefuses as error:
-            error.param = param
-            if request.tools is None or self._renders(request.tools):
-                raise
-            try:
-                shape, (tokens, boundaries, thinking) = self._shaped(request, context, in_words=True)
-            except TemplateRefuses:
-                raise error from None
-        except TemplateStopped as error:
+            prompt = self._prompt(request, context)
+        except (TemplateRefuses, TemplateStopped) as error:
             error.param = param
             raise
+        tokens, room = prompt.tokens, prompt.max_tokens
         if not tokens:
             raise InvalidRequest(f"There is no token in the {param}; say something", param=param)
         self._check_tokens(param, tokens)
-        room = context - len(tokens)
         if room < 1:
             raise self._too_long(context, str(len(tokens)), param)
         wanted = room if request.max_tokens is None else request.max_tokens
@@ -200,7 +192,23 @@ class PromptEncoder:
                 f"Shorten the {param} or ask for at most {room} tokens.",
                 param=request.max_tokens_field,
             )
-        return EncodedPrompt(tokens, min(wanted, room), boundaries, thinking, shape)
+        return evolve(prompt, max_tokens=min(wanted, room))
+
+    def _prompt(self, request: GenerationRequest, context: int) -> EncodedPrompt:
+        """Return the prompt, and all the room that the context leaves behind it."""
+        if request.raw is not None:
+            shape = self._shaper.shape(request)
+            tokens = self._continued(request.raw) if isinstance(request.raw, Text) else list(request.raw.tokens)
+            return EncodedPrompt(tokens, context - len(tokens), shape=shape)
+        try:
+            return self._told(request, context, self._abilities)
+        except TemplateRefuses as error:
+            if request.tools is None or self._renders(request.tools):
+                raise
+            try:
+                return self._told(request, context, self._abilities.in_words)
+            except TemplateRefuses:
+                raise error from None
 
     def _renders(self, tools: ToolUse) -> bool:
         """Whether the template renders these tools: Hermes' has functions that some schemas send round in circles."""
@@ -210,26 +218,9 @@ class PromptEncoder:
             return False
         return True
 
-    def _shaped(
-        self, request: GenerationRequest, context: int, *, in_words: bool
-    ) -> tuple[Shape, tuple[list[int], tuple[int, ...], bool | None]]:
-        """Return what the answer must be, and the prompt: its tokens, boundaries, and if it ends within a thought.
-
-        With `in_words` the tools are told in words, even if the template has a place for them.
-        """
-        match request.raw:
-            case Text():
-                return self._shaper.shape(request), (self._continued(request.raw), (), None)
-            case Tokens():
-                return self._shaper.shape(request), (list(request.raw.tokens), (), None)
-        abilities = self._abilities.in_words if in_words else self._abilities
+    def _told(self, request: GenerationRequest, context: int, abilities: TemplateAbilities) -> EncodedPrompt:
+        """Return the prompt of a conversation, which is told as the template is taken to be able to render it."""
         shape = self._shaper.shape(request, in_words=not abilities.definitions)
-        return shape, self._read(request, shape, context, abilities)
-
-    def _read(
-        self, request: GenerationRequest, shape: Shape, context: int, abilities: TemplateAbilities
-    ) -> tuple[list[int], tuple[int, ...], bool | None]:
-        """Return a prompt's tokens, its boundaries, and whether it ends within a thought."""
         self._check_tokens("context", request.context)
         held = shape.grammar is not None
         variables = effort_told(request.thinking) if self._harmony else self._variables(request.thinking, held)
@@ -242,17 +233,17 @@ class PromptEncoder:
             raise self._too_long(context, f"at least {least}", request.prompt_field)
         tokens = [*request.context, *self._tokenise(parts)]
         boundaries = self._boundaries(messages, tokens, telling)
+        # A grammar begins behind the thoughts, so that there must be some.
+        must_think = held and request.thinking is not None and request.thinking.wanted
+        tags = self._thought_tags
+        thinking = must_think if self._harmony else tags is not None and parts[-1].rstrip().endswith(tags.begin)
         if self._harmony:
             header = opening(request.thinking, held=held, tools=request.tools is not None)
             tokens += _encode(self._tokenizer, header)
-            return tokens, boundaries, held and request.thinking is not None and request.thinking.wanted
-        tags = self._thought_tags
-        thinking = tags is not None and parts[-1].rstrip().endswith(tags.begin)
-        if tags is not None and held and not thinking and request.thinking is not None and request.thinking.wanted:
-            # A grammar begins behind the thoughts, so that there must be some.
+        elif tags is not None and must_think and not thinking:
             tokens += _encode(self._tokenizer, tags.begin + "\n")
             thinking = True
-        return tokens, boundaries, thinking
+        return EncodedPrompt(tokens, context - len(tokens), boundaries, thinking, shape)
 
     def _variables(self, thinking: Thinking | None, held: bool) -> dict[str, Any]:
         """Return what the template is told about thinking, where a grammar holds the answer or not.
@@ -472,8 +463,11 @@ def _stages(stage: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
 
 def most_characters(vocabulary: Iterable[str], context_length: int) -> int:
     """Return how many characters a rendered conversation can have that fits, each with a mark; bounded in any case."""
-    longest = max(map(len, vocabulary), default=1)
-    return min(context_length * longest * (1 + MARK_LENGTH), MOST_CHARACTERS)
+    return min(context_length * _longest_of(vocabulary) * (1 + MARK_LENGTH), MOST_CHARACTERS)
+
+
+def _longest_of(vocabulary: Iterable[str]) -> int:
+    return max(map(len, vocabulary), default=1)
 
 
 def special_tokens(added: Mapping[int, Any]) -> list[str]:

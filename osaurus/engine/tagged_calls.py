@@ -52,8 +52,8 @@ class TaggedForm:
     def __call__(self, text: str, definitions: list[dict[str, Any]]) -> Any:
         """Return the calls that a text is. Raises ValueError if it is anything else, ValueIsOpen if it goes on."""
         if self.or_json and text.lstrip().startswith("{"):
-            said, end = json_at(text.strip(), 0)
-            if end < len(text.strip()):
+            said, end = json_at(text, _behind_space(text, 0))
+            if _behind_space(text, end) < len(text):
                 raise no_call(text, "more than a call")
             return said
         try:
